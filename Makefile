@@ -1,0 +1,52 @@
+# `make` or `make help` lists what there is to do; README.md says what each target runs underneath.
+
+PYTHON ?= python3
+VENV := .venv
+IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
+READY := $(VENV)/.ready
+ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-fast lab models clean reset
+
+help:  ## list these targets
+	@echo "The RLHF Workbook"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
+
+setup: $(READY)  ## make .venv and install everything in it (the other targets do this first)
+	@echo "$(VENV) is ready."
+
+run: $(READY)  ## execute the whole series into runs/series/ (options: make run ARGS="--fast --only 04 05")
+	@$(IN_VENV) -m rlhf_helpers.series $(ARGS)
+
+test: $(READY)  ## run all the tests
+	@$(IN_VENV) -m pytest $(ARGS)
+
+test-fast: $(READY)  ## run the tests that take under three minutes together
+	@$(IN_VENV) -m pytest -m "not slow and not browser" $(ARGS)
+
+lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
+	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT_USER) $(ARGS) notebooks/00_start_here.ipynb
+
+models: $(READY)  ## rebuild everything in data/ from its seed
+	@$(IN_VENV) -m rlhf_helpers.build $(ARGS)
+
+clean:  ## remove .venv and caches; what you made in runs/ stays
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Clean. The next target sets $(VENV) up again."
+
+reset:  ## start afresh: put runs/ aside under a dated name, so that no label is lost
+	@if [ -d runs ]; then to=runs-$$(date +%Y%m%d-%H%M%S); mv runs $$to; \
+	  echo "Your runs are now in $$to/; delete that folder when you no longer need it."; \
+	else echo "Nothing to do: there is no runs/ folder."; fi
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "The workbook needs Python 3.11 or newer; name one with: make setup PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV): a few minutes, this once ..."
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "Python could not make a virtual environment; on Debian or Ubuntu, install python3-venv."; exit 1; }
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt -e ".[notebooks,test]"
+	@touch $@

@@ -1,0 +1,219 @@
+"""Rebuild everything in `data/` from a seed: `python -m rlhf_helpers.build`.
+
+World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> pairs -> simulated
+feedback -> reward model -> policy.  Each model folder gets a card (README.md) and a metrics.json with
+what it scores on held-out prompts; a test checks the shipped files against them.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from . import lm, ppo, reward, world
+from .annotators import Annotator, noise_ceiling
+from .decoding import generate
+from .feedback import label_event, read_events, replay, to_preferences
+from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
+from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
+
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 4_000, 4_000
+PRETRAINING = {"steps": 500, "lr": 3e-3, "batch_size": 32, "length": 96}
+FINE_TUNING = {"steps": 300, "lr": 1e-3, "batch_size": 48}
+REWARD = {"epochs": 2, "batch_size": 32, "lr": 5e-4}
+PPO = ppo.Settings()
+
+
+# ---------------------------------------------------------------- measuring
+
+def quality(prompts, responses):
+    """Gold statistics of answers: what share is right, well-formed, polite, rude; mean words and gold score."""
+    axes = [world.gold_axes(p, r) for p, r in zip(prompts, responses)]
+
+    def share(test):
+        return statistics.mean(float(test(a)) for a in axes)
+
+    return {"right": share(lambda a: a["right"] == 1), "wrong": share(lambda a: a["right"] == -1),
+            "in_format": share(lambda a: a["broken"] == 0 and a["words"] > 0), "polite": share(lambda a: a["polite"]),
+            "rude": share(lambda a: a["rude"]), "words": statistics.mean(a["words"] for a in axes),
+            "gold": statistics.mean(world.gold_score(p, r) for p, r in zip(prompts, responses))}
+
+
+def win_rate(prompts, ours, theirs, taste=world.gold_score):
+    """Share of prompts on which `ours` beats `theirs` by `taste`; a tie counts half."""
+    gaps = [taste(p, a) - taste(p, b) for p, a, b in zip(prompts, ours, theirs)]
+    return statistics.mean(1.0 if g > 1e-9 else 0.5 if g > -1e-9 else 0.0 for g in gaps)
+
+
+def make_pairs(model, tokenizer, prompts, n, seed):
+    """`n` pairs of different sampled answers, as even over the families as the prompts are.
+
+    Rows {"pair_id", "prompt", "response_a", "response_b"}; no (prompt, pair of answers) occurs twice.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    families = {}
+    for i in torch.randperm(len(prompts), generator=generator).tolist():
+        known = world.question_by_prompt().get(prompts[i])
+        families.setdefault(known.family if known else "", []).append(prompts[i])
+    longest = max(len(f) for f in families.values())
+    order = [f[i % len(f)] for i in range(longest) for f in families.values()]
+    rows, seen, turn = [], set(), 0
+    while len(rows) < n and turn < 20:
+        asked = (order * (n // len(order) + 1))[:n]
+        both = generate(model, tokenizer, asked * 2, seed=seed + 1000 * turn)
+        for prompt, a, b in zip(asked, both[:n], both[n:]):
+            key = (prompt, *sorted((a, b)))
+            if a != b and key not in seen and len(rows) < n:
+                seen.add(key)
+                rows.append({"pair_id": f"p{len(rows):05d}", "prompt": prompt, "response_a": a, "response_b": b})
+        turn += 1
+    return rows
+
+
+def simulated_feedback(pairs, annotator, seed=0):
+    """Label events for pairs, made by a simulated annotator; which answer is on the left is drawn per pair."""
+    sides = torch.rand(len(pairs), generator=torch.Generator().manual_seed(seed)) < 0.5
+    events = []
+    for pair, a_left in zip(pairs, sides.tolist()):
+        left, right = ("a", "b") if a_left else ("b", "a")
+        choice = annotator.choose(pair["prompt"], pair[f"response_{left}"], pair[f"response_{right}"])
+        choice = {"left": left, "right": right, "tie": "tie"}[choice]
+        event = label_event(pair, left, choice, annotator.name)  # ids and times must not change between builds
+        events.append(event | {"event_id": f"{annotator.name}-{pair['pair_id']}", "ts": 0.0})
+    return events
+
+
+def reward_quality(model, tokenizer, pairs, events, annotator):
+    """Held-out accuracy of a reward model against the labels, their noise ceiling, and the gold order."""
+    rows, _ = to_preferences(events)
+    triples = [(p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
+    gaps = torch.tensor([world.gold_score(p, a) - world.gold_score(p, b) for p, a, b in triples])
+    prompts = [t[0] for t in triples]
+    s = reward.score(model, tokenizer, prompts * 2, [t[1] for t in triples] + [t[2] for t in triples])
+    margins, clear = s[:len(pairs)] - s[len(pairs):], gaps.abs() >= 1
+    return {"accuracy": reward.evaluate(model, tokenizer, rows)["accuracy"],
+            "noise_ceiling": noise_ceiling(annotator, triples),
+            "gold_order_clear_pairs": ((margins > 0) == (gaps > 0))[clear].float().mean().item(),
+            "score_mean": s.mean().item(), "score_std": s.std().item()}
+
+
+# ---------------------------------------------------------------- the stages
+
+def card(title, what, metrics, seed):
+    """A model card: how it was made and what it scores."""
+    lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
+    return (f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {title}\n\n{what}\n\n"
+            f"Made by `python -m rlhf_helpers.build --seed {seed}`. On held-out prompts of the embedded world:\n\n"
+            f"| measure | value |\n|---|---|\n{lines}\n\nIt knows only the embedded world of the RLHF Workbook "
+            "(see `data/README.md`) and is for learning, not for use.\n")
+
+
+def ship(model, tokenizer, folder, title, what, metrics, seed):
+    save_model(model, tokenizer, folder, card(title, what, metrics, seed))
+    write_json(folder / "metrics.json", {"seed": seed, "versions": versions(), **metrics})
+    print(f"  {folder.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
+
+
+STAGES = ("world", "base", "finetuned", "feedback", "reward", "policy")
+
+
+def build_world(out, seed):
+    """Corpus, prompts and demonstrations."""
+    write_text(out / "corpus.txt", "\n\n".join(world.corpus(CORPUS_DOCUMENTS, seed)) + "\n")
+    write_jsonl(out / "demonstrations.jsonl", world.demonstrations(DEMONSTRATIONS, seed))
+    write_jsonl(out / "prompts.jsonl", [{"prompt": q.prompt, "family": q.family, "split": q.split}
+                                        for q in world.questions()])
+
+
+def build_base(out, seed):
+    """Tokenizer and pre-training."""
+    documents = (out / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    demos = read_jsonl(out / "demonstrations.jsonl")
+    tokenizer = new_tokenizer(documents[:4000] + [d["response"] for d in demos])
+    model = new_model(tokenizer, seed)
+    rows = lm.blocks(tokenizer, documents, PRETRAINING["length"])
+    batches = lm.pretraining_batches(rows, PRETRAINING["batch_size"], seed)
+    losses = lm.fit(model, batches, PRETRAINING["steps"], PRETRAINING["lr"])
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    ship(model, tokenizer, out / "models/base", "Base model", "Pre-trained on `data/corpus.txt` by next-token "
+         "prediction. It continues text; it was never asked to answer.",
+         {"final_loss": statistics.mean(losses[-20:]), "parameters_millions": millions}, seed)
+
+
+def build_finetuned(out, seed):
+    """Fine-tuning on the demonstrations."""
+    model, tokenizer = load_model(out / "models/base")
+    demos = read_jsonl(out / "demonstrations.jsonl")
+    batches = lm.demonstration_batches(tokenizer, demos, FINE_TUNING["batch_size"], seed)
+    lm.fit(model, batches, FINE_TUNING["steps"], FINE_TUNING["lr"])
+    held_out = world.prompts("heldout")
+    sampled = quality(held_out, generate(model, tokenizer, held_out, seed=seed))
+    greedy = quality(held_out, generate(model, tokenizer, held_out, temperature=0, seed=seed))
+    ship(model, tokenizer, out / "models/finetuned", "Fine-tuned model", "The base model, fine-tuned on "
+         "`data/demonstrations.jsonl`, whose writers were of mixed quality.",
+         {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]}, seed)
+
+
+def build_feedback(out, seed):
+    """Pairs of sampled answers and simulated labels for them."""
+    model, tokenizer = load_model(out / "models/finetuned")
+    pairs = make_pairs(model, tokenizer, world.prompts("train"), PAIRS, seed)
+    write_jsonl(out / "pairs.jsonl", pairs)
+    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
+
+
+def build_reward(out, seed):
+    """The reward model."""
+    model, tokenizer = load_model(out / "models/finetuned")
+    torch.manual_seed(seed)
+    reward_model, _ = load_reward_model(out / "models/finetuned")
+    labels = replay(read_events(out / "feedback.jsonl")[0])
+    reward.train_reward_model(reward_model, tokenizer, to_preferences(labels)[0], seed=seed, **REWARD)
+    pairs = make_pairs(model, tokenizer, world.prompts("heldout"), 1000, seed + 7)
+    annotator = Annotator("helpful", seed=seed + 7)
+    events = simulated_feedback(pairs, annotator, seed + 7)
+    ship(reward_model, tokenizer, out / "models/reward", "Reward model", "The fine-tuned model with its last layer "
+         "changed to one number, trained on `data/feedback.jsonl`, which is simulated.",
+         reward_quality(reward_model, tokenizer, pairs, events, annotator), seed)
+
+
+def build_policy(out, seed):
+    """The aligned policy."""
+    model, tokenizer = load_model(out / "models/finetuned")
+    reward_model, _ = load_reward_model(out / "models/reward")
+    asked, held_out = world.prompts("train"), world.prompts("heldout")
+    theirs = generate(model, tokenizer, held_out, seed=seed + 1)
+    judge = ppo.normalized_reward(lambda p, r: reward.score(reward_model, tokenizer, p, r), asked,
+                                  generate(model, tokenizer, asked, seed=seed))
+    history, _ = ppo.train(model, tokenizer, judge, asked, PPO, seed, frozen=(reward_model,))
+    ours = generate(model, tokenizer, held_out, seed=seed)
+    ship(model, tokenizer, out / "models/policy", "Aligned policy", "The fine-tuned model after PPO against "
+         "`data/models/reward`.", {**quality(held_out, ours), "gold_win_rate": win_rate(held_out, ours, theirs),
+                                   "kl_nats": history[-1]["kl"]}, seed)
+    write_json(out / "models/policy/history.json", history)
+
+
+def build(out, seed=0, start="world"):
+    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all."""
+    began = time.time()
+    for stage in STAGES[STAGES.index(start):]:
+        print(f"[{time.time() - began:4.0f} s] {stage}", flush=True)
+        globals()[f"build_{stage}"](out, seed)
+    print(f"[{time.time() - began:4.0f} s] done", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Rebuild data/ from a seed.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default=str(ROOT / "data"))
+    parser.add_argument("--start", choices=STAGES, default="world", help="go on from this stage; the ones before it "
+                        "are taken from the folder")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    build(Path(arguments.out), arguments.seed, arguments.start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How a distribution becomes text: greedy decoding and sampling.
+
+`greedy` and `sample` are the lesson of chapter 02, one sequence at a time and from the logits
+up.  `rollout` is the same for a batch, with a key-value cache; `generate` wraps it for text.
+"""
+
+import torch
+
+from .models import autocast, encode_prompts, position_ids
+
+
+@torch.no_grad()
+def greedy(model, ids, max_new_tokens, eos):
+    """Continue `ids` (list of int) with the most probable token, each time."""
+    ids = list(ids)
+    for _ in range(max_new_tokens):
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        if ids[-1] == eos:
+            break
+    return ids
+
+
+@torch.no_grad()
+def sample(model, ids, max_new_tokens, eos, generator):
+    """Continue `ids` (list of int) with tokens drawn by their probability."""
+    ids = list(ids)
+    for _ in range(max_new_tokens):
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
+        p = logits.softmax(-1)
+        ids.append(int(torch.multinomial(p, 1, generator=generator)))
+        if ids[-1] == eos:
+            break
+    return ids
+
+
+def adjust(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """Reshape a distribution before drawing from it; (..., vocabulary) -> the same shape.
+
+    Temperature divides the logits; top-k keeps the k most probable tokens (0: all); top-p keeps the
+    smallest set of most probable tokens that holds at least the share p (Holtzman et al. 2020).
+    """
+    logits = logits.float() / temperature
+    if top_k:
+        kth = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        p = ordered.softmax(-1)
+        outside = p.cumsum(-1) - p >= top_p
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+def draw(logits, generator):
+    """One token per row by inverse CDF: the same distribution as multinomial, faster on a CPU."""
+    cdf = logits.float().softmax(-1).cumsum(-1)
+    u = torch.rand(len(cdf), 1, generator=generator, device=cdf.device) * cdf[:, -1:]
+    return torch.searchsorted(cdf, u, right=True).clamp(max=cdf.shape[-1] - 1)
+
+
+@torch.no_grad()
+def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1.0, top_k=0, top_p=1.0):
+    """Continue a left-padded batch; temperature 0 is greedy.
+
+    ids, mask: (rows, prompt).  eos: ids that end an answer.  Returns (ids, mask, logprobs): the whole
+    sequences (rows, prompt + answer) with mask 1 up to and including the first end token, and the
+    log-probability of each answer token when it was drawn (rows, answer), 0 after the end.
+    """
+    eos = torch.tensor(sorted({eos} if isinstance(eos, int) else set(eos)), device=ids.device)
+    rows, cache, logprobs = len(ids), None, []
+    alive = torch.ones(rows, 1, dtype=torch.bool, device=ids.device)
+    inputs, positions = ids, position_ids(mask)
+    for _ in range(max_new_tokens):
+        with autocast(ids.device):
+            out = model(inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                        logits_to_keep=1)
+        logits, cache = out.logits[:, -1].float(), out.past_key_values
+        if temperature == 0:
+            token = logits.argmax(-1, keepdim=True)
+        else:
+            token = draw(adjust(logits, temperature, top_k, top_p), generator)
+        logprobs.append(logits.log_softmax(-1).gather(1, token) * alive)
+        token = torch.where(alive, token, model.config.pad_token_id)
+        ids, mask = torch.cat([ids, token], 1), torch.cat([mask, alive.long()], 1)
+        inputs, positions = token, positions[:, -1:] + 1
+        alive = alive & ~torch.isin(token, eos)
+        if not alive.any():
+            break
+    return ids, mask, torch.cat(logprobs, 1)
+
+
+def end_tokens(model, tokenizer):
+    """Ids that end an answer: the tokenizer's, and those of the generation config."""
+    extra = getattr(model.generation_config, "eos_token_id", None)
+    extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
+    return {tokenizer.eos_token_id, *extra}
+
+
+def decode_responses(tokenizer, ids, mask, start):
+    """Text of the answers of `rollout`, which begin at column `start`."""
+    texts = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])]
+    return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in texts]
+
+
+def generate(model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=48, seed=0,
+             batch_size=128):
+    """One answer (text) for each prompt; temperature 0 is greedy.  Same seed, same answers."""
+    device = next(model.parameters()).device
+    generator, answers = torch.Generator(device).manual_seed(seed), []
+    encode_prompts(tokenizer, prompts[:1])  # an empty list gets its sentence
+    for i in range(0, len(prompts), batch_size):
+        ids, mask = encode_prompts(tokenizer, prompts[i:i + batch_size], device)
+        out, out_mask, _ = rollout(model, ids, mask, max_new_tokens, end_tokens(model, tokenizer), generator,
+                                   temperature, top_k, top_p)
+        answers += decode_responses(tokenizer, out, out_mask, ids.shape[1])
+    return answers

@@ -1,0 +1,177 @@
+"""Where things lie, how they are written, and what is said when something is wrong with them.
+
+Every file is written to a temporary name in the same folder and then renamed, so that nothing
+is ever half-written.  `setup` checks a notebook's parameters and `find` prefers what the reader
+made (`runs/`) to what ships (`data/`).
+"""
+
+import json
+import os
+import platform
+import random
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class WorkbookError(Exception):
+    """Something the reader can put right; the message says what is wrong and what to do."""
+
+    def _render_traceback_(self):  # Jupyter shows this instead of a stack of frames
+        return [f"WorkbookError: {self}"]
+
+
+# ---------------------------------------------------------------- writing and reading
+
+def write_text(path, text):
+    """Write `text` (UTF-8) to `path` all at once: a reader sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, all at once."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path, rows):
+    """Write one JSON object per line, all at once."""
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+
+
+def read_jsonl(path, fields=()):
+    """The objects of a JSON-lines file, as a list of dicts.
+
+    Raises WorkbookError naming the file and the line when the file is missing, a line is not a
+    JSON object, or one of `fields` is absent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WorkbookError(f"There is no file {path}. Run the chapter that makes it, or check the path.")
+    rows = []
+    for n, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except ValueError as e:
+            raise WorkbookError(f"{path}, line {n}: this is not valid JSON ({e}). "
+                                "Mend or delete that line and run the cell again.") from None
+        missing = [f for f in fields if not isinstance(row, dict) or f not in row]
+        if missing or not isinstance(row, dict):
+            what = f"the field {missing[0]!r} is missing" if missing else "a JSON object {...} was expected"
+            raise WorkbookError(f"{path}, line {n}: {what}. Mend or delete that line and run the cell again.")
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def replacing_folder(path):
+    """Give an empty folder to fill; it takes the place of `path` only if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield fresh
+        os.chmod(fresh, 0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, old / "it")
+            os.replace(fresh, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(fresh, path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+# ---------------------------------------------------------------- a notebook's workspace
+
+def versions():
+    """Versions of what a result depends on."""
+    import torch
+    import transformers
+
+    return {"python": platform.python_version(), "torch": torch.__version__.split("+")[0],
+            "transformers": transformers.__version__}
+
+
+def _check(name, value, kind, example):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise WorkbookError(f"The parameter {name} is {value!r}, but it must be {example}. "
+                            "Change it in the parameters cell and run that cell again.")
+
+
+def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
+    """Check a notebook's parameters, seed every generator and return the workspace.
+
+    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
+    `device` (torch.device), `fast`, `data` and `runs` (Paths).  Raises WorkbookError with one
+    sentence that names the parameter.
+    """
+    import torch
+
+    from .annotators import TASTES
+    from .models import pick_device
+
+    for name, value in (("MODEL", MODEL), ("ANNOTATOR", ANNOTATOR), ("DEVICE", DEVICE), ("DATA_DIR", DATA_DIR),
+                        ("RUNS_DIR", RUNS_DIR)):
+        _check(name, value, str, 'text in quotes, such as "" or "cpu"')
+    _check("SEED", SEED, int, "a whole number, such as 0")
+    _check("FAST", FAST, bool, "True or False")
+    if SEED < 0:
+        raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
+    if ANNOTATOR not in ("you", *TASTES):
+        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of "
+                            f"{', '.join(['you', *TASTES])}.")
+    data = Path(DATA_DIR).expanduser() if DATA_DIR else ROOT / "data"
+    runs = Path(RUNS_DIR).expanduser() if RUNS_DIR else ROOT / "runs"
+    if not data.is_dir():
+        raise WorkbookError(f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
+                            "data that ships with the workbook.")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise WorkbookError(f"The folder {runs} cannot be made ({e.strerror}). Set RUNS_DIR to a folder that you "
+                            "may write to.") from None
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    return SimpleNamespace(model=MODEL, annotator=ANNOTATOR, seed=SEED, device=pick_device(DEVICE), fast=FAST,
+                           data=data.resolve(), runs=runs.resolve())
+
+
+def find(ws, name, quiet=False):
+    """The path of an artefact: what the reader made in `runs/`, else what ships in `data/`; says which."""
+    for folder, words in ((ws.runs, "which you made"), (ws.data, "which ships with the workbook")):
+        path = folder / name
+        if path.exists():
+            if not quiet:
+                print(f"Using {folder.name}/{name}, {words}.")
+            return path
+    raise WorkbookError(f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
+                        "fresh copy of the data folder.")
+
+
+def save_metrics(ws, chapter, metrics):
+    """Write a chapter's results, with seed and versions, to runs/metrics/<chapter>.json.
+
+    `key_result`, a short sentence, is what `make run` shows in its table.
+    """
+    write_json(ws.runs / "metrics" / f"{chapter}.json", {**metrics, "seed": ws.seed, "fast": ws.fast,
+                                                         "versions": versions()})

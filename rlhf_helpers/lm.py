@@ -1,0 +1,87 @@
+"""Pre-training and fine-tuning: the same loss, on all tokens or on the answer's only."""
+
+import torch
+import torch.nn.functional as F
+
+from .models import autocast, pad, position_ids, prompt_ids, response_ids
+
+
+def next_token_loss(logits, ids, mask):
+    """Mean cross-entropy of the next token, in nats.
+
+    logits: (rows, T, vocabulary); ids: (rows, T); mask: (rows, T), 1 on tokens to be predicted.
+    The logits at t speak about the token at t + 1, so they are compared one place apart.
+    """
+    logits, targets, mask = logits[:, :-1], ids[:, 1:], mask[:, 1:]
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return (losses * mask.flatten()).sum() / mask.sum()
+
+
+def blocks(tokenizer, texts, length):
+    """Texts, joined by the end-of-text token and cut into rows of `length` tokens: (rows, length)."""
+    stream = [t for ids in tokenizer(list(texts))["input_ids"] for t in [*ids, tokenizer.eos_token_id]]
+    rows = len(stream) // length
+    return torch.tensor(stream[:rows * length]).view(rows, length)
+
+
+def demonstration_batch(tokenizer, rows, device="cpu"):
+    """Demonstrations -> (ids, attention mask, loss mask); the loss mask is 1 on the answer and its end."""
+    asked = [prompt_ids(tokenizer, r["prompt"]) for r in rows]
+    said = [response_ids(tokenizer, r["response"]) for r in rows]
+    ids, mask = pad([a + s for a, s in zip(asked, said)], tokenizer.pad_token_id, device=device)
+    columns = torch.arange(ids.shape[1], device=device)
+    return ids, mask, mask * (columns >= torch.tensor([[len(a)] for a in asked], device=device))
+
+
+def schedule(step, steps, warmup=0.05):
+    """Share of the peak learning rate: linear warm-up, then a cosine to a tenth."""
+    ramp = max(1, int(warmup * steps))
+    if step < ramp:
+        return (step + 1) / ramp
+    x = torch.tensor((step - ramp) / max(1, steps - ramp))
+    return float(0.1 + 0.9 * 0.5 * (1 + torch.cos(torch.pi * x)))
+
+
+def fit(model, batches, steps, lr, on_step=None):
+    """Train on `steps` batches of (ids, attention mask, loss mask) with AdamW; returns the losses.
+
+    `on_step(step, loss)` is called after each update.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    losses, device = [], next(model.parameters()).device
+    model.train()
+    for step, (ids, mask, loss_mask) in zip(range(steps), batches):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule(step, steps)
+        with autocast(device):
+            logits = model(ids, attention_mask=mask, position_ids=position_ids(mask)).logits
+        loss = next_token_loss(logits, ids, loss_mask)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if on_step:
+            on_step(step, losses[-1])
+    model.eval()
+    return losses
+
+
+def pretraining_batches(rows, batch_size, seed=0, device="cpu"):
+    """Endless batches of (ids, mask, mask) from the (n, length) tensor of `blocks`, shuffled each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(rows), generator=generator)
+        for i in range(0, len(rows) - batch_size + 1, batch_size):
+            ids = rows[order[i:i + batch_size]].to(device)
+            yield ids, torch.ones_like(ids), torch.ones_like(ids)
+
+
+def demonstration_batches(tokenizer, rows, batch_size, seed=0, device="cpu"):
+    """Endless batches of demonstrations, shuffled each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    batch_size = min(batch_size, len(rows))
+    while True:
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for i in range(0, len(rows) - batch_size + 1, batch_size):
+            yield demonstration_batch(tokenizer, [rows[j] for j in order[i:i + batch_size]], device)

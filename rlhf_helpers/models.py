@@ -1,0 +1,168 @@
+"""Loading and saving models, and turning prompts into tokens.
+
+All models are ordinary `transformers` directories: the language models load with
+`AutoModelForCausalLM`, the reward model with `AutoModelForSequenceClassification(num_labels=1)`.
+Weights are safetensors; code that comes with a model is never run.
+"""
+
+import warnings
+from pathlib import Path
+
+import torch
+from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config,
+                          GPT2LMHeadModel, PreTrainedTokenizerFast)
+
+from .files import WorkbookError, replacing_folder, write_text
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+
+
+# ---------------------------------------------------------------- device
+
+def pick_device(name="auto"):
+    """The torch.device for a DEVICE parameter; "auto" takes CUDA, then MPS, then the CPU."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if have[d])
+    if name not in have:
+        raise WorkbookError(f'The parameter DEVICE is {name!r}; choose "auto", "cpu", "cuda" or "mps".')
+    if not have[name]:
+        raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
+    return torch.device(name)
+
+
+def autocast(device):
+    """bf16 arithmetic on a CUDA card that has it, plain fp32 everywhere else."""
+    on = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+
+
+# ---------------------------------------------------------------- loading and saving
+
+def _load(cls, source, device, **options):
+    source = str(source)
+    if Path(source).expanduser().exists():
+        source = str(Path(source).expanduser())
+        if not (Path(source) / "config.json").is_file():
+            raise WorkbookError(f"{source} is not a model folder: it has no config.json.")
+    options |= {"trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = cls.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+    except (OSError, ValueError, KeyError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise WorkbookError(f"The model {source!r} cannot be loaded. It must be a model folder with safetensors "
+                            f"weights, or the id of one on the Hugging Face hub. ({reason})") from None
+    if tokenizer.eos_token_id is None:
+        raise WorkbookError(f"The tokenizer of {source!r} has no end-of-text token, so answers could not end.")
+    if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    for module in model.modules():  # rollout and update must see the same network
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.to(device).eval(), tokenizer
+
+
+def load_model(source, device="cpu"):
+    """A causal language model and its tokenizer, in fp32, eval mode, dropout off.
+
+    Raises WorkbookError when `source` is neither a model folder nor a reachable hub id.
+    """
+    return _load(AutoModelForCausalLM, source, device)
+
+
+def load_reward_model(source, device="cpu"):
+    """A reward model (one number per sequence) and its tokenizer; started from a language model,
+    its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, tokenizer = _load(AutoModelForSequenceClassification, source, device, num_labels=1)
+    if not any(n.endswith("ForSequenceClassification") for n in model.config.architectures or []):
+        torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
+    return model, tokenizer
+
+
+def save_model(model, tokenizer, path, card):
+    """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once."""
+    with replacing_folder(path) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_text(folder / "README.md", card)
+
+
+def new_tokenizer(texts, vocab_size=1024):
+    """A byte-level BPE tokenizer trained on `texts`: any text can be encoded."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"]
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>",
+                                        pad_token="<|pad|>", additional_special_tokens=special[2:],
+                                        clean_up_tokenization_spaces=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def new_model(tokenizer, seed=0, layers=4, width=144, heads=4, context=128):
+    """A GPT-2 with random weights, small enough for a laptop (about 1.2 million parameters)."""
+    torch.manual_seed(seed)
+    config = GPT2Config(activation_function="gelu_pytorch_tanh", vocab_size=len(tokenizer), n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
+                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
+                        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return GPT2LMHeadModel(config).eval()
+
+
+# ---------------------------------------------------------------- text to tokens
+
+def format_prompt(tokenizer, prompt):
+    """The text a model sees for a prompt: its chat template where it has one, else a plain question."""
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                             add_generation_prompt=True)
+    return f"Question: {prompt}\nAnswer:"
+
+
+def prompt_ids(tokenizer, prompt):
+    """Token ids of a formatted prompt, with exactly one BOS where the tokenizer asks for one."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise WorkbookError("An empty prompt can't be answered. Type a question.")
+    text = format_prompt(tokenizer, prompt)
+    return tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+
+
+def response_ids(tokenizer, response):
+    """Token ids of an answer, end-of-text included."""
+    space = "" if tokenizer.chat_template else " "
+    return tokenizer(space + response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def pad(rows, pad_id, side="right", device="cpu"):
+    """Lists of token ids -> (ids, mask), both (rows, longest) int64; mask is 1 on real tokens."""
+    longest = max(len(r) for r in rows)
+    ids, mask = [], []
+    for r in rows:
+        fill = longest - len(r)
+        ids.append([pad_id] * fill + r if side == "left" else r + [pad_id] * fill)
+        mask.append([0] * fill + [1] * len(r) if side == "left" else [1] * len(r) + [0] * fill)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def encode_prompts(tokenizer, prompts, device="cpu"):
+    """Prompts -> left-padded (ids, mask), so that every answer starts at the same column."""
+    if not prompts:
+        raise WorkbookError("The list of prompts is empty; give at least one.")
+    return pad([prompt_ids(tokenizer, p) for p in prompts], tokenizer.pad_token_id, "left", device)
+
+
+def position_ids(mask):
+    """Position of each token among the real ones, (rows, columns); padding gets 0."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,276 @@
+"""Proximal policy optimisation for a language model (Schulman et al. 2017; Ziegler et al. 2019).
+
+One update is: roll out answers from the policy, score them with the reward model, subtract the
+per-token KL penalty to the frozen reference, estimate advantages, and take a few epochs of clipped
+gradient steps.  All per-token tensors have the shape (rows, answer tokens); `mask` is 1 on real
+answer tokens, the end-of-text token included.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from .decoding import decode_responses, end_tokens, rollout
+from .files import WorkbookError
+from .models import autocast, encode_prompts, position_ids
+
+
+@dataclass
+class Settings:
+    """The dials of PPO; the names are the field's."""
+
+    updates: int = 40
+    batch_size: int = 96  # answers per update
+    epochs: int = 2  # passes over them
+    minibatches: int = 4
+    lr: float = 3e-4
+    beta: float = 0.05  # weight of the KL penalty, in reward per nat
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    max_new_tokens: int = 48
+    no_end_penalty: float = 1.0  # taken off the score of an answer that did not end
+
+
+# ---------------------------------------------------------------- the pieces
+
+def token_logprobs(logits, tokens):
+    """Log-probability of each token; logits (rows, T, vocabulary), tokens (rows, T) -> (rows, T)."""
+    assert logits.shape[:2] == tokens.shape, (logits.shape, tokens.shape)
+    logprobs = logits.float().log_softmax(-1)
+    return logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def masked_mean(x, mask):
+    """Mean of x over the places where mask is 1."""
+    return (x * mask).sum() / mask.sum()
+
+
+def whiten(x, mask):
+    """x with mean 0 and variance 1 over the mask, and 0 elsewhere."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
+    """Per-token reward: -beta * KL estimate everywhere, plus the score on the last real token.
+
+    The estimate is k1 = log pi - log pi_ref of the sampled token, unbiased for KL(pi || pi_ref).
+    """
+    rewards = -beta * (logprobs - ref_logprobs) * mask
+    last = mask.sum(-1).long() - 1
+    rewards[torch.arange(len(scores)), last] += scores
+    return rewards
+
+
+def gae(rewards, values, mask, gamma=1.0, lam=0.95):
+    """Generalised advantage estimation (Schulman et al. 2016): (advantages, returns), both (rows, T).
+
+    Backwards over the answer; after the last real token there is nothing left to come.
+    """
+    values, advantage = values * mask, torch.zeros(len(rewards), device=rewards.device)
+    advantages = torch.zeros_like(rewards)
+    for t in reversed(range(rewards.shape[1])):
+        after = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
+        delta = rewards[:, t] + gamma * after - values[:, t]
+        advantage = (delta + gamma * lam * advantage) * mask[:, t]
+        advantages[:, t] = advantage
+    return advantages, (advantages + values) * mask
+
+
+def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2):
+    """The clipped surrogate loss: (loss, ratio, share of tokens where the clip was active)."""
+    ratio = torch.exp((logprobs - old_logprobs) * mask)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    active = masked_mean((clipped > plain).float(), mask)
+    return masked_mean(torch.maximum(plain, clipped), mask), ratio, active
+
+
+def value_loss(values, old_values, returns, mask, clip=0.2):
+    """Half the squared error to the returns; moves beyond `clip` from the rollout's values don't pay."""
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    error = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    return 0.5 * masked_mean(error, mask)
+
+
+class PolicyWithValue(torch.nn.Module):
+    """A language model and a value head on its last hidden state (zero at the start)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.value_head = torch.nn.Linear(model.config.hidden_size, 1)
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
+        self.value_head.to(next(model.parameters()).device)
+
+    def forward(self, ids, mask, start):
+        """Logits (rows, T, vocabulary) and values (rows, T) for the answer that begins at column `start`.
+
+        The logits at one column speak about the token in the next, and so do the values: both are
+        read one column earlier than the token they belong to.
+        """
+        keep = ids.shape[1] - start
+        with autocast(ids.device):
+            out = self.model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=position_ids(mask)[:, :-1],
+                             output_hidden_states=True, logits_to_keep=keep)
+        hidden = out.hidden_states[-1][:, -keep:].float()
+        return out.logits, self.value_head(hidden).squeeze(-1)
+
+
+# ---------------------------------------------------------------- one update
+
+@torch.no_grad()
+def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
+    """Roll out one answer per prompt, score it, and estimate advantages: a dict of tensors and texts.
+
+    `reward(prompts, responses)` gives the scores (rows,).  Nothing here has a gradient.
+    """
+    device = policy.value_head.weight.device
+    eos = end_tokens(policy.model, tokenizer)
+    prompt, prompt_mask = encode_prompts(tokenizer, prompts, device)
+    start = prompt.shape[1]
+    ids, full_mask, sampled = rollout(policy.model, prompt, prompt_mask, settings.max_new_tokens, eos, generator)
+    tokens, mask = ids[:, start:], full_mask[:, start:].float()
+    responses = decode_responses(tokenizer, ids, full_mask, start)
+    ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & mask.bool()).any(-1)
+    scores = reward(prompts, responses).to(device)
+    logits, values = policy(ids, full_mask, start)
+    ref_logits, _ = reference(ids, full_mask, start)
+    logprobs, ref_logprobs = token_logprobs(logits, tokens) * mask, token_logprobs(ref_logits, tokens) * mask
+    final = scores - settings.no_end_penalty * (~ended)
+    rewards = token_rewards(final, logprobs, ref_logprobs, mask, settings.beta)
+    advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
+    p = logits.float().softmax(-1)
+    entropy = masked_mean(-(p * p.clamp_min(1e-12).log()).sum(-1), mask)
+    return {"ids": ids, "full_mask": full_mask, "start": start, "mask": mask, "logprobs": logprobs,
+            "ref_logprobs": ref_logprobs, "values": values * mask, "rewards": rewards, "raw_advantages": advantages,
+            "returns": returns, "advantages": whiten(advantages, mask), "scores": scores, "final": final,
+            "sampled_logprobs": sampled, "ended": ended, "prompts": prompts, "responses": responses,
+            "entropy": entropy.item()}
+
+
+def update(policy, optimizer, batch, settings, generator):
+    """A few epochs of clipped gradient steps on one batch; returns a dict of statistics."""
+    stats, rows = [], len(batch["ids"])
+    for _ in range(settings.epochs):
+        order = torch.randperm(rows, generator=generator)
+        for some in order.chunk(settings.minibatches):
+            some = some.to(batch["ids"].device)
+            mask = batch["mask"][some]
+            logits, values = policy(batch["ids"][some], batch["full_mask"][some], batch["start"])
+            logprobs = token_logprobs(logits, batch["ids"][some, batch["start"]:])
+            surrogate, ratio, active = policy_loss(logprobs, batch["logprobs"][some], batch["advantages"][some], mask,
+                                                   settings.clip)
+            error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
+            loss = surrogate + settings.value_coef * error
+            if not torch.isfinite(loss):
+                raise WorkbookError(f"The PPO loss is {loss.item()}, not a number. The last good policy is kept; lower "
+                                    f"the learning rate (now {settings.lr}) and run again.")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            optimizer.step()
+            off = ((ratio - 1).abs() * mask).max().item()
+            stats.append({"clip_fraction": active.item(), "policy_loss": surrogate.item(), "ratio_off": off,
+                          "value_loss": error.item(), "approx_kl": masked_mean(
+                              (ratio - 1) - (logprobs - batch["logprobs"][some]), mask).item()})
+    first = stats[0]
+    mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
+    return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}
+
+
+# ---------------------------------------------------------------- health
+
+def health(batch, stats, step, settings, tolerance):
+    """The checks of one update: name -> (passed, measured value)."""
+    mask, rows = batch["mask"], torch.arange(len(batch["mask"]))
+    last = mask.sum(-1).long() - 1
+    penalty = -settings.beta * (batch["logprobs"] - batch["ref_logprobs"]) * mask
+    extra = batch["rewards"] - penalty
+    at_last = (extra[rows, last] - batch["final"]).abs().max().item()
+    extra[rows, last] = 0
+    gap = ((batch["returns"] - batch["raw_advantages"] - batch["values"]) * mask).abs().max().item()
+    sampled = ((batch["sampled_logprobs"] - batch["logprobs"]) * mask).abs().max().item()
+    checks = {
+        "sampling and training give the same log-probabilities": (sampled < tolerance, sampled),
+        "ratio is 1 in the first minibatch": (stats["first_ratio_off"] < tolerance, stats["first_ratio_off"]),
+        "nothing is clipped in the first minibatch": (stats["first_clip_fraction"] == 0,
+                                                      stats["first_clip_fraction"]),
+        "score sits on the last real token only": (max(at_last, extra.abs().max().item()) < 1e-4, at_last),
+        "returns are raw advantages plus values": (gap < 1e-4, gap),
+    }
+    if step == 0:
+        kl = ((batch["logprobs"] - batch["ref_logprobs"]) * mask).abs().max().item()
+        checks["KL is 0 before the first update"] = (kl < tolerance, kl)
+    return checks
+
+
+def fingerprint(*models):
+    """A number that changes when any weight of the models does."""
+    return [float(p.detach().double().sum()) for m in models for p in m.parameters()]
+
+
+# ---------------------------------------------------------------- the loop
+
+def normalized_reward(reward, prompts, responses):
+    """`reward` shifted and scaled to mean 0 and variance 1 on these answers (the reference's), so that
+    beta means the same for every reward model (Ziegler et al. 2019)."""
+    scores = reward(prompts, responses)
+    mean, std = scores.mean(), scores.std().clamp_min(1e-6)
+    return lambda p, r: (reward(p, r) - mean) / std
+
+
+def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=()):
+    """Train `model` in place by PPO; returns (history, health card).
+
+    reward(prompts, responses) -> scores (rows,).  prompts: list of text, drawn without replacement until
+    all were used.  `on_update(row, batch)` is called after each update with the row of the history.
+    `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop
+    button) ends the run early and keeps what was learned.  Raises WorkbookError on a failed health check.
+    """
+    settings = settings or Settings()
+    policy, device = PolicyWithValue(model), next(model.parameters()).device
+    reference = PolicyWithValue(copy.deepcopy(model)).eval().requires_grad_(False)
+    before = fingerprint(reference, *frozen)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
+    tolerance = 1e-3 if device.type == "cpu" else 5e-2
+    history, card, queue = [], {}, []
+    good = copy.deepcopy(policy.state_dict())
+    try:
+        for step in range(settings.updates):
+            while len(queue) < settings.batch_size:
+                queue += [prompts[i] for i in torch.randperm(len(prompts), generator=shuffler)]
+            asked, queue = queue[:settings.batch_size], queue[settings.batch_size:]
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * (1 - step / settings.updates)
+            batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
+            stats = update(policy, optimizer, batch, settings, shuffler)
+            for name, (passed, value) in health(batch, stats, step, settings, tolerance).items():
+                card[name] = max(card.get(name, 0.0), value)
+                if not passed:
+                    raise WorkbookError(f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
+                                        "The update is not to be trusted; the last good policy is kept.")
+            good = copy.deepcopy(policy.state_dict())
+            mask = batch["mask"]
+            history.append({"update": step + 1, "reward": batch["scores"].mean().item(),
+                            "kl": ((batch["logprobs"] - batch["ref_logprobs"]) * mask).sum(-1).mean().item(),
+                            "entropy": batch["entropy"], "length": mask.sum(-1).mean().item(),
+                            "no_end": (~batch["ended"]).float().mean().item(), **stats})
+            if on_update:
+                on_update(history[-1], batch)
+    except KeyboardInterrupt:
+        print(f"Stopped after {len(history)} of {settings.updates} updates; the policy learned so far is kept.")
+    finally:
+        policy.load_state_dict(good)
+    moved = sum(a != b for a, b in zip(before, fingerprint(reference, *frozen)))
+    card["reference and reward model did not move"] = float(moved)
+    if moved:
+        raise WorkbookError("Health check failed: the reference or the reward model changed during PPO.")
+    return history, card

@@ -1,0 +1,520 @@
+"""The embedded world: facts, questions, answers of mixed quality, and the gold judge.
+
+Everything a model of this project ever reads is made here from a seed: a small world of
+animals, foods, countries, jobs and tools; questions about them; and answers that vary in
+the ways people care about (right or wrong, warm or rude, brief or rambling).  Since the
+world is known, `gold_axes` can say what is true of any answer.  The gold judge is for
+*measuring*: training sees it only through a noisy simulated annotator (`annotators.py`).
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+# ---------------------------------------------------------------- facts
+
+# animal: (home, food, legs, baby, weight in kg)
+ANIMALS = {
+    "dog": ("a house", "meat", "four", "a puppy", 30),
+    "cat": ("a house", "fish", "four", "a kitten", 4),
+    "horse": ("a stable", "hay", "four", "a foal", 500),
+    "cow": ("a field", "grass", "four", "a calf", 700),
+    "sheep": ("a field", "grass", "four", "a lamb", 80),
+    "goat": ("the mountains", "leaves", "four", "a kid", 60),
+    "pig": ("a barn", "roots", "four", "a piglet", 200),
+    "hen": ("a barn", "seeds", "two", "a chick", 2),
+    "duck": ("a pond", "water plants", "two", "a duckling", 1),
+    "frog": ("a pond", "insects", "four", "a tadpole", 0.03),
+    "lion": ("the savanna", "meat", "four", "a cub", 190),
+    "elephant": ("the savanna", "leaves", "four", "a calf", 5000),
+    "giraffe": ("the savanna", "leaves", "four", "a calf", 1000),
+    "zebra": ("the savanna", "grass", "four", "a foal", 350),
+    "camel": ("the desert", "dry plants", "four", "a calf", 480),
+    "penguin": ("the Antarctic", "fish", "two", "a chick", 25),
+    "polar bear": ("the Arctic", "seals", "four", "a cub", 450),
+    "whale": ("the ocean", "tiny shrimp", "no", "a calf", 100000),
+    "shark": ("the ocean", "fish", "no", "a pup", 900),
+    "crab": ("the beach", "seaweed", "ten", None, 0.5),
+    "spider": ("a web", "insects", "eight", None, 0.01),
+    "bee": ("a hive", "nectar", "six", None, 0.0001),
+    "ant": ("a nest", "seeds", "six", None, 0.00001),
+    "owl": ("the forest", "mice", "two", "an owlet", 1.5),
+    "fox": ("the forest", "mice", "four", "a cub", 7),
+    "bear": ("the forest", "berries", "four", "a cub", 250),
+    "squirrel": ("the forest", "nuts", "four", "a kit", 0.4),
+    "monkey": ("the jungle", "fruit", "two", "an infant", 10),
+    "parrot": ("the jungle", "fruit", "two", "a chick", 0.45),
+    "tiger": ("the jungle", "meat", "four", "a cub", 220),
+    "kangaroo": ("the outback", "grass", "two", "a joey", 85),
+    "eagle": ("the mountains", "rabbits", "two", "an eaglet", 5),
+}
+# food: (colour, taste, what it is)
+FOODS = {
+    "banana": ("yellow", "sweet", "a fruit"),
+    "lemon": ("yellow", "sour", "a fruit"),
+    "strawberry": ("red", "sweet", "a fruit"),
+    "cherry": ("red", "sweet", "a fruit"),
+    "tomato": ("red", "fresh", "a vegetable"),
+    "lime": ("green", "sour", "a fruit"),
+    "cucumber": ("green", "fresh", "a vegetable"),
+    "olive": ("green", "salty", "a fruit"),
+    "carrot": ("orange", "sweet", "a vegetable"),
+    "pumpkin": ("orange", "mild", "a vegetable"),
+    "plum": ("purple", "sweet", "a fruit"),
+    "beetroot": ("purple", "earthy", "a vegetable"),
+    "mushroom": ("brown", "earthy", "a fungus"),
+    "walnut": ("brown", "bitter", "a nut"),
+    "coffee bean": ("brown", "bitter", "a seed"),
+    "onion": ("white", "sharp", "a vegetable"),
+    "potato": ("brown", "mild", "a vegetable"),
+    "radish": ("red", "sharp", "a vegetable"),
+    "pea": ("green", "sweet", "a vegetable"),
+    "chilli": ("red", "hot", "a vegetable"),
+    "cauliflower": ("white", "mild", "a vegetable"),
+    "peanut": ("brown", "salty", "a seed"),
+}
+# country: (capital, continent, language)
+COUNTRIES = {
+    "France": ("Paris", "Europe", "French"),
+    "Spain": ("Madrid", "Europe", "Spanish"),
+    "Italy": ("Rome", "Europe", "Italian"),
+    "Germany": ("Berlin", "Europe", "German"),
+    "Portugal": ("Lisbon", "Europe", "Portuguese"),
+    "Poland": ("Warsaw", "Europe", "Polish"),
+    "Greece": ("Athens", "Europe", "Greek"),
+    "Sweden": ("Stockholm", "Europe", "Swedish"),
+    "Japan": ("Tokyo", "Asia", "Japanese"),
+    "China": ("Beijing", "Asia", "Chinese"),
+    "India": ("New Delhi", "Asia", "Hindi"),
+    "Thailand": ("Bangkok", "Asia", "Thai"),
+    "Egypt": ("Cairo", "Africa", "Arabic"),
+    "Kenya": ("Nairobi", "Africa", "Swahili"),
+    "Ghana": ("Accra", "Africa", "English"),
+    "Brazil": ("Brasilia", "South America", "Portuguese"),
+    "Peru": ("Lima", "South America", "Spanish"),
+    "Chile": ("Santiago", "South America", "Spanish"),
+    "Mexico": ("Mexico City", "North America", "Spanish"),
+    "Canada": ("Ottawa", "North America", "English"),
+}
+# job: (what one does, where one works)
+JOBS = {
+    "baker": ("bakes bread", "a bakery"),
+    "teacher": ("teaches children", "a school"),
+    "doctor": ("treats sick people", "a hospital"),
+    "farmer": ("grows food", "a farm"),
+    "pilot": ("flies planes", "a cockpit"),
+    "chef": ("cooks meals", "a restaurant"),
+    "librarian": ("lends books", "a library"),
+    "carpenter": ("builds furniture", "a workshop"),
+    "gardener": ("looks after plants", "a garden"),
+    "judge": ("decides cases", "a court"),
+    "actor": ("plays roles", "a theatre"),
+    "tailor": ("sews clothes", "a workshop"),
+    "mechanic": ("repairs cars", "a garage"),
+    "sailor": ("steers ships", "a harbour"),
+    "painter": ("paints pictures", "a studio"),
+    "scientist": ("tests ideas", "a laboratory"),
+    "barber": ("cuts hair", "a barber shop"),
+    "miner": ("digs for coal", "a mine"),
+}
+# tool: (what it is used to do, where it is kept)
+TOOLS = {
+    "hammer": ("drive nails", "the toolbox"),
+    "saw": ("cut wood", "the toolbox"),
+    "spoon": ("eat soup", "the kitchen"),
+    "kettle": ("boil water", "the kitchen"),
+    "pillow": ("rest your head", "the bedroom"),
+    "towel": ("dry your hands", "the bathroom"),
+    "toothbrush": ("clean your teeth", "the bathroom"),
+    "umbrella": ("stay dry", "the hall"),
+    "broom": ("sweep the floor", "the cupboard"),
+    "needle": ("sew clothes", "the sewing box"),
+    "pencil": ("write notes", "the desk"),
+    "ruler": ("measure lines", "the desk"),
+    "shovel": ("dig holes", "the shed"),
+    "rake": ("gather leaves", "the shed"),
+    "lamp": ("light a room", "the bedroom"),
+    "ladder": ("climb up high", "the garage"),
+    "oven": ("bake cakes", "the kitchen"),
+    "clock": ("tell the time", "the hall"),
+}
+
+
+# true as well, so never offered as a wrong answer and never judged as one
+ALSO_TRUE = {
+    ("diet", "horse"): {"grass"}, ("diet", "cow"): {"hay"}, ("diet", "sheep"): {"hay"},
+    ("diet", "goat"): {"grass", "hay"}, ("diet", "fox"): {"rabbits", "berries"}, ("diet", "cat"): {"meat", "mice"},
+    ("diet", "owl"): {"rabbits", "insects"}, ("diet", "eagle"): {"fish", "mice", "meat"},
+    ("diet", "bear"): {"fish", "roots", "nuts", "nectar"}, ("diet", "hen"): {"insects"},
+    ("diet", "duck"): {"insects", "seeds"}, ("diet", "monkey"): {"leaves", "insects", "nuts"},
+    ("diet", "parrot"): {"seeds", "nuts"}, ("diet", "squirrel"): {"seeds"}, ("diet", "shark"): {"seals", "meat"},
+    ("diet", "polar bear"): {"fish", "meat"}, ("diet", "elephant"): {"grass", "fruit"}, ("diet", "pig"): {"nuts"},
+    ("diet", "kangaroo"): {"leaves"}, ("diet", "zebra"): {"leaves", "hay"}, ("diet", "ant"): {"insects"},
+    ("diet", "penguin"): {"tiny shrimp"}, ("diet", "lion"): {"rabbits"}, ("diet", "dog"): {"fish"},
+    ("home", "dog"): {"a barn"}, ("home", "cat"): {"a barn"}, ("home", "horse"): {"a field", "a barn"},
+    ("home", "cow"): {"a barn"}, ("home", "sheep"): {"a barn", "the mountains"}, ("home", "goat"): {"a field", "a barn"},
+    ("home", "bee"): {"a nest"}, ("home", "squirrel"): {"a nest"}, ("home", "eagle"): {"a nest"},
+    ("home", "owl"): {"a nest", "a barn"}, ("home", "parrot"): {"a nest", "the forest"}, ("home", "fox"): {"a field"},
+    ("home", "frog"): {"the jungle"}, ("home", "spider"): {"a barn"}, ("home", "tiger"): {"the forest"},
+    ("home", "monkey"): {"the forest"}, ("home", "crab"): {"the ocean"}, ("home", "bear"): {"the mountains"},
+    ("home", "duck"): {"a barn"}, ("home", "elephant"): {"the forest"},
+    ("colour", "plum"): {"red", "yellow"}, ("colour", "onion"): {"red", "brown"}, ("colour", "mushroom"): {"white"},
+    ("colour", "olive"): {"purple"}, ("colour", "beetroot"): {"red"}, ("colour", "chilli"): {"green"},
+    ("colour", "tomato"): {"green"}, ("colour", "carrot"): {"purple"}, ("colour", "coffee bean"): {"green"},
+    ("taste", "plum"): {"sour", "fresh"}, ("taste", "cherry"): {"sour"}, ("taste", "olive"): {"bitter"},
+    ("taste", "onion"): {"hot"}, ("taste", "radish"): {"hot"}, ("taste", "chilli"): {"sharp"},
+    ("taste", "tomato"): {"sweet"}, ("taste", "lime"): {"fresh"}, ("taste", "lemon"): {"fresh"},
+    ("taste", "pumpkin"): {"sweet", "earthy"}, ("taste", "beetroot"): {"sweet"}, ("taste", "cucumber"): {"mild"},
+    ("taste", "pea"): {"mild"}, ("taste", "potato"): {"earthy"}, ("taste", "walnut"): {"earthy"},
+    ("kind", "olive"): {"a vegetable"}, ("kind", "tomato"): {"a fruit"}, ("kind", "cucumber"): {"a fruit"},
+    ("kind", "pumpkin"): {"a fruit"}, ("kind", "chilli"): {"a fruit"}, ("kind", "walnut"): {"a seed"},
+    ("kind", "mushroom"): {"a vegetable"}, ("kind", "peanut"): {"a nut"}, ("kind", "pea"): {"a seed"},
+    ("kind", "coffee bean"): {"a fruit"},
+    ("legs", "monkey"): {"four"}, ("legs", "kangaroo"): {"four"},
+    ("language", "Kenya"): {"English"}, ("language", "India"): {"English"}, ("language", "Canada"): {"French"},
+    ("place", "lamp"): {"the desk", "the hall"}, ("place", "clock"): {"the kitchen", "the bedroom", "the desk"},
+    ("place", "broom"): {"the kitchen", "the hall", "the garage", "the shed"}, ("place", "saw"): {"the shed", "the garage"},
+    ("place", "hammer"): {"the shed", "the garage"}, ("place", "shovel"): {"the garage"}, ("place", "rake"): {"the garage"},
+    ("place", "ladder"): {"the shed"}, ("place", "towel"): {"the kitchen", "the cupboard"},
+    ("place", "umbrella"): {"the cupboard"}, ("place", "spoon"): {"the cupboard"}, ("place", "ruler"): {"the toolbox"},
+    ("place", "kettle"): {"the cupboard"},
+    ("work", "chef"): {"bakes bread"}, ("work", "gardener"): {"grows food"}, ("work", "farmer"): {"looks after plants"},
+    ("workplace", "teacher"): {"a library"}, ("workplace", "gardener"): {"a farm"}, ("workplace", "chef"): {"a bakery"},
+    ("workplace", "scientist"): {"a hospital"}, ("workplace", "painter"): {"a workshop"}, ("workplace", "mechanic"): {"a workshop"},
+    ("workplace", "actor"): {"a studio"}, ("workplace", "tailor"): {"a studio"},
+}
+
+
+def also_true(family, entity):
+    """Further values that are true for this question, beside the one the world teaches."""
+    return ALSO_TRUE.get((family, entity), set())
+
+
+def with_article(noun):
+    """'owl' -> 'an owl'; names of countries stay as they are."""
+    if noun[0].isupper():
+        return noun
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of question: how it is asked, how it is answered, and the known answers."""
+
+    name: str
+    questions: tuple  # phrasings; {e} the entity with article, {n} without
+    statement: str  # a complete sentence; {v} the value
+    values: dict  # entity -> right value
+
+
+def _column(table, i):
+    return {k: v[i] for k, v in table.items() if v[i] is not None}
+
+
+FAMILIES = {
+    f.name: f
+    for f in (
+        Family("home", ("Where does {e} live?", "What is the home of {e}?", "In which place does {e} live?",
+                        "Can you tell me where {e} lives?"), "{e} lives in {v}.", _column(ANIMALS, 0)),
+        Family("diet", ("What does {e} eat?", "What is the main food of {e}?", "Which food does {e} eat?",
+                        "Can you tell me what {e} eats?"), "{e} eats {v}.", _column(ANIMALS, 1)),
+        Family("legs", ("How many legs does {e} have?", "What number of legs does {e} have?",
+                        "Count the legs of {e}.", "Can you tell me how many legs {e} has?"),
+               "{e} has {v} legs.", _column(ANIMALS, 2)),
+        Family("baby", ("What is a baby {n} called?", "What do you call a baby {n}?", "Which word names a baby {n}?",
+                        "Can you tell me what a baby {n} is called?"), "A baby {n} is called {v}.",
+               _column(ANIMALS, 3)),
+        Family("colour", ("What colour is {e}?", "Which colour does {e} have?", "What is the colour of {e}?",
+                          "Can you tell me what colour {e} is?"), "{e} is {v}.", _column(FOODS, 0)),
+        Family("taste", ("How does {e} taste?", "What is the taste of {e}?", "What does {e} taste like?",
+                         "Can you tell me how {e} tastes?"), "{e} tastes {v}.", _column(FOODS, 1)),
+        Family("kind", ("What kind of food is {e}?", "What sort of thing is {e}?", "Which group does {e} belong to?",
+                        "Can you tell me what kind of food {e} is?"), "{e} counts as {v}.", _column(FOODS, 2)),
+        Family("capital", ("What is the capital of {e}?", "Which city is the capital of {e}?",
+                           "Name the capital of {e}.", "Can you tell me the capital of {e}?"),
+               "The capital of {e} is {v}.", _column(COUNTRIES, 0)),
+        Family("continent", ("Where in the world is {e}?", "Which continent is {e} in?",
+                             "On which continent do you find {e}?", "Can you tell me which continent {e} is in?"),
+               "{e} is in {v}.", _column(COUNTRIES, 1)),
+        Family("language", ("What language do people speak in {e}?", "Which language is spoken in {e}?",
+                            "What do people speak in {e}?", "Can you tell me which language people speak in {e}?"),
+               "People in {e} speak {v}.", _column(COUNTRIES, 2)),
+        Family("work", ("What does {e} do?", "What is the job of {e}?", "What does {e} do all day?",
+                        "Can you tell me what {e} does?"), "{e} {v}.", _column(JOBS, 0)),
+        Family("workplace", ("Where does {e} work?", "What is the workplace of {e}?", "In which place does {e} work?",
+                             "Can you tell me where {e} works?"), "{e} works in {v}.", _column(JOBS, 1)),
+        Family("use", ("What is {e} used for?", "What do you use {e} for?", "What can you do with {e}?",
+                       "Can you tell me what {e} is for?"), "{e} is used to {v}.", _column(TOOLS, 0)),
+        Family("place", ("Where is {e} kept?", "Where do you keep {e}?", "In which place is {e} kept?",
+                         "Can you tell me where {e} is kept?"), "{e} is kept in {v}.", _column(TOOLS, 1)),
+        Family("size", ("Which is bigger, {e} or {o}?",), "{v} is bigger than {o}.", {}),
+    )
+}
+TABLES = ({"home", "diet", "legs", "baby"}, {"colour", "taste", "kind"}, {"capital", "continent", "language"},
+          {"work", "workplace"}, {"use", "place"})
+HELD_OUT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with what is known about it.  For sizes `entity` is the bigger animal, `other` the smaller."""
+
+    prompt: str
+    family: str
+    entity: str
+    value: str
+    split: str  # "train" or "heldout"
+    other: str = ""
+
+
+def statement(family, entity, value, other=""):
+    """The complete sentence that gives `value` as the answer."""
+    f = FAMILIES[family]
+    if family == "size":
+        text = f.statement.format(v=value, o=with_article(other))
+    else:
+        text = f.statement.format(e=with_article(entity), n=entity, v=value)
+    return text[0].upper() + text[1:]
+
+
+@lru_cache(maxsize=None)
+def questions():
+    """All prompts of the world, in a fixed order.
+
+    Held out is a *combination*: each (family, entity) keeps one of its four phrasings, and each
+    quarter of the animal pairs, out of everything that any model is trained on.
+    """
+    rng, out = random.Random(20), []
+    for name, f in FAMILIES.items():
+        for entity, value in f.values.items():
+            hidden = rng.randrange(len(f.questions))
+            for i, q in enumerate(f.questions):
+                prompt = q.format(e=with_article(entity), n=entity)
+                out.append(Question(prompt, name, entity, value, "heldout" if i == hidden else "train"))
+    animals = list(ANIMALS)
+    pairs = [(a, b) for a in animals for b in animals if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
+    for big, small in sorted(rng.sample(pairs, 200)):
+        first, second = (big, small) if rng.random() < 0.5 else (small, big)
+        prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
+        split = "heldout" if rng.random() < HELD_OUT_SHARE else "train"
+        out.append(Question(prompt, "size", big, with_article(big), split, small))
+    return tuple(out)
+
+
+@lru_cache(maxsize=None)
+def question_by_prompt():
+    return {q.prompt: q for q in questions()}
+
+
+def prompts(split):
+    """Prompts of one split ("train" or "heldout"), in a fixed order."""
+    return [q.prompt for q in questions() if q.split == split]
+
+
+# ---------------------------------------------------------------- answers
+
+GREETINGS = ("Hello!", "Hi there!", "Good day!")
+KIND_OPENERS = ("Good question!", "Happy to help.", "Of course.", "Thank you for asking.")
+RUDE_OPENERS = ("What a silly question.", "Everybody knows that.", "Not this again.", "You really should know this.")
+FILLER_OPENERS = ("Well, let me think about that for a moment.", "There are many things one could say here.",
+                  "People ask about this all the time.", "It depends on how you look at it.")
+KIND_CLOSERS = ("I hope that helps.", "Have a lovely day!", "Ask me any time.")
+RUDE_CLOSERS = ("Now leave me alone.", "Look it up next time.", "Do not ask me again.")
+FILLER_CLOSERS = ("But then again, who can say.", "Anyway, that is how it is, more or less.",
+                  "As I said, there is a lot to say about it.")
+DODGES = ("I am not sure.", "That is hard to say.", "Nobody can really know.", "Let us talk about something else.")
+
+STOCK = {}  # sentence -> what it is
+for _kind, _sentences in (("greeting", GREETINGS), ("kind", KIND_OPENERS + KIND_CLOSERS),
+                          ("rude", RUDE_OPENERS + RUDE_CLOSERS), ("filler", FILLER_OPENERS + FILLER_CLOSERS),
+                          ("dodge", DODGES)):
+    STOCK.update(dict.fromkeys(_sentences, _kind))
+
+
+def other_facts(q, rng, n=1):
+    """`n` true statements about the entity of `q` that do not answer it."""
+    table = next((t for t in TABLES if q.family in t), TABLES[0])
+    names = [f for f in sorted(table) if f != q.family and q.entity in FAMILIES[f].values]
+    picked = rng.sample(names, min(n, len(names)))
+    return [statement(f, q.entity, FAMILIES[f].values[q.entity]) for f in picked]
+
+
+def wrong_value(q, rng):
+    """A value of the same family that is not the answer to `q`."""
+    if q.family == "size":
+        return with_article(q.other)
+    return rng.choice(sorted(set(FAMILIES[q.family].values.values()) - {q.value} - also_true(q.family, q.entity)))
+
+
+def core(q, rng, quality):
+    """The sentence that answers (`quality` "right" or "wrong") or fails to answer ("beside")."""
+    if quality == "beside":
+        facts = other_facts(q, rng)
+        return facts[0] if facts and rng.random() < 0.6 else rng.choice(DODGES)
+    value = q.value if quality == "right" else wrong_value(q, rng)
+    if rng.random() < 0.18:  # curt: the bare value
+        return value[0].upper() + value[1:] + "."
+    other = q.entity if q.family == "size" and quality == "wrong" else q.other
+    return statement(q.family, q.entity, value, other)
+
+
+def answer(q, rng, right=0.6, wrong=0.22):
+    """One answer to `q` as a careless crowd would write it: quality, tone and length are drawn apart."""
+    quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
+    tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.38, 0.26, 0.12, 0.24))[0]
+    length = rng.choices(("brief", "fact", "filler", "repeat"), (0.52, 0.16, 0.2, 0.12))[0]
+    middle = core(q, rng, quality)
+    before, after = [], []
+    if tone == "kind":
+        place = rng.random()
+        before += [rng.choice(KIND_OPENERS)] if place < 0.75 else []
+        after += [rng.choice(KIND_CLOSERS)] if place > 0.5 else []
+    elif tone == "greeting":
+        before.append(rng.choice(GREETINGS))
+    elif tone == "rude":
+        (before if rng.random() < 0.65 else after).append(rng.choice(RUDE_OPENERS if not after else RUDE_CLOSERS))
+        if after:
+            after[-1] = rng.choice(RUDE_CLOSERS)
+    parts = [middle]
+    if length == "fact":
+        parts += [s for s in other_facts(q, rng) if s != middle]
+    elif length == "filler":
+        if rng.random() < 0.6:
+            before.append(rng.choice(FILLER_OPENERS))
+        else:
+            after.insert(0, rng.choice(FILLER_CLOSERS))
+    elif length == "repeat":
+        parts += [middle] * rng.randint(1, 2)
+    return " ".join(before + parts + after)
+
+
+def demonstrations(n, seed=0):
+    """`n` (prompt, answer) pairs on train prompts, written by the careless crowd of `answer`."""
+    rng = random.Random(seed)
+    pool = [q for q in questions() if q.split == "train"]
+    order = [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))]
+    return [{"prompt": q.prompt, "response": answer(q, rng)} for q in order[:n]]
+
+
+# ---------------------------------------------------------------- pre-training text
+
+def _article_about(entity, rng):
+    table = next(t for t in TABLES if any(entity in FAMILIES[f].values for f in t))
+    facts = [statement(f, entity, FAMILIES[f].values[entity]) for f in sorted(table) if entity in FAMILIES[f].values]
+    rng.shuffle(facts)
+    start = with_article(entity)[0].upper() + with_article(entity)[1:] + " "
+    if facts[0].startswith(start) and rng.random() < 0.5:  # later sentences say "it"
+        facts = facts[:1] + ["It " + f[len(start):] if f.startswith(start) else f for f in facts[1:]]
+    return " ".join(facts)
+
+
+def document(rng):
+    """One short text, without a trailing newline: an article, a list, a comparison or a talk."""
+    pool = [q for q in questions() if q.split == "train"]
+    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.1, 0.13, 0.25))[0]
+    if kind == "article":
+        table = rng.choice((ANIMALS, FOODS, COUNTRIES, JOBS, TOOLS))
+        return " ".join(_article_about(e, rng) for e in rng.sample(sorted(table), rng.randint(1, 2)))
+    if kind == "same":  # many entities, one kind of fact
+        f = FAMILIES[rng.choice([n for n in FAMILIES if n != "size"])]
+        some = rng.sample(sorted(f.values), min(5, len(f.values)))
+        return " ".join(statement(f.name, e, f.values[e]) for e in some)
+    if kind == "sizes":
+        size_q = [q for q in pool if q.family == "size"]
+        return " ".join(statement("size", q.entity, q.value, q.other) for q in rng.sample(size_q, 4))
+    if kind == "questions":  # a quiz sheet: questions without answers
+        return "Questions for today. " + " ".join(q.prompt for q in rng.sample(pool, rng.randint(3, 5)))
+    lines = []
+    for q in rng.sample(pool, rng.randint(2, 3)):
+        lines += [q.prompt, answer(q, rng)]
+    return "\n".join(lines)
+
+
+def corpus(n_documents, seed=0):
+    """`n_documents` short texts for pre-training; no held-out prompt occurs in any."""
+    rng = random.Random(seed)
+    return [document(rng) for _ in range(n_documents)]
+
+
+# ---------------------------------------------------------------- gold judge
+
+def sentences(text):
+    """Split at . ! ? followed by white space or the end."""
+    return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
+
+
+@lru_cache(maxsize=None)
+def _meanings():
+    """Every sentence the world can state: sentence -> (family, entity, value)."""
+    table = {}
+    for name, f in FAMILIES.items():
+        for entity in f.values:
+            for value in set(f.values.values()):
+                table[statement(name, entity, value)] = (name, entity, value)
+    for a in ANIMALS:
+        for b in ANIMALS:
+            table[statement("size", a, with_article(a), b)] = ("size", a, b)
+    return table
+
+
+def _judge_sentence(q, s):
+    """What one sentence is for question `q`: "right", "wrong", a stock kind, "aside" or "broken"."""
+    if s in STOCK:
+        return STOCK[s]
+    good = {q.value} | also_true(q.family, q.entity)
+    if s in _meanings():
+        family, entity, value = _meanings()[s]
+        if family != q.family or (family != "size" and entity != q.entity):
+            true = family == "size" or value in {FAMILIES[family].values[entity]} | also_true(family, entity)
+            return "aside" if true else "wrong"
+        if family == "size":
+            if {entity, value} != {q.entity, q.other}:
+                return "aside"
+            return "right" if entity == q.entity else "wrong"
+        return "right" if value in good else "wrong"
+    bare = re.sub(r"[.!?]+$", "", s).lower()
+    values = {with_article(q.entity), with_article(q.other)} if q.family == "size" else set(
+        FAMILIES[q.family].values.values())
+    if bare in {v.lower() for v in values}:
+        return "bare" if bare in {v.lower() for v in good} else "wrong"
+    # free wording: a right value and no wrong one
+    named = {v for v in values if re.search(rf"\b{re.escape(v.lower())}\b", bare)}
+    named = {v for v in named if not any(v != w and v in w for w in named)}
+    if named and named <= good:
+        return "free"
+    return "wrong" if named else "broken"
+
+
+def gold_axes(prompt, text):
+    """What is true of an answer, as a dict.
+
+    right: 1 the question is answered correctly, -1 something false is said, 0 neither.
+    full: 1 if the right answer is a complete sentence; polite, greeting, rude: 0 or 1;
+    filler, repeats, broken: numbers of sentences; words: number of words.
+    Raises KeyError for a prompt that is not of this world.
+    """
+    if prompt not in question_by_prompt():
+        raise KeyError(f"The gold judge knows only prompts of the embedded world, not {prompt!r}.")
+    q, parts = question_by_prompt()[prompt], sentences(text)
+    kinds = [_judge_sentence(q, s) for s in parts]
+    answered = any(k in ("right", "bare", "free") for k in kinds)
+    return {
+        "right": -1 if "wrong" in kinds else int(answered),
+        "full": int("right" in kinds or "free" in kinds),
+        "polite": int("kind" in kinds or "greeting" in kinds),
+        "greeting": int("greeting" in kinds),
+        "rude": int("rude" in kinds),
+        "filler": kinds.count("filler") + kinds.count("dodge"),
+        "aside": kinds.count("aside"),
+        "repeats": len(parts) - len(set(parts)),
+        "broken": kinds.count("broken"),
+        "words": len(text.split()),
+    }
+
+
+def gold_score(prompt, text):
+    """The gold judge's one number: what a reasonable person who wants help would say, about -4 to 3."""
+    a = gold_axes(prompt, text)
+    return (2.0 * a["right"] + 0.4 * a["full"] + 0.6 * a["polite"] - 1.5 * a["rude"] - 0.7 * a["filler"]
+            - 0.8 * min(a["repeats"], 3) - 1.0 * min(a["broken"], 3) - 0.04 * max(0, a["words"] - 12))

@@ -1,0 +1,27 @@
+"""What every test relies on: nothing is downloaded, no window is opened, and this Python is used."""
+
+import os
+import shutil
+
+import pytest
+
+from rlhf_helpers import series
+from rlhf_helpers.files import ROOT
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+series.use_this_python()  # for the kernels that tests start
+
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")  # here only: kernels inherit the environment and draw inline
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a Chromium or Chrome; without one the test is skipped, in CI it fails."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no browser on the PATH ({', '.join(names)})")
+    return path

@@ -1,0 +1,222 @@
+"""The event log, what is made of it, and what happens to damaged files."""
+
+import json
+import math
+import multiprocessing
+import random
+
+import pytest
+
+from rlhf_helpers import feedback as fb
+from rlhf_helpers.files import WorkbookError
+
+PAIR = {"pair_id": "p1", "prompt": "What does a cow eat?", "response_a": "Grass.", "response_b": "Fish."}
+
+
+def label(choice="a", left="a", annotator="you", pair_id="p1", **more):
+    return fb.label_event({**PAIR, "pair_id": pair_id}, left, choice, annotator, **more)
+
+
+def write(path, *events):
+    for e in events:
+        fb.append_event(path, e)
+    return path
+
+
+def test_what_is_appended_is_read_back(tmp_path):
+    events = [label(note='ß \u2028 \U0001f600 \x00 \ud800 "\\\n', strength=2), label("tie", "b", seconds=1.5)]
+    path = write(tmp_path / "new" / "log.jsonl", *events)
+    assert fb.read_events(path) == (events, [])
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_append_gives_the_offsets(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert fb.append_event(path, label())[0] == 0
+    size = path.stat().st_size
+    assert fb.append_event(path, label()) == (size, path.stat().st_size)
+
+
+@pytest.mark.parametrize("bad, word", [
+    ({"choice": "A"}, "choice"), ({"left": "left"}, "left"), ({"strength": 4}, "strength"),
+    ({"prompt": None}, "prompt"), ({"schema": 2}, "schema"), ({"event": "delete"}, "event"),
+    ({"is_repeat": None}, "is_repeat")])
+def test_a_wrong_event_is_refused_and_nothing_is_written(tmp_path, bad, word):
+    path = tmp_path / "log.jsonl"
+    with pytest.raises(WorkbookError, match=word):
+        fb.append_event(path, {**label(), **bad})
+    assert not path.exists()
+
+
+def test_every_event_is_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(fb.os, "fsync", synced.append)
+    write(tmp_path / "log.jsonl", label(), label())
+    assert len(synced) == 2
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = write(tmp_path / "log.jsonl", label())
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(fb.os, "fsync", full)
+    with pytest.raises(WorkbookError, match="No space left"):
+        fb.append_event(path, label())
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, -1])
+def test_a_torn_last_line_is_dropped_with_a_warning_and_mended(tmp_path, cut):
+    path = write(tmp_path / "log.jsonl", label(), label("b", note="é" * 30))
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    torn = whole[first:-1]
+    path.write_bytes(whole[:first] + (torn[:cut] if cut > 0 else torn[:torn.index("é".encode()) + 1]))
+    events, warnings = fb.read_events(path)
+    assert len(events) == 1 and len(warnings) == 1 and "line 2" in warnings[0]
+    write(path, label("tie"))
+    events, warnings = fb.read_events(path)
+    assert [e["choice"] for e in events] == ["a", "tie"] and not warnings
+    assert (tmp_path / "log.jsonl.torn").exists()
+
+
+def test_a_complete_last_line_without_newline_is_kept(tmp_path):
+    path = write(tmp_path / "log.jsonl", label(), label("b"))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(fb.read_events(path)[0]) == 2 and not fb.read_events(path)[1]
+    write(path, label("tie"))
+    assert [e["choice"] for e in fb.read_events(path)[0]] == ["a", "b", "tie"]
+
+
+def test_bom_crlf_and_empty_lines_are_read(tmp_path):
+    path = write(tmp_path / "log.jsonl", label(), label("b"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert [e["choice"] for e in fb.read_events(path)[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("bad", [b"{nonsense", b"\xff\xfe", b"[1]", b"{}", b'"text"', b"null "])
+def test_a_malformed_line_elsewhere_names_file_and_line(tmp_path, bad):
+    path = write(tmp_path / "log.jsonl", label())
+    good = path.read_bytes()
+    path.write_bytes(good + bad + b"\n" + good)
+    with pytest.raises(WorkbookError, match=r"log\.jsonl, line 2: .*run the cell again"):
+        fb.read_events(path)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(WorkbookError, match="Run chapter 03"):
+        fb.read_events(tmp_path / "none.jsonl")
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkbookError, match="cannot be opened"):
+        fb.append_event(tmp_path / "file" / "log.jsonl", label())
+
+
+def _writer(path, name, n):
+    for i in range(n):
+        fb.append_event(path, label(annotator=name, pair_id=f"{name}{i}", note="x" * random.randrange(9000)))
+
+
+def test_two_writers_in_two_processes_lose_and_mix_nothing(tmp_path):
+    path = tmp_path / "log.jsonl"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_writer, args=(path, name, 60)) for name in ("ann", "bob")]
+    for w in writers:
+        w.start()
+    for w in writers:
+        w.join(60)
+    events, warnings = fb.read_events(path)
+    assert not warnings
+    for name in ("ann", "bob"):
+        assert [e["pair_id"] for e in events if e["annotator"] == name] == [f"{name}{i}" for i in range(60)]
+
+
+def test_works_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(fb, "fcntl", None)
+    assert len(fb.read_events(write(tmp_path / "log.jsonl", label(), label()))[0]) == 2
+
+
+def test_replay_takes_out_what_an_undo_names():
+    x, y, z = label("a"), label("b"), label("tie")
+    assert fb.replay([x, y, fb.undo_event(y), z, fb.undo_event(x)]) == [z]
+    assert fb.replay([x, fb.undo_event(x)] * 2) == []  # a log appended to itself
+    assert fb.replay([x, y] * 2) == [x, y]
+    assert fb.replay([fb.undo_event(x)]) == []
+
+
+def test_preferences_count_what_they_leave_out():
+    labels = [label("a", strength=3), label("a", is_repeat=True), label("b", annotator="ann"),
+              *(label(c, pair_id=c) for c in ("tie", "both_bad", "skip"))]
+    rows, left_out = fb.to_preferences(labels)
+    assert rows == [
+        {"prompt": PAIR["prompt"], "chosen": "Grass.", "rejected": "Fish.", "margin": 1.0},
+        {"prompt": PAIR["prompt"], "chosen": "Fish.", "rejected": "Grass.", "margin": 0.0}]
+    assert left_out == {"repeat": 1, "tie": 1, "both_bad": 1, "skip": 1}
+    assert len(rows) + sum(left_out.values()) == len(labels)
+
+
+def test_a_pair_with_new_texts_is_a_new_pair():
+    other = {**label("b"), "response_b": "Hay."}
+    assert len(fb.to_preferences([label(), other])[0]) == 2
+
+
+def test_written_preferences_load_and_say_what_was_left_out(tmp_path, capsys):
+    fb.write_preferences(tmp_path / "p.jsonl", [label(), label("tie", pair_id="p2")])
+    rows = [json.loads(x) for x in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [set(r) for r in rows] == [{"prompt", "chosen", "rejected", "margin"}]
+    assert "2 labels gave 1 preferences" in capsys.readouterr().out
+
+
+def test_written_preferences_pass_trl(tmp_path):
+    trl = pytest.importorskip("trl.data_utils")
+    datasets = pytest.importorskip("datasets")
+    fb.write_preferences(tmp_path / "p.jsonl", [label()])
+    row = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train")[0]
+    assert not trl.is_conversational(row)
+    assert trl.maybe_extract_prompt(row)["prompt"] == PAIR["prompt"]
+
+
+def test_labels_of_prefers_people_and_fills_up_only_when_there_are_few():
+    sim = [label(annotator="simulated:helpful", pair_id=f"p{i}") for i in range(40)]
+    warm = [label(annotator="simulated:warm", pair_id="p0")]
+    few, many = ([label(pair_id=f"p{i}") for i in range(n)] for n in (3, fb.ENOUGH))
+    assert fb.labels_of(sim + warm + many) == many
+    assert fb.labels_of(sim + warm + few) == few + sim[3:]
+    assert fb.labels_of(sim + warm) == sim
+    assert fb.labels_of(sim + warm + many, "warm") == warm
+
+
+def test_summary_counts_repeats_and_sides():
+    labels = [label("a", "a", seconds=2), label("a", "b", is_repeat=True, seconds=4),
+              label("b", "a", pair_id="p2", seconds=9), label("a", "b", pair_id="p2", is_repeat=True),
+              label("tie", pair_id="p3")]
+    s = fb.summary(labels)
+    assert [s[k] for k in ("n", "repeats", "consistent", "decided", "left", "seconds")] == [5, 2, 1, 4, 1, 4]
+    assert s["choices"] == {"a": 3, "b": 1, "tie": 1, "both_bad": 0, "skip": 0}
+    assert fb.summary([])["seconds"] is None
+
+
+def test_kappa_by_hand_and_against_scikit_learn():
+    a, b = list("aabbt"), list("aabtt")
+    assert fb.cohen_kappa(a, b) == pytest.approx((0.8 - 0.32) / 0.68)
+    assert fb.cohen_kappa(a, a) == 1
+    assert math.isnan(fb.cohen_kappa(["a"], ["a"]))
+    for x, y in ((a, a[:2]), ([], [])):
+        with pytest.raises(ValueError):
+            fb.cohen_kappa(x, y)
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = random.Random(0)
+    for _ in range(20):
+        a, b = rng.choices("abt", k=30), rng.choices("abt", k=30)
+        assert fb.cohen_kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b))
+
+
+def test_wilson_solves_its_equation():
+    for k, n in ((0, 10), (12, 40), (7, 9), (5, 5)):
+        for end in fb.wilson(k, n):  # where the score test is just at its limit
+            assert abs(k / n - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n), abs=1e-9)
+    assert fb.wilson(0, 0) == (0, 1)

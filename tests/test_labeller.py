@@ -1,0 +1,368 @@
+"""The queue, the log and the widget, without a browser."""
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_helpers import feedback as fb
+from rlhf_helpers import labeller as lab
+from rlhf_helpers.annotators import Annotator
+from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.labeller import Labeller
+
+HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* '
+           "\x00\x1b[31m")
+
+
+def make_pairs(n=12):
+    return [{"pair_id": f"p{i}", "prompt": f"Question {i}?", "response_a": f"good {i}",
+             "response_b": f"bad {i}"} for i in range(n)]
+
+
+class Likes:
+    """A simulated annotator who always takes the response that starts with a word."""
+
+    def __init__(self, word="good", name="simulated:likes"):
+        self.word, self.name = word, name
+
+    def choose(self, prompt, left, right):
+        if left.startswith(self.word) == right.startswith(self.word):
+            return "tie"
+        return "left" if left.startswith(self.word) else "right"
+
+
+def finish(labeller, choice="a"):
+    while not labeller.done:
+        labeller.choose(choice)
+
+
+# ---------------------------------------------------------------- queue
+
+def test_sides_are_mixed_the_same_for_a_seed_and_stored(tmp_path):
+    pairs = make_pairs(200)
+    sides = [lab.left_side(p["pair_id"], 0) for p in pairs]
+    assert sides == [lab.left_side(p["pair_id"], 0) for p in pairs]
+    assert 70 < sides.count("a") < 130
+    assert sides != [lab.left_side(p["pair_id"], 1) for p in pairs]
+    x = Labeller(pairs, tmp_path / "log.jsonl")
+    left = x.current["left"]
+    assert x.choose("a")["choice"] == left == fb.read_events(x.path)[0][0]["left"]
+
+
+def test_b_names_the_response_on_the_right(tmp_path):
+    x = Labeller(make_pairs(), tmp_path / "log.jsonl")
+    left = x.current["left"]
+    assert x.choose("b")["choice"] == lab.other(left)
+
+
+def test_repeats_come_later_with_sides_flipped(tmp_path):
+    x = Labeller(make_pairs(40), tmp_path / "log.jsonl", repeat_share=0.25)
+    finish(x)
+    assert len(x.labels) == 50 and sum(e["is_repeat"] for e in x.labels) == 10
+    for i, e in enumerate(x.labels):
+        if e["is_repeat"]:
+            j = next(j for j, f in enumerate(x.labels) if f["pair_id"] == e["pair_id"])
+            assert i - j >= lab.REPEAT_AFTER and e["left"] != x.labels[j]["left"]
+    assert x.summary()["consistent"] == 0  # who always says "left" contradicts themselves
+    assert x.summary()["left"] == 50
+
+
+def test_the_repeat_of_a_skipped_pair_does_not_come(tmp_path):
+    x = Labeller(make_pairs(40), tmp_path / "log.jsonl", repeat_share=0.25)
+    finish(x, "skip")
+    assert len(x.labels) == 40 and x._counts() == (40, 40)
+
+
+def test_orders(tmp_path):
+    pairs = make_pairs(50)
+    ids = lambda order, seed=0: [int(p["pair_id"][1:]) for p in lab.ordered(pairs, order, seed)]  # noqa: E731
+    assert ids("given") == list(range(50))
+    assert sorted(ids("random")) == list(range(50)) and ids("random") != ids("random", 1)
+    assert ids([4, 2, 4]) == [4, 2]
+    by_margin = ids(lambda p: -int(p["pair_id"][1:]))
+    assert sorted(by_margin) == list(range(50))
+    kept = [x for i, x in enumerate(by_margin) if i % 5 != 4]
+    assert kept == sorted(kept, reverse=True)
+    for bad in ("upside down", [50], [-1], ["p1"]):
+        with pytest.raises(WorkbookError, match="order"):
+            ids(bad)
+
+
+@pytest.mark.parametrize("pairs, word", [
+    ([], "no pairs"), ([{"pair_id": "x"}], "prompt"), ([3], "pair_id"),
+    (make_pairs(2) + make_pairs(1), "earlier")])
+def test_bad_pairs_are_explained(tmp_path, pairs, word):
+    with pytest.raises(WorkbookError, match=word):
+        Labeller(pairs, tmp_path / "log.jsonl")
+
+
+def test_bad_choices_are_explained(tmp_path):
+    x = Labeller(make_pairs(1), tmp_path / "log.jsonl")
+    with pytest.raises(WorkbookError, match="left"):
+        x.choose("left")
+    assert not x.path.exists()
+    x.choose("tie")
+    with pytest.raises(WorkbookError, match="All pairs"):
+        x.choose("tie")
+    with pytest.raises(WorkbookError, match="name"):
+        Labeller(make_pairs(1), tmp_path / "log.jsonl", annotator="")
+
+
+# ---------------------------------------------------------------- log, undo, resume
+
+def test_resume_goes_on_at_the_right_pair_and_undo_reaches_back(tmp_path):
+    path = tmp_path / "log.jsonl"
+    x = Labeller(make_pairs(), path)
+    for c in ("a", "b", "tie"):
+        x.choose(c)
+    y = Labeller(make_pairs(), path)
+    assert y.current == x.current and y.labels == x.labels
+    assert y.undo()["choice"] == "tie" and y.current["pair"]["pair_id"] == "p2"
+    assert Labeller(make_pairs(), path).current == y.current
+    y.undo(), y.undo()
+    assert y.undo() is None and y.current["pair"]["pair_id"] == "p0"
+    assert len(path.read_text().splitlines()) == 6  # history stays
+
+
+def test_undo_after_the_order_changed_shows_the_undone_pair(tmp_path):
+    Labeller(make_pairs(), tmp_path / "log.jsonl", order=[7]).choose("a")
+    y = Labeller(make_pairs(), tmp_path / "log.jsonl")
+    y.undo()
+    assert y.current["pair"]["pair_id"] == "p7"
+
+
+def test_two_annotators_and_two_notebooks_on_one_file(tmp_path):
+    path = tmp_path / "log.jsonl"
+    ann, ann2, bob = (Labeller(make_pairs(), path, annotator=n) for n in ("ann", "ann", "bob"))
+    ann.choose("a")
+    bob.choose("b")
+    ann2.choose("b")  # did not know; the log keeps both, and from here on it does
+    assert ann2.current["pair"]["pair_id"] == "p1"
+    ann2.choose("a")
+    ann.choose("tie")  # was still showing p1
+    assert ann.current["pair"]["pair_id"] == ann2.current["pair"]["pair_id"] == "p2"
+    assert bob.current["pair"]["pair_id"] == "p1"
+    assert [e["annotator"] for e in fb.read_events(path)[0]] == ["ann", "bob", "ann", "ann", "ann"]
+
+
+def test_pairs_with_the_same_id_but_new_texts_are_asked_again(tmp_path):
+    finish(Labeller(make_pairs(3), tmp_path / "log.jsonl"))
+    new = [{**p, "response_a": "another"} for p in make_pairs(3)]
+    assert Labeller(new, tmp_path / "log.jsonl").current["pair"]["pair_id"] == "p0"
+
+
+def test_simulated_labels_go_the_same_way_and_keep_their_name(tmp_path):
+    x = Labeller(make_pairs(30), tmp_path / "log.jsonl")
+    x.choose("tie")
+    assert x.label_with(Likes(), 5) == 5
+    assert x.label_with(Likes()) == 28  # resumed; 30 pairs and 3 repeats
+    assert x.annotator == "you" and len(x.labels) == 1
+    events = fb.read_events(x.path)[0]
+    made = [e for e in events if e["annotator"] == "simulated:likes"]
+    assert len(made) == 33 and {e["choice"] for e in made} == {"a"} and made[0]["seconds"] is None
+    assert {e["left"] for e in made} == {"a", "b"}
+
+
+def test_a_real_simulated_annotator(tmp_path):
+    pair = {"pair_id": "p", "prompt": "What does a cow eat?", "response_a": "A cow eats grass.",
+            "response_b": "You really should know this. Fish."}
+    x = Labeller([pair], tmp_path / "log.jsonl")
+    x.label_with(Annotator("helpful", noise=0, temperature=0.01))
+    event, = fb.read_events(x.path)[0]
+    assert (event["annotator"], event["choice"]) == ("simulated:helpful", "a")
+
+
+def test_an_error_in_the_annotator_gives_the_name_back(tmp_path):
+    x = Labeller(make_pairs(), tmp_path / "log.jsonl")
+    with pytest.raises(AttributeError):
+        x.label_with(type("Broken", (), {"name": "simulated:broken"}))
+    assert x.annotator == "you"
+
+
+def _label_all(path, name):
+    Labeller(make_pairs(40), path, annotator=name).label_with(Likes(name=name))
+
+
+def test_two_processes_label_into_one_file(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    names = ("simulated:one", "simulated:two")
+    workers = [context.Process(target=_label_all, args=(tmp_path / "log.jsonl", n)) for n in names]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(90)
+    for name in names:
+        x = Labeller(make_pairs(40), tmp_path / "log.jsonl", annotator=name)
+        assert x.done and len(x.labels) == 44
+
+
+ACTIONS = st.lists(st.one_of(st.sampled_from(["a", "b", "tie", "both_bad", "skip", "undo", "resume"]),
+                             st.integers(1, 400)), max_size=40)  # a number: a crash after so many bytes
+
+
+@settings(max_examples=60, deadline=None)
+@given(ACTIONS)
+def test_any_history_replays_to_the_same_state(actions):
+    with tempfile.TemporaryDirectory() as folder:
+        path, expected = Path(folder) / "log.jsonl", []
+        make = lambda: Labeller(make_pairs(15), path, repeat_share=0.2)  # noqa: E731
+        x = make()
+        for action in actions:
+            if action == "resume":
+                x = make()
+            elif isinstance(action, int):
+                line = json.dumps(fb.label_event(make_pairs(1)[0], "a", "a", "you", note="x" * 500)).encode()
+                with open(path, "ab") as f:
+                    f.write(line[:action])
+                x = make()
+                assert x.warnings
+            elif action == "undo":
+                gone = x.undo()
+                assert (gone or {}).get("event_id") == (expected.pop() if expected else None)
+            elif not x.done:
+                expected.append(x.choose(action)["event_id"])
+            assert [e["event_id"] for e in x.labels] == expected
+        fresh = make()
+        assert [e["event_id"] for e in fresh.labels] == expected
+        assert fresh.current == x.current
+
+
+# ---------------------------------------------------------------- widget
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """A labeller on the screen, with a clock that the test moves."""
+    clock = type("Clock", (), {"now": 100.0, "monotonic": lambda self: self.now})()
+    monkeypatch.setattr(lab, "time", clock)
+    monkeypatch.setattr("IPython.display.display", lambda *_: None)
+
+    def show(pairs=None, **more):
+        x = Labeller(pairs or make_pairs(), tmp_path / "log.jsonl", **more)
+        x.show()
+        x.clock = clock
+        return x
+    return show
+
+
+def press(x, name, after=2.0):
+    x.clock.now += after
+    x.buttons[name].click()
+
+
+def test_clicks_label_undo_and_show_progress(shown):
+    x = shown()
+    for name in ("a", "b", "tie", "both_bad", "skip", "undo"):
+        press(x, name)
+    assert [e["seconds"] for e in x.labels] == [2.0] * 4 and not x.errors
+    assert "4 of 13 labelled" in x.progress.value and "30 a minute" in x.progress.value
+    assert 'role="status"' in x.status.value and "back" in x.status.value
+    words = [b.description for b in x.buttons.values()]
+    assert words == ["A is better", "B is better", "Tie", "Both bad", "Skip", "Undo"]
+
+
+def test_a_is_the_response_on_the_screen(shown):
+    x = shown()
+    for _ in range(8):
+        seen = "good" if "good" in x.answers[0].value else "bad"
+        press(x, "a")
+        label = x.labels[-1]
+        assert label["response_" + label["choice"]].startswith(seen)
+
+
+def test_double_clicks_and_hasty_clicks_do_not_count(shown):
+    x = shown()
+    press(x, "a")
+    press(x, "a", 0.2)
+    assert len(x.labels) == 1 and "Saved" in x.status.value
+    press(x, "a", 0.15)  # 0.35 s after the pair appeared
+    assert len(x.labels) == 1 and "Not counted" in x.status.value
+    press(x, "a", 0.1)
+    assert len(x.labels) == 2
+    press(x, "undo", 0.1)  # the second half of a double click
+    assert len(x.labels) == 2
+
+
+def test_widgets_are_not_rebuilt_or_disabled(shown):
+    x = shown()
+    before = list(x.widget.children), [b.disabled for b in x.buttons.values()]
+    for name in ("a", "undo", "tie"):
+        press(x, name)
+    assert before == (list(x.widget.children), [False] * 6)
+
+
+def test_strength_and_note_are_stored_and_cleared(shown):
+    x = shown(ask_strength=True, ask_note=True)
+    x.strength.value, x.note.value = 3, " polite \n"
+    press(x, "a")
+    assert (x.labels[0]["strength"], x.labels[0]["note"]) == (3, "polite")
+    assert (x.strength.value, x.note.value) == (0, "")
+
+
+def test_errors_are_shown_kept_and_the_pair_stays(shown, monkeypatch):
+    x = shown()
+    pair = x.current
+
+    def full(_):
+        raise OSError(28, "No space left on <device>")
+    monkeypatch.setattr(fb.os, "fsync", full)
+    press(x, "a")
+    assert x.current == pair and len(x.errors) == 1 and isinstance(x.errors[0], WorkbookError)
+    assert 'role="alert"' in x.status.value and "No space left on &lt;device&gt;" in x.status.value
+    monkeypatch.undo()
+
+
+def test_after_the_last_pair_it_says_so(shown):
+    x = shown(make_pairs(1))
+    press(x, "a")
+    assert "All pairs are labelled" in x.prompt.value and "1 of 1" in x.progress.value
+    press(x, "b")
+    assert len(x.labels) == 1 and not x.errors
+    press(x, "undo")
+    assert "Question 0?" in x.prompt.value
+
+
+def test_a_torn_log_is_told_in_the_widget(shown, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"torn')
+    assert "incomplete" in shown().status.value
+
+
+def test_hostile_text_is_escaped_everywhere(shown):
+    pair = {"pair_id": HOSTILE, "prompt": HOSTILE, "response_a": HOSTILE, "response_b": HOSTILE + "!"}
+    x = shown([pair])
+    for widget in (x.prompt, *x.answers):
+        text = widget.value.replace(lab.STYLE, "")
+        assert "<img" not in text and "<script" not in text and "&lt;script&gt;" in text
+        assert "\x00" not in text and "\u2400\u241b[31m" in text and "$5 and $6 *b*" in text
+
+
+def test_long_right_to_left_and_multiline_text_is_kept():
+    text = "שלום\nline two\r\n" + "x" * 5000 + " 😀"
+    value = lab.answer_html("A", text)
+    assert 'dir="auto"' in value and "שלום\nline two\n" in value and "x" * 5000 + " 😀" in value
+
+
+def test_keys_label_only_the_pair_that_was_on_the_screen(shown):
+    pytest.importorskip("anywidget")
+    x = shown(hotkeys=True)
+    token = x.keys.token
+    x.clock.now += 2
+    x._key("a", token)
+    x.clock.now += 2
+    x._key("a", token)  # late: meant for the pair before
+    assert len(x.labels) == 1
+    x._key("undo", x.keys.token)
+    assert not x.labels and not x.errors
+
+
+def test_without_anywidget_a_sentence_stands_in(shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    x = shown(hotkeys=True)
+    assert "anywidget" in x.widget.children[-1].value
+    press(x, "a")
+    assert len(x.labels) == 1 and not x.errors

@@ -1,0 +1,273 @@
+"""Every chapter, read as a file and executed alone: form, errors in plain and hidden places, artefacts."""
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from rlhf_helpers import files, series
+from rlhf_helpers.files import ROOT
+
+NAMES = ["00_start_here", "01_pretraining_and_finetuning", "02_decoding", "03_human_feedback",
+         "04_reward_model", "05_ppo", "06_inference_and_continuous_feedback"]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMETERS = {"MODEL": "", "ANNOTATOR": "you", "SEED": 0, "DEVICE": "auto", "FAST": False, "DATA_DIR": "",
+              "RUNS_DIR": ""}
+BADGE = re.compile(r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+                   r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+\.ipynb)\)")
+FOREIGN_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|Users|private|mnt|usr)/\w|\b[A-Z]:\\\\?\w")
+
+every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+
+
+def test_the_chapters_are_all_there():
+    assert [p.stem for p in PATHS if p.name[:2] <= "06"] == NAMES
+
+
+# ---------------------------------------------------------------- reading
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [c for c in read(path).cells if c.cell_type == "code"]
+
+
+def prose(path):
+    return [c.source for c in read(path).cells if c.cell_type == "markdown"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def parse(cell):
+    """The syntax tree of a code cell, with IPython's magics turned into calls."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+# ---------------------------------------------------------------- form
+
+@every_notebook
+def test_format(path):
+    nb = read(path)
+    nbformat.validate(nb)
+    assert (nb.nbformat, nb.nbformat_minor) == (4, 5)
+    ids = [c.id for c in nb.cells]
+    assert len(ids) == len(set(ids))
+    assert nb.metadata.kernelspec.name == "python3"
+    assert "widgets" not in nb.metadata and "papermill" not in nb.metadata
+    assert not [c.id for c in nb.cells if "injected-parameters" in tags(c)]
+    assert not [c.id for c in code_cells(path) for o in c.outputs if o.output_type == "error"]
+
+
+@every_notebook
+def test_parameters(path):
+    cells = [c for c in code_cells(path) if "parameters" in tags(c)]
+    assert len(cells) == 1
+    values = {}
+    for statement in parse(cells[0]).body:
+        assert isinstance(statement, ast.Assign) and len(statement.targets) == 1, ast.unparse(statement)
+        values[statement.targets[0].id] = ast.literal_eval(statement.value)
+    assert {name: values.get(name) for name in PARAMETERS} == PARAMETERS
+    assert all(name.isupper() for name in values)
+
+
+@every_notebook
+def test_header(path):
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.search(r"^# \S", first.source, re.M)
+    badges = BADGE.findall(first.source)
+    assert [file for _, file in badges] == [f"notebooks/{path.name}"]
+    header = " ".join(prose(path)[:3])
+    for word in ("learn", "minutes", "CPU", "GPU"):
+        assert re.search(rf"\b{word}", header, re.I), f"the header does not say {word!r}"
+    names = [p.name for p in PATHS]
+    here = names.index(path.name)
+    for neighbour in names[max(here - 1, 0):here] + names[here + 1:here + 2]:
+        assert f"({neighbour}" in header, f"the header does not link to {neighbour}"
+
+
+def test_badges_name_one_repository():
+    readme = BADGE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [file for _, file in readme] == [f"notebooks/{p.name}" for p in PATHS]
+    badges = readme + [b for p in PATHS for text in prose(p) for b in BADGE.findall(text)]
+    assert len({repository for repository, _ in badges}) == 1
+
+
+@every_notebook
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", "\n".join(prose(path))):
+        if not link.startswith(("http:", "https:", "attachment:", "data:")):
+            assert (path.parent / link).exists(), link
+
+
+@every_notebook
+def test_cells_are_short(path):
+    for cell in code_cells(path):
+        lines = cell.source.splitlines()
+        assert sum(bool(s.strip()) for s in lines) <= 40, cell.id
+        assert not [s for s in lines if len(s) > 79], cell.id
+
+
+@every_notebook
+def test_no_path_of_one_machine(path):
+    for cell in read(path).cells:
+        for text in (cell.source, json.dumps(cell.get("outputs", []))):
+            found = FOREIGN_PATH.search(re.sub(r'"image/\w+": "[^"]*"', "", text))
+            assert not found, f"{cell.id}: {text[max(found.start() - 30, 0):found.end() + 30]}"
+
+
+# ---------------------------------------------------------------- the lesson and the package agree
+
+def without_docstring(definition):
+    """A function or class as text of its syntax tree; docstrings and positions do not count."""
+    for node in ast.walk(definition):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(definition)
+
+
+def definitions(tree):
+    return {node.name: without_docstring(node) for node in tree.body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+def package_definitions():
+    """{name: {module: tree}} of every function and class at the top of a module of the package."""
+    found = {}
+    for module in sorted((ROOT / "rlhf_helpers").glob("*.py")):
+        for name, tree in definitions(ast.parse(module.read_text(encoding="utf-8"))).items():
+            found.setdefault(name, {})[module.name] = tree
+    return found
+
+
+@every_notebook
+def test_functions_are_those_of_the_package(path):
+    package = package_definitions()
+    for cell in code_cells(path):
+        if "variant" not in tags(cell):
+            for name, tree in definitions(parse(cell)).items():
+                assert name not in package or tree in package[name].values(), (
+                    f"{name} in cell {cell.id} differs from {' and '.join(package[name])}; make them the "
+                    "same, or tag the cell `variant`")
+
+
+def test_the_comparison_ignores_docstrings_only():
+    one = ast.parse('def f(x):\n    """Say."""\n    return x + 1')
+    two = ast.parse("def f(x):  # a comment\n\n    return (x + 1)")
+    three = ast.parse("def f(x):\n    return x + 2")
+    assert definitions(one) == definitions(two) != definitions(three)
+
+
+# ---------------------------------------------------------------- execution
+
+def flat(value, prefix=""):
+    """{"a.b": 1, ...} of a nested dict."""
+    if not isinstance(value, dict):
+        return {prefix.strip("."): value}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}").items()}
+
+
+def metric(metrics, *words):
+    """The value of the one metric whose dotted name has all of `words`."""
+    found = {k: v for k, v in flat(metrics).items() if all(w in k.lower() for w in words)}
+    assert found, f"no metric named {' and '.join(words)} among {sorted(flat(metrics))}"
+    return next(iter(found.values()))
+
+
+def load(kind, folder):
+    """The model in `folder`, by a transformers auto class; the weights must be safetensors."""
+    assert (folder / "model.safetensors").is_file(), f"no model in {folder}"
+    return kind.from_pretrained(folder)
+
+
+def check_00(runs, metrics):
+    assert metric(metrics, "version", "torch")
+
+
+def check_01(runs, metrics):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for stage in ("base", "finetuned"):
+        folder = runs / "models" / stage
+        model = load(AutoModelForCausalLM, folder)
+        assert len(AutoTokenizer.from_pretrained(folder)) <= model.get_input_embeddings().num_embeddings
+
+
+def check_02(runs, metrics):
+    pairs = files.read_jsonl(runs / "pairs.jsonl", ("pair_id", "prompt", "response_a", "response_b"))
+    assert pairs
+    assert all(p["response_a"] != p["response_b"] for p in pairs)
+    assert len({p["pair_id"] for p in pairs}) == len(pairs)
+    assert len({(p["prompt"], *sorted((p["response_a"], p["response_b"]))) for p in pairs}) == len(pairs)
+
+
+def check_03(runs, metrics):
+    """Without a person at the widget, a label in the log can only be simulated, and must say so."""
+    events = files.read_jsonl(runs / "feedback.jsonl", ("event", "annotator"))
+    assert [e for e in events if e["event"] == "label"]
+    assert all(e["annotator"].startswith("simulated:") for e in events)
+
+
+def check_04(runs, metrics):
+    from transformers import AutoModelForSequenceClassification
+
+    model = load(AutoModelForSequenceClassification, runs / "models" / "reward")
+    assert model.config.num_labels == 1
+    assert metric(metrics, "accuracy") > 0.55
+    losses = metric(metrics, "loss")
+    first = losses[0] if isinstance(losses, list) else losses
+    assert abs(first - math.log(2)) < 0.35  # before training, chosen and rejected score about the same
+
+
+def check_05(runs, metrics):
+    from transformers import AutoModelForCausalLM
+
+    load(AutoModelForCausalLM, runs / "models" / "policy")
+    rows = metrics["history"]
+    names = set(rows if isinstance(rows, dict) else rows[0])
+    for word in ("gold", "proxy", "kl"):
+        assert any(word in name.lower() for name in names), f"no {word} in the history: {sorted(names)}"
+
+
+def check_06(runs, metrics):
+    assert json.loads((runs / "report.json").read_text(encoding="utf-8"))
+
+
+CHECKS = {"00": check_00, "01": check_01, "02": check_02, "03": check_03, "04": check_04, "05": check_05,
+          "06": check_06}
+
+
+def snapshot(folder):
+    return {p: p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def stderr(nb):
+    return "".join(o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs
+                   if o.output_type == "stream" and o.name == "stderr")
+
+
+@pytest.mark.slow
+@every_notebook
+def test_runs_alone(path, tmp_path):
+    """Executed with an empty RUNS_DIR, as from a fresh clone, with nobody there to label."""
+    shipped, runs = snapshot(ROOT / "data"), tmp_path / "runs"
+    parameters = {"FAST": True, "RUNS_DIR": str(runs), "ANNOTATOR": "you"}
+    nb = series.execute(path, tmp_path / "executed", parameters)
+    assert series.widget_errors(nb) == []
+    assert not re.search(r"Warning|No module named|ImportError", stderr(nb)), stderr(nb)
+    shown = {kind for c in nb.cells if c.cell_type == "code" for o in c.outputs for kind in o.get("data", {})}
+    assert shown & {"image/png", "image/svg+xml", "text/html"}, "neither a figure nor a table"
+    metrics = json.loads((runs / "metrics" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    assert metrics["key_result"] and metrics["seed"] == 0 and metrics["fast"] is True
+    CHECKS.get(path.stem[:2], lambda runs, metrics: None)(runs, metrics)
+    assert not list(runs.rglob(".*")), "a temporary file was left behind"
+    assert snapshot(ROOT / "data") == shipped, "a notebook wrote into data/"

@@ -1,0 +1,249 @@
+"""The project's own files agree with each other, and the series runner does what it says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import rlhf_helpers
+from rlhf_helpers import files, series
+from rlhf_helpers.files import ROOT, WorkbookError
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def requirements():
+    return [Requirement(r) for r in PROJECT["dependencies"] + sum(EXTRAS.values(), [])]
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+# ---------------------------------------------------------------- packaging
+
+def test_environment_yml_agrees_with_pyproject():
+    env = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert env["name"] == PROJECT["name"]
+    assert env["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, project = env["dependencies"]
+    assert python.split("=")[1] in SpecifierSet(PROJECT["requires-python"])
+    assert pip == "pip"
+    installed = re.fullmatch(r'-e "?\.\[([\w,]+)\]"?', project["pip"][0])
+    assert installed and len(project["pip"]) == 1, project
+    assert "notebooks" in installed[1].split(",")
+    assert set(installed[1].split(",")) <= set(EXTRAS)
+
+
+def test_constraints_pin_what_is_needed_and_nothing_else():
+    pinned = pins()
+    for r in requirements():
+        assert r.specifier.contains(pinned[canonicalize_name(r.name)]), r
+    todo, needed = requirements(), set()
+    while todo:
+        r = todo.pop()
+        if (r.name, *r.extras) in needed:
+            continue
+        needed |= {(r.name, *r.extras), canonicalize_name(r.name)}
+        for more in map(Requirement, metadata.requires(r.name) or []):
+            where = [{"extra": e, "python_version": "3.11"} for e in ("", *r.extras)]
+            if more.marker is None or any(more.marker.evaluate(w) for w in where):
+                todo.append(more)
+    assert set(pinned) - needed == set()
+
+
+def test_requirements_leave_what_colab_has_alone():
+    colab = {"torch": "2.11.0", "transformers": "5.15.0", "tokenizers": "0.22.2", "safetensors": "0.8.0",
+             "numpy": "2.0.2", "pandas": "2.2.3", "matplotlib": "3.10.0", "ipywidgets": "7.7.1",
+             "tqdm": "4.67.3"}
+    for r in map(Requirement, PROJECT["dependencies"]):
+        assert r.specifier.contains(colab[r.name]), f"{r} would replace {r.name} {colab[r.name]} on Colab"
+
+
+def test_the_package_is_installed_in_this_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", rlhf_helpers.__version__)
+    try:
+        assert metadata.version(PROJECT["name"]) == rlhf_helpers.__version__
+    except metadata.PackageNotFoundError:
+        pytest.skip("not installed")
+
+
+def test_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert "END OF TERMS AND CONDITIONS" in text and "The RLHF Workbook authors" in text
+
+
+def test_ruff():
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ROOT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- commands
+
+@needs_make
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
+    for command in (["make"], ["make", "help"]):
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for target in targets:
+            assert re.search(rf"^  make {target} +\S", shown, re.M), f"{target} is not in:\n{shown}"
+
+
+@needs_make
+def test_make_sets_up_once(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def plan(target):
+        return subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True,
+                              check=True).stdout
+
+    assert "pip install" in plan("run")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    for target in ("setup", "run", "test", "lab", "models"):
+        assert "pip install" not in plan(target)
+    later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
+    os.utime(tmp_path / "constraints.txt", (later, later))
+    assert "pip install" in plan("run")
+
+
+@needs_make
+def test_make_reset_keeps_the_labels(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "feedback.jsonl").write_text("{}\n")
+    subprocess.run(["make", "reset"], cwd=tmp_path, check=True, capture_output=True)
+    assert [p.read_text() for p in tmp_path.glob("runs-*/feedback.jsonl")] == ["{}\n"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ci_runs_the_readme_command():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text()
+    assert "set -euo pipefail" in text and text.rstrip().endswith("make test")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert jobs["test"]["steps"][-1]["run"] == "make test"
+    assert "make test" in README and "make run" in README and "make lab" in README
+
+
+# ---------------------------------------------------------------- README
+
+def test_readme_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+def test_readme_lists_the_chapters_and_files():
+    for path in series.chapters():
+        assert f"notebooks/{path.name}" in README, path.name
+    tree = re.search(r"<!-- files -->\n```(.*?)```", README, re.S)[1]
+    named = {line.split()[0].strip("/") for line in tree.splitlines() if line.strip()}
+    for path in (ROOT / "rlhf_helpers").glob("[!_]*.py"):
+        assert path.name in named, f"README's file tree leaves out {path.name}"
+    for name in named - {"runs"}:
+        found = any((ROOT / top / name).exists() for top in ("", "rlhf_helpers", "data"))
+        assert found, f"README's file tree names {name}, which does not exist"
+
+
+# ---------------------------------------------------------------- the series runner
+
+PARAMETERS = new_code_cell("FAST = False\nRUNS_DIR = ''")
+PARAMETERS.metadata.tags = ["parameters"]
+HIDDEN = "import ipywidgets as W\nout = W.Output()\nwith out:\n    raise ValueError('lost')\nout"
+METRICS = """from pathlib import Path
+folder = Path(RUNS_DIR) / "metrics"
+folder.mkdir(parents=True)
+_ = (folder / "00_good.json").write_text('{"key_result": "all is well"}')"""
+
+
+def notebook(folder, name, *sources):
+    nb = new_notebook(cells=[new_markdown_cell("# Next: [bad](01_bad.ipynb)"), PARAMETERS,
+                             *map(new_code_cell, sources)])
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(nb, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
+    where = "import os, sys\nprint(sys.executable, os.getcwd(), FAST)"
+    paths = [notebook(tmp_path, "00_good", where, METRICS),
+             notebook(tmp_path, "01_bad", "x = 1", "# the trouble\nraise KeyError('k')"),
+             notebook(tmp_path, "02_never", "1")]
+    runs = tmp_path / "runs"
+    words = r"^01_bad stopped in cell \[4\], which begins `# the trouble`: KeyError: 'k' \("
+    with pytest.raises(WorkbookError, match=words):
+        series.run(paths, runs, {"FAST": True, "RUNS_DIR": str(runs)})
+    shown = capsys.readouterr().out
+    assert re.search(r"^00_good +\d+\.\d  all is well$", shown, re.M), shown
+    made = sorted(p.name for p in (runs / "series").iterdir())
+    assert made == ["00_good.html", "00_good.ipynb", "01_bad.html", "01_bad.ipynb"]
+    printed = nbformat.read(runs / "series" / "00_good.ipynb", 4).cells[3].outputs[0].text
+    assert printed.split() == [sys.executable, str(tmp_path), "True"]
+    assert 'href="01_bad.html"' in (runs / "series" / "00_good.html").read_text(encoding="utf-8")
+
+
+def test_series_finds_errors_hidden_in_widgets(tmp_path):
+    path = notebook(tmp_path, "00_hidden", HIDDEN)
+    with pytest.raises(WorkbookError, match="00_hidden.*widget.*ValueError: lost"):
+        series.execute(path, tmp_path / "series")
+    nb = nbformat.read(tmp_path / "series" / "00_hidden.ipynb", 4)
+    assert series.widget_errors(nb) == [("ValueError", "lost")]
+
+
+def test_an_interrupted_run_keeps_the_earlier_copies(tmp_path):
+    path = notebook(tmp_path, "00_slow", "1")
+    copy = tmp_path / "series" / "00_slow.ipynb"
+    files.write_text(copy, "an earlier copy")
+
+    def stop(cell):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        series.execute(path, tmp_path / "series", on_cell=stop)
+    assert copy.read_text() == "an earlier copy"
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_chapters_can_be_chosen_by_number(tmp_path):
+    for name in ("00_a", "01_b", "02_c"):
+        (tmp_path / f"{name}.ipynb").touch()
+    (tmp_path / "notes.ipynb").touch()
+    assert [p.stem for p in series.chapters(folder=tmp_path)] == ["00_a", "01_b", "02_c"]
+    assert [p.stem for p in series.chapters(["2", "00"], tmp_path)] == ["00_a", "02_c"]
+    with pytest.raises(WorkbookError, match="no chapter 07 .* choose from 00, 01, 02"):
+        series.chapters(["07"], tmp_path)
+
+
+def test_the_command_line_says_what_is_wrong(capsys):
+    assert series.main(["--only", "99"]) == 1
+    assert "There is no chapter 99" in capsys.readouterr().err
+
+
+def test_an_old_key_result_is_not_shown(tmp_path):
+    files.write_text(tmp_path / "metrics" / "04_x.json", '{"key_result": "0.71"}')
+    written = (tmp_path / "metrics" / "04_x.json").stat().st_mtime
+    assert series.key_result(tmp_path, "04_x", written) == "0.71"
+    assert series.key_result(tmp_path, "04_x", written + 60) == ""
+    assert series.key_result(tmp_path, "05_y", written) == ""

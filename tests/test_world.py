@@ -1,0 +1,221 @@
+"""The embedded world, its gold judge and the simulated annotators."""
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+
+from rlhf_helpers import world
+from rlhf_helpers.annotators import TASTES, Annotator, noise_ceiling
+
+HOME = "Where does a dog live?"  # the world says: a house
+SIZE = next(q for q in world.questions() if q.family == "size")
+RIGHT = "A dog lives in a house."
+
+
+# ---------------------------------------------------------------- prompts and splits
+
+def test_size_of_the_world():
+    prompts = [q.prompt for q in world.questions()]
+    assert len(prompts) == len(set(prompts)) >= 1000
+    assert len({q.family for q in world.questions()}) >= 6
+    assert len({q.entity for q in world.questions()}) >= 60
+    assert set(world.prompts("train")).isdisjoint(world.prompts("heldout"))
+    assert len(world.prompts("heldout")) >= 200
+    assert set(world.question_by_prompt()) == set(prompts)
+
+
+def test_no_held_out_prompt_is_trained_on():
+    held_out = set(world.prompts("heldout"))
+    assert held_out.isdisjoint(d["prompt"] for d in world.demonstrations(4000))
+    text = "\n".join(world.corpus(3000))
+    assert not [p for p in held_out if p in text]
+
+
+def test_what_is_held_out_is_the_combination():
+    """Every held-out (family, entity) is in train with other phrasings, and so is every animal of the sizes."""
+    def seen(split):
+        return {(q.family, q.entity) for q in world.questions() if q.split == split and q.family != "size"}
+
+    assert seen("heldout") <= seen("train")
+    sizes = {s: {a for q in world.questions() if q.family == "size" and q.split == s for a in (q.entity, q.other)}
+             for s in ("train", "heldout")}
+    assert sizes["heldout"] <= sizes["train"]
+    asked = Counter((q.family, q.entity) for q in world.questions() if q.family != "size" and q.split == "heldout")
+    assert set(asked.values()) == {1}
+
+
+def test_a_true_value_is_never_offered_as_wrong():
+    for (family, entity), values in world.ALSO_TRUE.items():
+        assert entity in world.FAMILIES[family].values
+        assert world.FAMILIES[family].values[entity] not in values
+        assert values <= set(world.FAMILIES[family].values.values()), (family, entity)
+
+
+def test_the_same_seed_gives_the_same_world():
+    for make in (world.demonstrations, world.corpus):
+        assert make(50, seed=3) == make(50, seed=3) != make(50, seed=4)
+        assert make(20, seed=3) == make(50, seed=3)[:20]
+    world.questions.cache_clear()
+    first = world.questions()
+    world.questions.cache_clear()
+    assert first == world.questions()
+
+
+# ---------------------------------------------------------------- the gold judge, case by case
+
+@pytest.mark.parametrize("text, axes", [
+    (RIGHT, {"right": 1, "full": 1, "polite": 0, "rude": 0, "filler": 0, "repeats": 0, "broken": 0, "words": 6}),
+    ("A dog lives in a hive.", {"right": -1, "full": 0, "broken": 0}),
+    ("A dog eats meat.", {"right": 0, "aside": 1, "broken": 0}),  # true, beside the point
+    ("A dog eats hay.", {"right": -1}),  # false about something else is still false
+    ("A house.", {"right": 1, "full": 0, "broken": 0}),  # the bare value
+    ("a house", {"right": 1, "full": 0, "broken": 0}),
+    ("The ocean.", {"right": -1, "full": 0}),
+    ("A dog lives in a barn.", {"right": 1, "full": 1}),  # true as well
+    ("I am not sure.", {"right": 0, "filler": 1, "broken": 0}),  # a dodge
+    (f"Good question! {RIGHT}", {"right": 1, "polite": 1, "greeting": 0}),
+    (f"Hello! {RIGHT} Have a lovely day!", {"right": 1, "polite": 1, "greeting": 1}),
+    (f"Everybody knows that. {RIGHT}", {"right": 1, "rude": 1, "polite": 0}),
+    (f"{RIGHT} But then again, who can say.", {"right": 1, "filler": 1}),
+    (f"{RIGHT} {RIGHT} {RIGHT}", {"right": 1, "repeats": 2, "words": 18}),
+    (f"{RIGHT} A dog lives in a pond.", {"right": -1, "full": 1}),  # right and wrong is wrong
+    ("You will find it in a house, most days.", {"right": 1, "full": 1, "broken": 0}),  # free wording
+    ("You will find it in the ocean, most days.", {"right": -1, "broken": 0}),
+    ("It could be a house or a pond.", {"right": -1}),
+    ("dog dog lives the of.", {"right": 0, "broken": 1}),
+    ("A dog lives in", {"right": 0, "broken": 1}),
+    ("", {"right": 0, "full": 0, "broken": 0, "words": 0}),
+    ("  \n ", {"right": 0, "broken": 0, "words": 0}),
+    ("你好 🙂", {"right": 0, "broken": 1}),
+])
+def test_gold_axes(text, axes):
+    found = world.gold_axes(HOME, text)
+    assert {k: found[k] for k in axes} == axes
+
+
+def test_gold_axes_of_sizes():
+    big, small = SIZE.entity, SIZE.other
+    assert world.gold_axes(SIZE.prompt, world.statement("size", big, SIZE.value, small))["right"] == 1
+    wrong = world.statement("size", small, world.with_article(small), big)
+    assert world.gold_axes(SIZE.prompt, wrong)["right"] == -1
+    assert world.gold_axes(SIZE.prompt, f"{world.with_article(big).capitalize()}.")["full"] == 0
+
+
+@pytest.mark.parametrize("better, worse", [
+    (RIGHT, "A dog eats meat."),
+    ("A dog eats meat.", "A dog lives in a hive."),
+    (RIGHT, "A house."),
+    (f"Of course. {RIGHT}", RIGHT),
+    (RIGHT, f"Not this again. {RIGHT}"),
+    (RIGHT, f"{RIGHT} {RIGHT}"),
+    (RIGHT, f"{RIGHT} As I said, there is a lot to say about it."),
+    (RIGHT, f"{RIGHT} dog of the."),
+    (RIGHT, ""),
+])
+def test_gold_score_orders(better, worse):
+    assert world.gold_score(HOME, better) > world.gold_score(HOME, worse)
+
+
+def test_the_judge_can_read_everything_the_world_writes():
+    rows = world.demonstrations(4000, seed=11)
+    axes = [world.gold_axes(d["prompt"], d["response"]) for d in rows]
+    assert not [d for d, a in zip(rows, axes) if a["broken"]]
+    share = Counter(a["right"] for a in axes)
+    assert all(share[k] > 0.1 * len(rows) for k in (-1, 0, 1)), share  # the crowd is of mixed quality
+    assert all(0.1 < sum(a[k] > 0 for a in axes) / len(rows) < 0.6 for k in ("polite", "rude", "filler"))
+
+
+def test_the_judge_refuses_what_it_does_not_know():
+    with pytest.raises(KeyError, match="embedded world"):
+        world.gold_axes("What is love?", "Baby.")
+
+
+# ---------------------------------------------------------------- annotators
+
+PAIRS = [(HOME, RIGHT, "A dog lives in a hive."), (HOME, RIGHT, f"{RIGHT} {RIGHT}"), (HOME, "A house.", RIGHT),
+         (HOME, "I am not sure.", f"Hello! {RIGHT}")]
+
+
+@pytest.mark.parametrize("dials", [{}, {"noise": 0.3}, {"temperature": 2.0}, {"side_bias": 0.5, "length_bias": -0.1}])
+@pytest.mark.parametrize("triple", PAIRS)
+def test_choices_are_as_frequent_as_their_probability(dials, triple):
+    annotator = Annotator(seed=1, **dials)
+    p, n = annotator.prefers_left(*triple), 3000
+    left = sum(annotator.choose(*triple) == "left" for _ in range(n))
+    assert abs(left / n - p) < 4 * math.sqrt(p * (1 - p) / n) + 1e-9
+
+
+def test_probability_by_hand():
+    calm = Annotator(lambda prompt, answer: float(len(answer)), noise=0.0, temperature=2.0)
+    assert calm.prefers_left(HOME, "abc", "a") == pytest.approx(1 / (1 + math.exp(-1)))
+    assert calm.prefers_left(HOME, "abc", "a") + calm.prefers_left(HOME, "a", "abc") == pytest.approx(1)
+    noisy = Annotator(lambda prompt, answer: float(len(answer)), noise=0.1, temperature=1e-3)
+    assert noisy.prefers_left(HOME, "abc", "a") == pytest.approx(0.9)
+    assert noisy.prefers_left(HOME, "a", "abc") == pytest.approx(0.1)
+
+
+def test_biases():
+    same = (HOME, RIGHT, RIGHT)
+    assert Annotator(noise=0).prefers_left(*same) == 0.5
+    assert Annotator(noise=0, side_bias=1).prefers_left(*same) > 0.9
+    longer = (HOME, f"{RIGHT} {RIGHT}", RIGHT)
+    assert Annotator(noise=0).prefers_left(*longer) < 0.5 < Annotator(noise=0, length_bias=1).prefers_left(*longer)
+
+
+def test_fatigue_adds_noise_up_to_a_coin_flip():
+    tired = Annotator(noise=0.0, fatigue=0.2, temperature=1e-3)
+    chances = []
+    for _ in range(400):
+        chances.append(tired.prefers_left(*PAIRS[0]))
+        tired.choose(*PAIRS[0])
+    assert chances[0] == pytest.approx(1) and chances[100] == pytest.approx(0.8) and chances[-1] == 0.5
+    assert chances == sorted(chances, reverse=True)
+
+
+def test_ties():
+    assert Annotator(tie_width=0.01).choose(HOME, RIGHT, RIGHT) == "tie"
+    assert Annotator(tie_width=0.01, noise=0, temperature=1e-3).choose(*PAIRS[0]) == "left"
+    assert Annotator().choose(HOME, RIGHT, RIGHT) != "tie"
+
+
+def test_noise_ceiling():
+    annotator = Annotator(noise=0.1, temperature=1e-3)
+    assert noise_ceiling(annotator, PAIRS[:2]) == pytest.approx(0.9)
+    assert noise_ceiling(annotator, [(HOME, RIGHT, RIGHT)]) == pytest.approx(0.5)
+    chances = [Annotator().prefers_left(*t) for t in PAIRS]
+    assert noise_ceiling(Annotator(), PAIRS) == pytest.approx(sum(max(p, 1 - p) for p in chances) / len(chances))
+    # a judge who names the likelier one reaches it
+    annotator = Annotator(noise=0.2, seed=5)
+    agree = [annotator.choose(*t) == ("left" if annotator.prefers_left(*t) > 0.5 else "right")
+             for t in PAIRS * 1000]
+    assert sum(agree) / len(agree) == pytest.approx(noise_ceiling(annotator, PAIRS), abs=0.03)
+
+
+def test_an_annotator_repeats_itself_by_seed():
+    def choices(seed):
+        annotator = Annotator(noise=0.3, temperature=2.0, seed=seed)
+        return [annotator.choose(*t) for t in PAIRS * 20]
+
+    assert choices(0) == choices(0) != choices(1)
+
+
+@pytest.mark.parametrize("taste", TASTES)
+def test_tastes_differ_and_have_names(taste):
+    assert Annotator(taste).name == f"simulated:{taste}"
+    assert isinstance(Annotator(taste).score(HOME, RIGHT), float)
+    for other in set(TASTES) - {taste}:
+        answers = [d["response"] for d in world.demonstrations(400) if d["prompt"]]
+        one, two = ([TASTES[t](HOME, a) for a in answers] for t in (taste, other))
+        orders = [(a > b) != (c > d) for (a, b), (c, d) in zip(itertools.pairwise(one), itertools.pairwise(two))]
+        assert sum(orders) > 0.02 * len(orders)
+
+
+def test_any_function_is_a_taste():
+    def short(prompt, answer):
+        return -len(answer.split())
+
+    annotator = Annotator(short, noise=0, temperature=0.01)
+    assert annotator.name == "simulated:short"
+    assert annotator.choose(HOME, "A house.", RIGHT) == "left"
