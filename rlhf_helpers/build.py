@@ -6,6 +6,7 @@ what it scores on held-out prompts; a test checks the shipped files against them
 """
 
 import argparse
+import re
 import statistics
 import time
 from pathlib import Path
@@ -19,24 +20,30 @@ from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
 from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 4_000, 4_000
-PRETRAINING = {"steps": 500, "lr": 3e-3, "batch_size": 32, "length": 96}
-FINE_TUNING = {"steps": 300, "lr": 1e-3, "batch_size": 48}
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 8_000, 4_000
+PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
+FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 5e-4}
 PPO = ppo.Settings()
 
 
 # ---------------------------------------------------------------- measuring
 
+def in_format(response):
+    """Whether an answer is made of whole sentences only."""
+    return bool(re.fullmatch(r"([A-Z][^.!?]*[.!?] ?)+", response))
+
+
 def quality(prompts, responses):
-    """Gold statistics of answers: what share is right, well-formed, polite, rude; mean words and gold score."""
+    """What share of the answers is right, wrong, in the format (whole sentences), broken (holds a sentence
+    that makes no sense in this world), polite, rude; mean words and gold score."""
     axes = [world.gold_axes(p, r) for p, r in zip(prompts, responses)]
 
     def share(test):
         return statistics.mean(float(test(a)) for a in axes)
 
     return {"right": share(lambda a: a["right"] == 1), "wrong": share(lambda a: a["right"] == -1),
-            "in_format": share(lambda a: a["broken"] == 0 and a["words"] > 0), "polite": share(lambda a: a["polite"]),
+            "in_format": statistics.mean(float(in_format(r)) for r in responses), "broken": share(lambda a: a["broken"]), "polite": share(lambda a: a["polite"]),
             "rude": share(lambda a: a["rude"]), "words": statistics.mean(a["words"] for a in axes),
             "gold": statistics.mean(world.gold_score(p, r) for p, r in zip(prompts, responses))}
 

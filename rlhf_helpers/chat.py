@@ -7,6 +7,7 @@ What is typed stays on this machine: prompts go to chat_prompts.jsonl beside the
 import json
 import time
 import uuid
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,23 +28,26 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
     for _ in range(max_new_tokens):
         out = model(inputs, past_key_values=cache, use_cache=True)
         logits, cache = out.logits[:, -1].float(), out.past_key_values
-        greedy = temperature == 0
-        inputs = logits.argmax(-1, keepdim=True) if greedy else draw(adjust(logits, temperature, 0, top_p), generator)
+        if temperature == 0:
+            inputs = logits.argmax(-1, keepdim=True)
+        else:
+            inputs = draw(adjust(logits, temperature, 0, top_p), generator)
         if inputs.item() in eos:
             return
         said.append(inputs.item())
-        yield tokenizer.decode(said, skip_special_tokens=True).strip().rstrip("\ufffd")  # half a character waits
+        text = tokenizer.decode(said, skip_special_tokens=True)
+        yield text.strip().rstrip("\ufffd")  # half a character waits for its rest
 
 
 class Chat:
     """Talk to `model`; every `every`-th turn compares two answers (0: never) and logs the choice to `path`.
 
-    `ask(text)` and `prefer("a" or "b")` work without a front end and raise WorkbookError in one clear sentence;
-    `show()` puts a widget on top, which says that sentence and keeps every error in `errors`.
+    `ask(text)` and `prefer("a" or "b")` work without a front end and raise WorkbookError in one sentence;
+    `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
     """
 
-    def __init__(self, model, tokenizer, path, *, every=3, temperature=1.0, top_p=1.0, max_new_tokens=48, seed=0,
-                 annotator="you"):
+    def __init__(self, model, tokenizer, path, *, every=3, temperature=1.0, top_p=1.0, max_new_tokens=48,
+                 seed=0, annotator="you"):
         self.model, self.tokenizer, self.path = model, tokenizer, Path(path)
         self.every, self.max_new_tokens, self.annotator = every, max_new_tokens, annotator
         self.temperature, self.top_p = temperature, top_p
@@ -56,8 +60,6 @@ class Chat:
         """Where the prompts are kept: a file beside the feedback log."""
         return self.path.with_name("chat_prompts.jsonl")
 
-    # ------------------------------------------------------------ without a front end
-
     def check(self, text):
         """The token ids of a prompt; WorkbookError when it cannot be answered."""
         if not isinstance(text, str):
@@ -65,8 +67,8 @@ class Chat:
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character
         ids, limit = prompt_ids(self.tokenizer, text), context_length(self.model) - self.max_new_tokens
         if len(ids) > limit:
-            raise WorkbookError(f"That is too long: {len(ids)} tokens, and with room for an answer this model reads "
-                                f"{limit}. Ask something shorter.")
+            raise WorkbookError(f"That is too long: {len(ids)} tokens, and with room for an answer this model "
+                                f"reads {limit}. Ask something shorter.")
         if not 0 <= self.temperature <= 10 or not 0 < self.top_p <= 1:
             raise WorkbookError("The temperature must be between 0 and 10, and top-p above 0 and at most 1.")
         return ids
@@ -80,8 +82,9 @@ class Chat:
         self.pending, compare = None, self.every and (len(self.turns) + 1) % self.every == 0
 
         def say(so_far=""):
-            for so_far in stream(self.model, self.tokenizer, ids, temperature=self.temperature, top_p=self.top_p,
-                                 max_new_tokens=self.max_new_tokens, generator=self.generator):
+            for so_far in stream(self.model, self.tokenizer, ids, temperature=self.temperature,
+                                 top_p=self.top_p, max_new_tokens=self.max_new_tokens,
+                                 generator=self.generator):
                 on_token([*answers, so_far])
             return so_far
 
@@ -100,7 +103,7 @@ class Chat:
         return answers
 
     def prefer(self, choice):
-        """Log which answer of the latest turn was better, "a" (the first) or "b", or "tie"; returns the label."""
+        """Log which of the latest two answers was better: "a" (the first), "b" or "tie".  Returns the label."""
         if self.pending is None:
             raise WorkbookError("There is nothing to compare now. Ask on; some turns give two answers.")
         if choice not in ("a", "b", "tie"):
@@ -120,17 +123,14 @@ class Chat:
             with open(self.prompts_path, "ab") as f:
                 f.write(line.encode("utf-8", "backslashreplace"))
         except OSError as e:
-            raise WorkbookError(f"The prompt could not be kept in {self.prompts_path} ({e.strerror}).") from None
+            raise WorkbookError(f"The prompt cannot be kept in {self.prompts_path} ({e.strerror}).") from None
 
     def forget(self):
         """Delete the prompts kept on this machine, and the talk in memory.  Comparisons stay in the log."""
         self.prompts_path.unlink(missing_ok=True)
         self.turns, self.pending = [], None
 
-    # ------------------------------------------------------------ the widget
-
     def show(self):
-        """Display the chat."""
         from IPython.display import display
 
         if self.widget is None:
@@ -139,8 +139,6 @@ class Chat:
         display(self.widget)
 
     def _build(self):
-        import warnings
-
         import ipywidgets as W
 
         self.talk, self.status = W.HTML(), W.HTML()
@@ -189,17 +187,19 @@ class Chat:
     def _refresh(self, message="", wrong=False, now=None):
         """Show the talk; `now` is a turn that is still being said."""
         turns = self.turns[-8:] + ([now] if now else [])
-        self.talk.value = ('<div role="log" aria-live="polite" aria-label="Conversation" style="min-height:4em">'
+        self.talk.value = ('<div role="log" aria-live="polite" aria-label="Conversation">'
                            + "".join(turn_html(*t) for t in turns) + "</div>")
         self.choices.layout.display = "" if self.pending and not now else "none"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
-        self.status.value = f'<div role="{"alert" if wrong else "status"}" style="{mark}">{escape(message)}</div>'
+        role = "alert" if wrong else "status"
+        self.status.value = f'<div role="{role}" style="{mark}">{escape(message)}</div>'
 
 
 def turn_html(prompt, answers):
     """One turn as HTML in which everything typed or generated is text."""
     names = ["Model"] if len(answers) == 1 else ["A", "B"]
-    said = "".join(f'<div dir="auto" style="{TEXT};{BOX};margin:2px 0;flex:1 1 15em"><b>{name}</b> {escape(a)}</div>'
-                   for name, a in zip(names, answers))
+    box = f"{TEXT};{BOX};margin:2px 0;flex:1 1 15em"
+    said = "".join(f'<div dir="auto" style="{box}"><b>{name}</b> {escape(text)}</div>'
+                   for name, text in zip(names, answers))
     return (f'<div dir="auto" style="{TEXT};margin-top:8px"><b>You</b> {escape(prompt)}</div>'
             f'<div style="display:flex;flex-wrap:wrap;gap:8px">{said}</div>')

@@ -22,6 +22,8 @@ from .feedback import to_preferences, wilson
 from .files import WorkbookError
 from .models import encode_prompts
 
+PPOSettings = ppo.Settings
+
 
 @dataclass
 class Settings:
@@ -31,7 +33,7 @@ class Settings:
     epochs: int = 8  # passes of the reward model over them
     batch_size: int = 16
     lr: float = 5e-4  # of the reward model
-    ppo: ppo.Settings = field(default_factory=lambda: ppo.Settings(updates=30, batch_size=64, minibatches=2))
+    ppo: PPOSettings = field(default_factory=lambda: PPOSettings(updates=30, batch_size=64, minibatches=2))
 
 
 @dataclass
@@ -49,8 +51,8 @@ class Limits:
 # ---------------------------------------------------------------- blind comparison
 
 def verdict(wins, ties, losses):
-    """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95 % Wilson interval, and
-    "better", "worse" or "inconclusive" (the interval holds one half)."""
+    """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95 % Wilson interval,
+    and "better", "worse" or "inconclusive" (the interval holds one half)."""
     n = wins + ties + losses
     if n == 0:
         raise WorkbookError("There is no comparison to count. Compare at least one pair of answers.")
@@ -65,19 +67,22 @@ def blind_test(prompts, ours, theirs, annotator, seed=0):
 
     A coin decides per prompt which answer is on the left.  Two identical answers are a tie; nobody is asked.
     """
-    coin, counts = random.Random(f"{seed} sides"), {"win": 0, "tie": 0, "loss": 0}
+    coin = random.Random(f"{seed} sides")
+    counts = {"win": 0, "tie": 0, "loss": 0}
     for prompt, our, their in zip(prompts, ours, theirs, strict=True):
         left = coin.random() < 0.5
         if our == their:
             counts["tie"] += 1
             continue
-        choice = annotator.choose(prompt, *((our, their) if left else (their, our)))
-        counts["tie" if choice == "tie" else "win" if (choice == "left") == left else "loss"] += 1
+        shown = (our, their) if left else (their, our)
+        choice = annotator.choose(prompt, *shown)
+        won = (choice == "left") == left
+        counts["tie" if choice == "tie" else "win" if won else "loss"] += 1
     return verdict(counts["win"], counts["tie"], counts["loss"])
 
 
 def inverted(annotator):
-    """An annotator that always says the opposite: what a saboteur, or a swapped column, does to the labels."""
+    """An annotator that always says the opposite: what a saboteur, or a swapped column, does to labels."""
     return SimpleNamespace(name=f"{annotator.name}, inverted",
                            choose=lambda prompt, left, right: annotator.choose(prompt, right, left))
 
@@ -88,8 +93,8 @@ def inverted(annotator):
 def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0):
     """One sampled answer per prompt and what can be measured of it: (answers, kl, ended).
 
-    kl: mean over answers of log pi - log pi_anchor, summed over their tokens, in nats, an unbiased estimate of
-    KL(pi || pi_anchor) per answer; ended: the share of answers that ended by themselves.
+    kl: mean over answers of log pi - log pi_anchor, summed over their tokens, in nats, an unbiased
+    estimate of KL(pi || pi_anchor) per answer; ended: the share of answers that ended by themselves.
     """
     device, eos = next(model.parameters()).device, end_tokens(model, tokenizer)
     ids, mask = encode_prompts(tokenizer, prompts, device)
@@ -99,7 +104,8 @@ def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0)
     there, _ = ppo.PolicyWithValue(anchor)(ids, mask, start)
     gap = (logprobs - ppo.token_logprobs(there, tokens)) * answered
     ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & answered.bool()).any(-1)
-    return decode_responses(tokenizer, ids, mask, start), gap.sum(-1).mean().item(), ended.float().mean().item()
+    kl = gap.sum(-1).mean().item()
+    return decode_responses(tokenizer, ids, mask, start), kl, ended.float().mean().item()
 
 
 def words(answers):
@@ -115,9 +121,9 @@ def new_reward_model(model, seed=0):
     judge = AutoModelForSequenceClassification.from_config(config).to(next(model.parameters()).device)
     judge.base_model.load_state_dict(model.base_model.state_dict())
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(judge.score.weight.shape, generator=generator) * (judge.score.in_features + 1) ** -0.5
+    weight = torch.randn(judge.score.weight.shape, generator=generator)
     with torch.no_grad():
-        judge.score.weight.copy_(weight)
+        judge.score.weight.copy_(weight * (judge.score.in_features + 1) ** -0.5)
     return judge.eval()
 
 
@@ -127,51 +133,51 @@ def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None
 
     The model answers `prompts` twice, `labels_by` (default: `annotator`) compares, a new reward model learns
     from these labels and the `earlier` preference rows, PPO makes the candidate, and `annotator` judges it
-    blind against `model` on `judge_prompts`.  `labels`: label events to use instead, for instance a person's.
-    `anchor`: the model from which the drift is measured (default: `model`).  The report can be written as JSON;
-    report["rows"] are the new preference rows.
+    blind against `model` on `judge_prompts`.  `labels`: label events to use instead, such as a person's.
+    `anchor`: the model from which the drift is measured (default: `model`).  The report can be written as
+    JSON; report["rows"] are the new preference rows.
     """
     settings, began = settings or Settings(), time.time()
     if not prompts or not judge_prompts:
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
-        raise WorkbookError("Some prompts are used both to learn from and to judge; the test would not be fair.")
+        raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
     if labels is None:
-        labels_by = labels_by or annotator
-        labels = simulated_feedback(make_pairs(model, tokenizer, prompts, settings.labels, seed), labels_by, seed)
+        pairs = make_pairs(model, tokenizer, prompts, settings.labels, seed)
+        labels = simulated_feedback(pairs, labels_by or annotator, seed)
     rows, left_out = to_preferences(labels)
     judge = new_reward_model(model, seed)
-    learning = reward.train_reward_model(judge, tokenizer, [*earlier, *rows], epochs=settings.epochs, lr=settings.lr,
-                                         batch_size=settings.batch_size, seed=seed)
+    learning = reward.train_reward_model(judge, tokenizer, [*earlier, *rows], epochs=settings.epochs,
+                                         lr=settings.lr, batch_size=settings.batch_size, seed=seed)
+    longest = settings.ppo.max_new_tokens
     some = random.Random(seed).sample(list(prompts), min(256, len(prompts)))
-    start_answers, _, _ = sample_answers(model, model, tokenizer, some, settings.ppo.max_new_tokens, seed)
-    scores = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), some, start_answers)
+    start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
+    scores = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), some, start)
     candidate = copy.deepcopy(model)
-    history, health = ppo.train(candidate, tokenizer, scores, list(prompts), settings.ppo, seed, on_update, (judge,))
-    sampled = {}
-    for name, m in (("candidate", candidate), ("current", model)):
-        sampled[name] = sample_answers(m, anchor or model, tokenizer, judge_prompts, settings.ppo.max_new_tokens,
-                                       seed + (name == "current"))
-    ours, kl, ended = sampled["candidate"]
+    history, health = ppo.train(candidate, tokenizer, scores, list(prompts), settings.ppo, seed, on_update,
+                                (judge,))
+    ours, kl, ended = sample_answers(candidate, anchor or model, tokenizer, judge_prompts, longest, seed)
+    theirs, _, _ = sample_answers(model, model, tokenizer, judge_prompts, longest, seed + 1)
     return candidate, {
         "labels": len(labels), "labelled_by": sorted({x["annotator"] for x in labels}), "left_out": left_out,
         "rows": rows, "learned_from": len(rows) + len(earlier), "reward_accuracy": learning[-1]["accuracy"],
         "reward_start": history[0]["reward"], "reward_end": history[-1]["reward"], "health": health,
-        "judged_by": annotator.name, "blind": blind_test(judge_prompts, ours, sampled["current"][0], annotator, seed),
+        "judged_by": annotator.name, "blind": blind_test(judge_prompts, ours, theirs, annotator, seed),
         "kl": kl, "ended": ended, "empty": statistics.mean(not a for a in ours),
-        "distinct": len(set(ours)) / len(ours), "words": words(ours), "words_before": words(sampled["current"][0]),
+        "distinct": len(set(ours)) / len(ours), "words": words(ours), "words_before": words(theirs),
         "seconds": time.time() - began}
 
 
 def gate(report, limits=None):
     """Promote or roll back: (True or False, the reason in words)."""
     limits, blind = limits or Limits(), report["blind"]
-    won = (f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons (95 % interval {blind['low']:.0%} to "
-           f"{blind['high']:.0%})")
+    won = (f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons (95 % interval "
+           f"{blind['low']:.0%} to {blind['high']:.0%})")
     longer = report["words"] / max(report["words_before"], 1e-9)
     broken = [text for bad, text in (
         (blind["low"] <= limits.win_low, f"{won}, which must lie above {limits.win_low:.0%}"),
-        (not report["kl"] <= limits.kl, f"it is {report['kl']:.1f} nats from the anchor, more than {limits.kl:g}"),
+        (not report["kl"] <= limits.kl,
+         f"it is {report['kl']:.1f} nats from the anchor, more than {limits.kl:g}"),
         (report["ended"] < limits.ended, f"only {report['ended']:.0%} of its answers come to an end"),
         (report["empty"] > limits.empty, f"{report['empty']:.0%} of its answers are empty"),
         (longer > limits.longer, f"its answers are {longer:.1f} times as long"),
@@ -180,18 +186,19 @@ def gate(report, limits=None):
     return not broken, "; ".join(broken) if broken else won
 
 
-def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, settings=None, limits=None, seed=0, *,
-            labels_by=None, earlier=(), anchor=None, on_round=None):
+def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, settings=None, limits=None,
+            seed=0, *, labels_by=None, earlier=(), anchor=None, on_round=None):
     """Go round `rounds` times, each from the model that the gate last let through: (model, history).
 
-    Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds stay
-    in it.  `on_round(row, candidate, model)` is called after each, with the model that goes on.  Labels of
-    a refused round are not learned from again: the refusal may be their fault.
+    Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds
+    stay in it.  `on_round(row, candidate, model)` is called after each, with the model that goes on.  Labels
+    of a refused round are not learned from again: the refusal may be their fault.
     """
     anchor, earlier, history = anchor or model, list(earlier), []
     for n in range(1, rounds + 1):
-        candidate, report = one_round(model, tokenizer, prompts, judge_prompts, annotator, settings, seed + 100 * n,
-                                      labels_by=labels_by, earlier=earlier, anchor=anchor)
+        candidate, report = one_round(
+            model, tokenizer, prompts, judge_prompts, annotator, settings, seed + 100 * n,
+            labels_by=labels_by, earlier=earlier, anchor=anchor)
         promoted, reason = gate(report, limits)
         rows = report.pop("rows")
         if promoted:

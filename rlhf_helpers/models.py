@@ -9,10 +9,20 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config,
-                          GPT2LMHeadModel, PreTrainedTokenizerFast)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as hf_logging
 
 from .files import WorkbookError, replacing_folder, write_text
+
+hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
+hf_logging.disable_progress_bar()
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
@@ -94,7 +104,7 @@ def save_model(model, tokenizer, path, card):
         write_text(folder / "README.md", card)
 
 
-def new_tokenizer(texts, vocab_size=1024):
+def new_tokenizer(texts, vocab_size=1536):
     """A byte-level BPE tokenizer trained on `texts`: any text can be encoded."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

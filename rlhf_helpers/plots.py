@@ -32,7 +32,8 @@ def live_figure(figure):
 def draw_tokens(tokens, colours, width=76):
     """A figure of `tokens` (texts), each in a box of its colour, wrapped at `width` characters.
 
-    Spaces are shown as "·" and line breaks as "↵".  The figure is closed: return it or display it.
+    Spaces are shown as "·" and line breaks as "↵"; an empty token only begins a new line.  The figure is
+    closed: return it or display it.
     """
     column, line, places = 0, 0, []
     for token in tokens:
@@ -41,14 +42,14 @@ def draw_tokens(tokens, colours, width=76):
             column, line = 0, line + 1
         places.append((column, line, shown))
         column += len(shown)
-        if "\n" in token:
+        if "\n" in token or not token:
             column, line = 0, line + 1
-    lines = max(p[1] for p in places) + 1
+    lines = max(y for _, y, shown in places if shown) + 1
     figure = plt.figure(figsize=(width * 0.097, lines * 0.29 + 0.06), layout="none")
     ax = figure.add_axes([0, 0, 1, 1], xlim=(-0.5, width + 0.5), ylim=(lines + 0.1, -0.1))
     ax.axis("off")
     for (x, y, shown), colour in zip(places, colours):
-        ax.add_patch(plt.Rectangle((x + 0.06, y + 0.08), len(shown) - 0.12, 0.84, color=colour, alpha=0.35, lw=0))
+        ax.add_patch(plt.Rectangle((x + 0.06, y + 0.08), max(0, len(shown) - 0.12), 0.84, color=colour, alpha=0.35, lw=0))
         ax.text(x + len(shown) / 2, y + 0.5, shown, family="monospace", fontsize=11, ha="center", va="center",
                 parse_math=False)
     plt.close(figure)

@@ -98,8 +98,8 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
     """
     pairs, dropped = usable_pairs(tokenizer, rows, context_length(model))
     if not pairs:
-        raise WorkbookError("There is no pair to learn from: every comparison was a tie, skipped, or between two "
-                            "identical answers. Label more pairs in chapter 03.")
+        raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
+                            "chapter 03.")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     shuffler, device, history = random.Random(seed), next(model.parameters()).device, []
     steps = epochs * -(-len(pairs) // batch_size)

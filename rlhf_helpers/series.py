@@ -18,6 +18,8 @@ from pathlib import Path
 from . import annotators, files
 from .files import ROOT, WorkbookError
 
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
 # ---------------------------------------------------------------- one notebook
 
 def use_this_python():
@@ -115,6 +117,23 @@ def execute(path, folder, parameters=None, on_cell=lambda cell: None):
     return nb
 
 
+def refresh(path, executed):
+    """Give the notebook `path` the outputs of `executed`; its source and metadata stay as they are.
+
+    Widget views are left out, since without a kernel they show nothing but an error.
+    """
+    import nbformat
+
+    nb, done = nbformat.read(path, 4), {c.id: c for c in executed.cells}
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = done[cell.id].execution_count
+            cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
+            cell.metadata.pop("papermill", None)
+            cell.metadata.pop("execution", None)
+    files.write_text(path, nbformat.writes(nb) + "\n")
+
+
 # ---------------------------------------------------------------- the series
 
 def chapters(only=(), folder=ROOT / "notebooks"):
@@ -159,10 +178,10 @@ def table(rows):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def run(paths, runs, parameters=None):
+def run(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
-    Copies go to `runs`/series.  Raises WorkbookError at the first notebook that fails, after the
+    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.  Raises WorkbookError at the first notebook that fails, after the
     table of those that did not.
     """
     import nbformat
@@ -176,7 +195,9 @@ def run(paths, runs, parameters=None):
             for n, path in enumerate(paths, 1):
                 bar.set_description_str(f"{n}/{len(paths)} {path.stem}")
                 began, clock = time.time(), time.perf_counter()
-                execute(path, Path(runs) / "series", parameters, on_cell=lambda cell: bar.update())
+                nb = execute(path, Path(runs) / "series", parameters, on_cell=lambda cell: bar.update())
+                if outputs:
+                    refresh(path, nb)
                 rows.append((path.stem, time.perf_counter() - clock, key_result(runs, path.stem, began)))
                 bar.write(f"[{n}/{len(paths)}] {path.stem}: {rows[-1][1]:.1f} s")
         finally:
@@ -199,6 +220,7 @@ def main(arguments=None):
     parser.add_argument("--annotator", choices=["you", *annotators.TASTES],
                         help='who labels: "you" (your labels, if there are any), or a simulated taste')
     parser.add_argument("--runs-dir", type=Path, help="where everything is written (runs/)")
+    parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
     options = parser.parse_args(arguments)
     runs = (options.runs_dir or ROOT / "runs").expanduser().resolve()
     parameters = {"FAST": options.fast or None, "SEED": options.seed, "ANNOTATOR": options.annotator,
@@ -206,7 +228,7 @@ def main(arguments=None):
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)
     try:
-        run(chapters(options.only), runs, parameters)
+        run(chapters(options.only), runs, parameters, options.refresh)
     except WorkbookError as e:
         print(f"\n{e}", file=sys.stderr)
         return 1

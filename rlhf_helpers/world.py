@@ -307,6 +307,11 @@ def question_by_prompt():
     return {q.prompt: q for q in questions()}
 
 
+@lru_cache(maxsize=None)
+def train_questions():
+    return [q for q in questions() if q.split == "train"]
+
+
 def prompts(split):
     """Prompts of one split ("train" or "heldout"), in a fixed order."""
     return [q.prompt for q in questions() if q.split == split]
@@ -353,8 +358,8 @@ def core(q, rng, quality):
         facts = other_facts(q, rng)
         return facts[0] if facts and rng.random() < 0.6 else rng.choice(DODGES)
     value = q.value if quality == "right" else wrong_value(q, rng)
-    if rng.random() < 0.18:  # curt: the bare value
-        return value[0].upper() + value[1:] + "."
+    if rng.random() < 0.12:
+        return f"In short: {value}."
     other = q.entity if q.family == "size" and quality == "wrong" else q.other
     return statement(q.family, q.entity, value, other)
 
@@ -392,7 +397,7 @@ def answer(q, rng, right=0.6, wrong=0.22):
 def demonstrations(n, seed=0):
     """`n` (prompt, answer) pairs on train prompts, written by the careless crowd of `answer`."""
     rng = random.Random(seed)
-    pool = [q for q in questions() if q.split == "train"]
+    pool = train_questions()
     order = [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))]
     return [{"prompt": q.prompt, "response": answer(q, rng)} for q in order[:n]]
 
@@ -411,7 +416,7 @@ def _article_about(entity, rng):
 
 def document(rng):
     """One short text, without a trailing newline: an article, a list, a comparison or a talk."""
-    pool = [q for q in questions() if q.split == "train"]
+    pool = train_questions()
     kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.1, 0.13, 0.25))[0]
     if kind == "article":
         table = rng.choice((ANIMALS, FOODS, COUNTRIES, JOBS, TOOLS))
@@ -473,7 +478,7 @@ def _judge_sentence(q, s):
                 return "aside"
             return "right" if entity == q.entity else "wrong"
         return "right" if value in good else "wrong"
-    bare = re.sub(r"[.!?]+$", "", s).lower()
+    bare = re.sub(r"[.!?]+$", "", s.removeprefix("In short: ")).lower()
     values = {with_article(q.entity), with_article(q.other)} if q.family == "size" else set(
         FAMILIES[q.family].values.values())
     if bare in {v.lower() for v in values}:

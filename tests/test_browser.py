@@ -121,6 +121,8 @@ def browser():
 def page(lab, browser):
     url, token, _ = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(120_000)  # a busy machine is slow, not broken
+    playwright_api.expect.set_options(timeout=60_000)
     page.on("dialog", lambda d: d.dismiss())
     page.goto(f"{url}/lab?reset&token={token}", wait_until="domcontentloaded")
     page.wait_for_function("() => window.jupyterapp !== undefined")
@@ -167,7 +169,7 @@ def button(box, name):
     return box.get_by_role("button", name=name, exact=True)
 
 
-def wait_labels(path, n, timeout=10):
+def wait_labels(path, n, timeout=60):
     end = time.time() + timeout
     while time.time() < end:
         if path.exists():
@@ -180,7 +182,7 @@ def wait_labels(path, n, timeout=10):
 
 def wait_shown(box, n):
     """Wait until the browser shows that n are labelled, and then for the minimum time of the next pair."""
-    playwright_api.expect(box).to_contain_text(f"{n} of ", timeout=20_000)
+    playwright_api.expect(box).to_contain_text(f"{n} of ")
     box.page.wait_for_timeout(500)
 
 
@@ -379,4 +381,4 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
     run_all(page, "chapter.ipynb")  # nothing of the reader's is overwritten or asked again
     assert fb.read_events(log)[0][:len(events)] == events
     playwright_api.expect(panel(page).locator(".rlhf-labeller").last).to_contain_text("5 of ")
-    page.screenshot(path=screenshots / "chapter.png")
+    box.screenshot(path=screenshots / "chapter.png")

@@ -102,7 +102,8 @@ def test_masked_mean_and_whiten_against_numpy():
     inside = x[mask.bool()].numpy()
     assert ppo.masked_mean(x, mask).item() == pytest.approx(inside.mean(), abs=1e-12)
     white = ppo.whiten(x, mask)
-    np.testing.assert_allclose(white[mask.bool()], (inside - inside.mean()) / np.sqrt(inside.var() + 1e-8), atol=1e-12)
+    expected = (inside - inside.mean()) / np.sqrt(inside.var() + 1e-8)
+    np.testing.assert_allclose(white[mask.bool()], expected, atol=1e-12)
     assert (white[mask == 0] == 0).all()
     assert ppo.masked_mean(white, mask).item() == pytest.approx(0, abs=1e-12)
     assert ppo.masked_mean(white**2, mask).item() == pytest.approx(1, abs=1e-6)
@@ -120,7 +121,8 @@ def test_token_rewards_against_numpy():
         n = int(mask[i].sum())
         for t in range(n):
             expected[i, t] = -0.3 * (logprobs[i, t] - ref[i, t]) + (scores[i] if t == n - 1 else 0)
-    np.testing.assert_allclose(ppo.token_rewards(scores, logprobs, ref, mask, 0.3).numpy(), expected, atol=1e-12)
+    rewards = ppo.token_rewards(scores, logprobs, ref, mask, 0.3)
+    np.testing.assert_allclose(rewards.numpy(), expected, atol=1e-12)
 
 
 def test_without_kl_the_score_stands_on_the_last_real_token_alone():
@@ -150,7 +152,8 @@ def gae_by_loop(rewards, values, mask, gamma, lam):
     advantages = np.zeros(rewards.shape)
     for i in range(len(rewards)):
         n = int(mask[i].sum())
-        deltas = [rewards[i, t] + (gamma * values[i, t + 1] if t + 1 < n else 0) - values[i, t] for t in range(n)]
+        after = [*values[i, 1:n], 0]
+        deltas = [rewards[i, t] + gamma * after[t] - values[i, t] for t in range(n)]
         for t in range(n):
             advantages[i, t] = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
     return advantages
@@ -176,7 +179,8 @@ def test_gae_with_lambda_1_is_the_monte_carlo_return_minus_the_value():
 def test_gae_with_lambda_0_is_the_one_step_error():
     mask, rewards, values, *_ = ragged()
     after = torch.cat([values[:, 1:], torch.zeros(6, 1)], 1)
-    assert torch.allclose(ppo.gae(rewards, values, mask, 1.0, 0.0)[0], (rewards + after - values) * mask, atol=1e-12)
+    advantages, _ = ppo.gae(rewards, values, mask, 1.0, 0.0)
+    assert torch.allclose(advantages, (rewards + after - values) * mask, atol=1e-12)
 
 
 def test_gae_by_hand():
@@ -191,7 +195,8 @@ def test_returns_are_made_of_raw_advantages(tokenizer):
     _, _, batch = collected(tokenizer)
     whole = (batch["raw_advantages"] + batch["values"]) * batch["mask"]
     assert torch.allclose(batch["returns"], whole, atol=1e-6)
-    assert not torch.allclose(batch["returns"], (batch["advantages"] + batch["values"]) * batch["mask"], atol=0.1)
+    white = (batch["advantages"] + batch["values"]) * batch["mask"]
+    assert not torch.allclose(batch["returns"], white, atol=0.1)
     last = batch["mask"].sum(-1).long() - 1
     rows = torch.arange(len(last))
     assert torch.allclose(batch["returns"][rows, last], batch["rewards"][rows, last], atol=1e-5)
@@ -224,7 +229,8 @@ def test_policy_loss_against_numpy():
 ])
 def test_policy_loss_in_the_four_cases(advantage, ratio, is_clipped):
     new = torch.tensor([[np.log(ratio)]], requires_grad=True)
-    loss, _, active = ppo.policy_loss(new, torch.zeros(1, 1), torch.tensor([[advantage]]), torch.ones(1, 1), 0.2)
+    old, mask = torch.zeros(1, 1), torch.ones(1, 1)
+    loss, _, active = ppo.policy_loss(new, old, torch.tensor([[advantage]]), mask, 0.2)
     loss.backward()
     kept = min(max(ratio, 0.8), 1.2) if is_clipped else ratio
     assert loss.item() == pytest.approx(-advantage * kept, rel=1e-6)
@@ -270,8 +276,8 @@ def test_junk_in_the_pads_changes_no_piece(junk):
         advantages, returns = ppo.gae(r, v, mask)
         loss, ratio, active = ppo.policy_loss(n, o, with_junk(advantages, mask, fill), mask)
         loss.backward()
-        return [ppo.masked_mean(r, mask), ppo.whiten(r, mask), ppo.token_rewards(scores, n, o, mask, 0.1), advantages,
-                returns, loss, active, ratio * mask, n.grad,
+        return [ppo.masked_mean(r, mask), ppo.whiten(r, mask), ppo.token_rewards(scores, n, o, mask, 0.1),
+                advantages, returns, loss, active, ratio * mask, n.grad,
                 ppo.value_loss(v, o, with_junk(returns, mask, fill), mask)]
 
     for clean, dirty in zip(everything(0.0), everything(junk), strict=True):
@@ -283,7 +289,8 @@ def test_junk_in_the_pads_changes_no_update_and_no_metric(tokenizer):
     mask = batch["mask"]
     assert 0.2 < mask.mean() < 0.9, "this test needs answers of different lengths"
     dirty = dict(batch)
-    for k, name in enumerate(("logprobs", "ref_logprobs", "values", "returns", "advantages", "raw_advantages"), 1):
+    names = ("logprobs", "ref_logprobs", "values", "returns", "advantages", "raw_advantages")
+    for k, name in enumerate(names, 1):
         dirty[name] = with_junk(batch[name], mask, (-1) ** k * k * JUNK)
     noise = torch.randint(len(tokenizer), batch["ids"].shape, generator=torch.Generator().manual_seed(1))
     dirty["ids"] = torch.where(batch["full_mask"].bool(), batch["ids"], noise)
@@ -302,8 +309,9 @@ def test_junk_in_the_pads_changes_no_update_and_no_metric(tokenizer):
 @pytest.mark.parametrize("pads", [0, 1, 7])
 def test_left_pads_change_neither_logits_nor_values(tokenizer, pads):
     policy, _, _ = collected(tokenizer)
-    ids = torch.tensor([models.prompt_ids(tokenizer, PROMPTS[2]) + models.response_ids(tokenizer, "It is red.")])
-    start = len(models.prompt_ids(tokenizer, PROMPTS[2]))
+    asked = models.prompt_ids(tokenizer, PROMPTS[2])
+    ids = torch.tensor([asked + models.response_ids(tokenizer, "It is red.")])
+    start = len(asked)
     plain = policy(ids, torch.ones_like(ids), start)
     left = torch.full((8, pads), tokenizer.pad_token_id)
     padded = torch.cat([left, ids.expand(8, -1)], 1)
@@ -391,7 +399,8 @@ def test_a_pad_token_that_is_the_end_token_hides_no_end(tokenizer):
     twin.pad_token = twin.eos_token
     policy = ppo.PolicyWithValue(tiny(twin))
     policy.model.config.pad_token_id = twin.eos_token_id
-    batch = ppo.collect(policy, policy, twin, letters, PROMPTS * 4, settings(), torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = ppo.collect(policy, policy, twin, letters, PROMPTS * 4, settings(), generator)
     tokens = batch["ids"][:, batch["start"]:]
     last = batch["mask"].sum(-1).long() - 1
     at_last = tokens.gather(1, last[:, None])[:, 0]
@@ -430,9 +439,11 @@ def test_no_end_is_forced_on_an_answer(tokenizer):
 def test_the_first_update_starts_at_ratio_1_and_kl_0(tokenizer):
     model = tiny(tokenizer)
     seen = []
-    history, card = ppo.train(model, tokenizer, letters, PROMPTS, settings(), on_update=lambda r, b: seen.append(b))
+    history, card = ppo.train(model, tokenizer, letters, PROMPTS, settings(),
+                              on_update=lambda row, batch: seen.append(batch))
     assert history[0]["kl"] == 0.0 and torch.equal(seen[0]["logprobs"], seen[0]["ref_logprobs"])
-    assert history[1]["kl"] != 0.0
+    gap = (seen[1]["logprobs"] - seen[1]["ref_logprobs"]) * seen[1]["mask"]
+    assert history[1]["kl"] == pytest.approx(gap.sum(-1).mean().item()) and history[1]["kl"] != 0
     assert [h["first_clip_fraction"] for h in history] == [0.0, 0.0]
     assert max(h["first_ratio_off"] for h in history) < 1e-5
     assert (seen[0]["values"] == 0).all(), "the value head starts at zero"
@@ -462,7 +473,8 @@ def test_the_model_sees_no_dropout(tokenizer):
 def test_reference_and_reward_model_do_not_move(tokenizer, monkeypatch):
     made = []
     plain = ppo.PolicyWithValue.requires_grad_
-    monkeypatch.setattr(ppo.PolicyWithValue, "requires_grad_", lambda self, on=True: made.append(self) or plain(self, on))
+    monkeypatch.setattr(ppo.PolicyWithValue, "requires_grad_",
+                        lambda self, on=True: made.append(self) or plain(self, on))
     model, judge = tiny(tokenizer), tiny(tokenizer, seed=5)
     before, start = weights(judge), weights(model)
     ppo.train(model, tokenizer, letters, PROMPTS, settings(), frozen=(judge,))
@@ -532,6 +544,7 @@ def test_the_same_seed_gives_the_same_run(tokenizer):
     runs = []
     for seed in (3, 3, 4):
         model, texts = tiny(tokenizer), []
+        torch.manual_seed(len(runs))  # the global generator must not matter
         history, _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(), seed=seed,
                                on_update=lambda row, batch: texts.extend(batch["responses"]))
         runs.append((history, texts, weights(model)))
@@ -549,7 +562,7 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again(tokenizer):
 def test_a_reward_that_anybody_can_raise_rises(tokenizer):
     model = tiny(tokenizer)
     history, _ = ppo.train(model, tokenizer, letters, PROMPTS,
-                           settings(updates=9, batch_size=48, minibatches=2, lr=1e-2, beta=0.01))
+                           settings(updates=8, batch_size=32, minibatches=2, lr=1e-2, beta=0.01))
     first, last = history[0]["reward"], np.mean([h["reward"] for h in history[-2:]])
     assert last > first + 1.0, [round(h["reward"], 2) for h in history]
     assert history[-1]["kl"] > 0.1
@@ -559,8 +572,8 @@ def test_a_strong_kl_penalty_holds_the_policy_back(tokenizer):
     kls = []
     for beta in (0.0, 5.0):
         history, _ = ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS,
-                               settings(updates=6, batch_size=32, minibatches=2, lr=1e-2, beta=beta))
-        kls.append(np.mean([h["kl"] for h in history[-3:]]))
+                               settings(updates=5, minibatches=2, lr=1e-2, beta=beta))
+        kls.append(np.mean([h["kl"] for h in history[-2:]]))
     assert kls[1] < 0.5 * kls[0], kls
 
 
@@ -568,7 +581,8 @@ def test_normalized_reward_has_mean_0_and_variance_1_on_the_reference_answers():
     answers = ["e", "t e", "no", "tee", "teeth"]
     judge = ppo.normalized_reward(letters, PROMPTS[:5], answers)
     scores = judge(PROMPTS[:5], answers)
-    assert scores.mean().item() == pytest.approx(0, abs=1e-6) and scores.std().item() == pytest.approx(1, abs=1e-6)
+    assert scores.mean().item() == pytest.approx(0, abs=1e-6)
+    assert scores.std().item() == pytest.approx(1, abs=1e-6)
     gap = (judge(["?"], ["tttt"]) - judge(["?"], ["t"])).item()
     assert gap == pytest.approx(3 / letters([""] * 5, answers).std().item(), abs=1e-5)
 

@@ -5,8 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config,
-                          GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen2Config)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 
 from rlhf_helpers import models, reward
 from rlhf_helpers.files import WorkbookError
@@ -17,11 +25,12 @@ GOOD, BAD = ("It is red.", "It is blue, I think.", "Green."), ("Go away.", "Look
 
 def rows(n=100):
     """Preferences in which a friendly answer always beats a rude one."""
-    return [{"prompt": QUESTIONS[i % 40], "chosen": GOOD[i % 3], "rejected": BAD[i // 3 % 3]} for i in range(n)]
+    return [{"prompt": QUESTIONS[i % 40], "chosen": GOOD[i % 3], "rejected": BAD[i // 3 % 3]}
+            for i in range(n)]
 
 
 def tokenizer_with(padding="separate"):
-    """A byte-level tokenizer whose pad token is "separate", equal to "eos", or "missing" until models loads it."""
+    """A byte-level tokenizer whose pad token is "separate", equal to "eos", or "missing"."""
     tokenizer = models.new_tokenizer([*QUESTIONS, *GOOD, *BAD], vocab_size=300)
     if padding != "separate":
         tokenizer.pad_token = tokenizer.eos_token if padding == "eos" else None
@@ -32,7 +41,8 @@ def config(name, tokenizer, **more):
     """A configuration of 2 layers of width 32."""
     common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
               "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id} | more
-    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 96}
+    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "max_position_embeddings": 96}
     return {
         "gpt2": lambda: GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=96, **common),
         "llama": lambda: LlamaConfig(**usual, intermediate_size=64, num_key_value_heads=1, **common),
@@ -154,8 +164,8 @@ def test_identical_pairs_are_dropped_and_counted():
     same = {"prompt": QUESTIONS[0], "chosen": GOOD[0], "rejected": GOOD[0]}
     kept, dropped = reward.usable_pairs(tokenizer, [*rows(5), same, same], 96)
     assert (len(kept), dropped) == (5, 2)
-    assert kept == [tuple(reward.pair_ids(tokenizer, r["prompt"], r[side], 96) for side in ("chosen", "rejected"))
-                    for r in rows(5)]
+    assert kept == [tuple(reward.pair_ids(tokenizer, r["prompt"], r[side], 96)
+                          for side in ("chosen", "rejected")) for r in rows(5)]
 
 
 def test_an_answer_ends_with_exactly_one_end_token():
@@ -175,8 +185,8 @@ def test_no_prompt_is_on_both_sides_of_the_split(seed):
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows():
-    names = [{r["prompt"] for r in reward.split_by_prompt(some, 0.2, 3)[1]} for some in (rows(), rows()[::-1])]
-    assert names[0] == names[1]
+    forward, backward = (reward.split_by_prompt(some, 0.2, 3)[1] for some in (rows(), rows()[::-1]))
+    assert {r["prompt"] for r in forward} == {r["prompt"] for r in backward}
 
 
 # ---------------------------------------------------------------- training

@@ -1,0 +1,128 @@
+"""What ships in data/ is what the build makes, and scores what its cards say."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_helpers import build, world
+from rlhf_helpers.annotators import Annotator
+from rlhf_helpers.decoding import generate
+from rlhf_helpers.feedback import read_events, replay, to_preferences
+from rlhf_helpers.files import ROOT, read_jsonl
+from rlhf_helpers.models import load_model, load_reward_model
+
+DATA = ROOT / "data"
+STAGES = ("base", "finetuned", "reward", "policy")
+
+
+def metrics(stage):
+    return json.loads((DATA / "models" / stage / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Answers of the fine-tuned model and of the policy to the held-out prompts, as the build draws them."""
+    prompts, out = world.prompts("heldout"), {}
+    for stage in ("finetuned", "policy"):
+        model, tokenizer = load_model(DATA / "models" / stage)
+        out[stage] = generate(model, tokenizer, prompts, seed=0)
+        out[stage, "other seed"] = generate(model, tokenizer, prompts, seed=1)
+        out[stage, "greedy"] = generate(model, tokenizer, prompts, temperature=0)
+    return prompts, out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_standard_model_folder(stage):
+    folder = DATA / "models" / stage
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 8e6
+    assert not [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pkl")]
+    kind = AutoModelForSequenceClassification if stage == "reward" else AutoModelForCausalLM
+    model, tokenizer = kind.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 5e6
+    for text in ("Where does a camel live?", "¿Qué? \u4f60\u597d \U0001f42a\n\t"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_card_agrees_with_metrics(stage):
+    text = (DATA / "models" / stage / "README.md").read_text(encoding="utf-8")
+    stated = {name.replace(" ", "_"): float(value) for name, value in re.findall(r"\| ([a-z ]+) \| (-?[\d.]+) \|", text)}
+    known = {k: round(v, 3) for k, v in metrics(stage).items() if isinstance(v, float)}
+    assert stated == pytest.approx(known, abs=1e-9)
+
+
+def test_all_of_data_is_small():
+    assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 30e6
+
+
+def test_finetuned_model_scores_what_its_card_says(answers):
+    prompts, out = answers
+    sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
+    card = metrics("finetuned")
+    for name in ("right", "wrong", "in_format", "polite", "rude"):
+        assert sampled[name] == pytest.approx(card[name], abs=0.03), name
+    assert greedy["right"] == pytest.approx(card["right_greedy"], abs=0.03)
+
+
+def test_finetuned_model_is_worth_labelling(answers):
+    """In the format on 99 % of held-out prompts, of mixed quality, and more often right when greedy."""
+    prompts, out = answers
+    sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
+    assert sampled["in_format"] >= 0.99 and greedy["in_format"] >= 0.99
+    assert 0.4 <= sampled["right"] <= 0.8 and 0.1 <= sampled["rude"] <= 0.4
+    assert greedy["right"] >= sampled["right"] + 0.1
+
+
+def test_reward_model_scores_what_its_card_says():
+    model, tokenizer = load_reward_model(DATA / "models/reward")
+    finetuned, _ = load_model(DATA / "models/finetuned")
+    pairs = build.make_pairs(finetuned, tokenizer, world.prompts("heldout"), 1000, 7)
+    annotator = Annotator("helpful", seed=7)
+    events = build.simulated_feedback(pairs, annotator, 7)
+    now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
+    for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
+        assert now[name] == pytest.approx(card[name], abs=0.02), name
+    assert now["accuracy"] >= now["noise_ceiling"] - 0.03
+    assert now["gold_order_clear_pairs"] >= 0.92
+
+
+def test_policy_scores_what_its_card_says(answers):
+    prompts, out = answers
+    win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
+    assert win == pytest.approx(metrics("policy")["gold_win_rate"], abs=0.03)
+    assert win >= 0.9
+    assert build.quality(prompts, out["policy"])["right"] == pytest.approx(metrics("policy")["right"], abs=0.03)
+
+
+def test_text_files_are_those_of_the_generator():
+    assert read_jsonl(DATA / "demonstrations.jsonl") == world.demonstrations(build.DEMONSTRATIONS, 0)
+    documents = (DATA / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    assert documents[:200] == world.corpus(200, 0) and len(documents) == build.CORPUS_DOCUMENTS
+    assert {r["prompt"] for r in read_jsonl(DATA / "prompts.jsonl")} == {q.prompt for q in world.questions()}
+
+
+def test_shipped_feedback_is_simulated_and_usable():
+    labels = replay(read_events(DATA / "feedback.jsonl")[0])
+    pairs = read_jsonl(DATA / "pairs.jsonl", ("pair_id", "prompt", "response_a", "response_b"))
+    assert {x["annotator"] for x in labels} == {"simulated:helpful"}
+    assert len(labels) == len(pairs) == build.PAIRS
+    held_out = set(world.prompts("heldout"))
+    assert not [p for p in pairs if p["prompt"] in held_out or p["response_a"] == p["response_b"]]
+    assert len(to_preferences(labels)[0]) > 0.95 * len(labels)
+
+
+def test_build_is_deterministic(tmp_path, monkeypatch):
+    """Two small builds from one seed give the same weights, bit for bit."""
+    monkeypatch.setattr(build, "CORPUS_DOCUMENTS", 60)
+    monkeypatch.setattr(build, "DEMONSTRATIONS", 40)
+    monkeypatch.setattr(build, "PRETRAINING", {"steps": 2, "lr": 1e-3, "batch_size": 4, "length": 32})
+    monkeypatch.setattr(build, "FINE_TUNING", {"steps": 2, "lr": 1e-3, "batch_size": 4})
+    monkeypatch.setattr(build, "generate", lambda model, tokenizer, prompts, **options: ["Yes."] * len(prompts))
+    for folder in ("one", "two"):
+        for stage in ("world", "base", "finetuned"):
+            getattr(build, f"build_{stage}")(tmp_path / folder, 3)
+    one, two = (load_model(tmp_path / f / "models/finetuned")[0].state_dict() for f in ("one", "two"))
+    assert all(torch.equal(one[k], two[k]) for k in one)

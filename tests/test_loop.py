@@ -1,0 +1,296 @@
+"""The closed loop and the chat, on a tiny model that says one of a few things to everybody."""
+
+import copy
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from rlhf_helpers import feedback, lm, loop, models, ppo, world
+from rlhf_helpers.annotators import Annotator
+from rlhf_helpers.chat import Chat, turn_html
+from rlhf_helpers.files import WorkbookError
+
+SAYINGS = ("Yes.", "No, no, no, not now.", "Hello! Yes.", "Perhaps another day, who can say.")
+PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell", "hide")
+           for b in ("box", "door", "cake", "book", "lamp", "coat")]
+TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
+SETTINGS = loop.Settings(labels=48, epochs=8, lr=3e-3,
+                         ppo=ppo.Settings(updates=12, batch_size=48, minibatches=2, lr=3e-3, max_new_tokens=16))
+
+
+def short(prompt, answer):
+    return -float(len(answer.split()))
+
+
+def greets(prompt, answer):
+    return float(answer.startswith("Hello"))
+
+
+def annotator(taste=short, seed=0):
+    return Annotator(taste, noise=0.1, temperature=0.1, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(model, tokenizer): a GPT-2 that gives each prompt one of SAYINGS, about as often."""
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    tokenizer = models.new_tokenizer(PROMPTS + list(SAYINGS) * 5, vocab_size=330)
+    model = models.new_model(tokenizer, layers=1, width=48, heads=2, context=64)
+    rows = [{"prompt": p, "response": rng.choice(SAYINGS)} for p in TRAIN * 20]
+    lm.fit(model, lm.demonstration_batches(tokenizer, rows, 48), 120, 5e-3)
+    return model, tokenizer
+
+
+@pytest.fixture
+def no_gold(monkeypatch):
+    """Any look at the gold judge is an error."""
+    def caught(*arguments):
+        raise AssertionError("the gold judge was asked")
+
+    for name in ("gold_score", "gold_axes"):
+        monkeypatch.setattr(world, name, caught)
+        monkeypatch.setattr(f"rlhf_helpers.annotators.{name}", caught)
+
+
+# ---------------------------------------------------------------- the loop
+
+@pytest.mark.parametrize("taste", [short, greets])
+def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
+    """To try a taste of your own, write it as a function and add it to the list."""
+    model, tokenizer = tiny
+    before = copy.deepcopy(model.state_dict())
+    candidate, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(taste), SETTINGS)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the current model changed"
+    assert any(not torch.equal(v, before[k]) for k, v in candidate.state_dict().items())
+    assert report["labels"] == 48 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
+    assert report["reward_end"] > report["reward_start"]
+    assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
+    promoted, reason = loop.gate(report, loop.Limits(distinct=0))
+    assert promoted and "wins" in reason
+    json.dumps(report)
+
+
+def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
+    model, tokenizer = tiny
+    honest = annotator()
+    _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, honest, SETTINGS, labels_by=loop.inverted(honest))
+    assert report["labelled_by"] == ["simulated:short, inverted"] and report["judged_by"] == "simulated:short"
+    assert report["reward_end"] > report["reward_start"], "by its own reward the poisoned round went well"
+    assert report["blind"]["verdict"] == "worse"
+    promoted, reason = loop.gate(report, loop.Limits(distinct=0))
+    assert not promoted and "must lie above 50%" in reason
+
+
+def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
+    model, tokenizer = tiny
+    honest, seen = annotator(), []
+    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS,
+                                 labels_by=loop.inverted(honest), on_round=lambda *a: seen.append(a))
+    assert last is model
+    assert [(r["round"], r["promoted"]) for r in history] == [(1, False), (2, False)]
+    assert all(r["reason"] and r["blind"]["n"] == len(HELD_OUT) for r in history)
+    assert [row for row, _, _ in seen] == history and all(current is model for _, _, current in seen)
+    json.dumps(history)
+    nothing = loop.Limits(win_low=0, distinct=0, kl=math.inf)
+    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS,
+                                 limits=nothing)
+    assert last is not model and [r["promoted"] for r in history] == [True, True]
+    assert history[1]["learned_from"] > history[0]["learned_from"], "labels of promoted rounds add up"
+
+
+def test_the_same_seed_gives_the_same_round(tiny):
+    model, tokenizer = tiny
+    few = loop.Settings(labels=16, epochs=1, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
+    reports = [loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, seed=s)[1] for s in (1, 1, 2)]
+    for r in reports:
+        r.pop("seconds")
+    assert reports[0] == reports[1] != reports[2]
+
+
+def test_labels_of_a_person_can_be_used(tiny):
+    model, tokenizer = tiny
+    pair = {"pair_id": "1", "prompt": TRAIN[0], "response_a": "Yes.", "response_b": "No, no, no, not now."}
+    labels = [feedback.label_event({**pair, "pair_id": str(i)}, "a", "a", "you") for i in range(8)]
+    few = loop.Settings(epochs=1, ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
+    _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, labels=labels)
+    assert report["labelled_by"] == ["you"] and len(report["rows"]) == 8
+
+
+def test_what_a_round_cannot_use_is_said(tiny):
+    model, tokenizer = tiny
+    for prompts, judge, words in (([], HELD_OUT, "needs prompts"), (TRAIN, [], "needs prompts"),
+                                  (TRAIN, TRAIN, "not be fair")):
+        with pytest.raises(WorkbookError, match=words):
+            loop.one_round(model, tokenizer, prompts, judge, annotator(), SETTINGS)
+    ties = Annotator(lambda p, a: 0.0, tie_width=1.0)
+    with pytest.raises(WorkbookError, match="no pair to learn from"):
+        loop.one_round(model, tokenizer, TRAIN, HELD_OUT, ties, SETTINGS)
+
+
+# ---------------------------------------------------------------- the gate, by hand
+
+GOOD = {"blind": loop.verdict(70, 10, 20), "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9, "words": 9.0,
+        "words_before": 10.0}
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"blind": loop.verdict(52, 0, 48)}, "must lie above"),
+    ({"blind": loop.verdict(20, 10, 70)}, "must lie above"),
+    ({"kl": 99.0}, "nats"), ({"kl": math.nan}, "nats"), ({"ended": 0.5}, "come to an end"),
+    ({"empty": 0.3}, "empty"), ({"words": 60.0}, "6.0 times as long"), ({"distinct": 0.01}, "same thing"),
+])
+def test_each_limit_of_the_gate(change, words):
+    assert loop.gate(GOOD) == (True, "it wins 75% of 100 blind comparisons (95 % interval 66% to 82%)")
+    promoted, reason = loop.gate({**GOOD, **change})
+    assert not promoted and words in reason
+
+
+# ---------------------------------------------------------------- the blind test
+
+def test_verdict_words():
+    assert loop.verdict(9, 0, 1)["verdict"] == "better"
+    assert loop.verdict(1, 0, 9)["verdict"] == "worse"
+    assert loop.verdict(6, 0, 4)["verdict"] == "inconclusive"
+    assert loop.verdict(0, 50, 0) == {"n": 50, "wins": 0, "ties": 50, "losses": 0, "win_rate": 0.5,
+                                      **dict(zip(("low", "high"), feedback.wilson(25, 50))),
+                                      "verdict": "inconclusive"}
+    with pytest.raises(WorkbookError, match="no comparison"):
+        loop.verdict(0, 0, 0)
+
+
+def test_blind_test_is_fair():
+    """Sides are shuffled, so somebody who always takes the left one finds no winner."""
+    class Left:
+        name = "left"
+        asked = []
+
+        def choose(self, prompt, left, right):
+            self.asked.append(left)
+            return "left"
+
+    n = 400
+    result = loop.blind_test([f"{i}?" for i in range(n)], ["ours"] * n, ["theirs"] * n, Left(), seed=1)
+    assert result["verdict"] == "inconclusive" and 0.4 < result["win_rate"] < 0.6
+    assert Left.asked.count("ours") == result["wins"] == n - result["losses"]
+    sharp = Annotator(short, noise=0, temperature=0.01)
+    a, b = ["Yes."] * 30, ["Yes, of course."] * 30
+    assert loop.blind_test(list(range(30)), a, b, sharp)["wins"] == 30
+    assert loop.blind_test(list(range(30)), b, a, sharp)["losses"] == 30
+    assert loop.blind_test(list(range(30)), a, a, sharp)["ties"] == 30
+    with pytest.raises(ValueError):
+        loop.blind_test(["one?"], a, b, sharp)
+
+
+def test_kl_of_a_model_to_itself_is_zero(tiny):
+    model, tokenizer = tiny
+    answers, kl, ended = loop.sample_answers(model, model, tokenizer, HELD_OUT, 16)
+    assert abs(kl) < 1e-3 and len(answers) == len(HELD_OUT) and 0 <= ended <= 1
+
+
+# ---------------------------------------------------------------- the chat
+
+@pytest.fixture
+def chat(tiny, tmp_path):
+    return Chat(*tiny, tmp_path / "feedback.jsonl", every=2, max_new_tokens=16)
+
+
+def test_every_second_turn_is_a_comparison_and_is_logged(chat):
+    assert len(chat.ask(TRAIN[0])) == 1
+    with pytest.raises(WorkbookError, match="nothing to compare"):
+        chat.prefer("a")
+    a, b = chat.ask(TRAIN[1])
+    assert a != b
+    with pytest.raises(WorkbookError, match="is not"):
+        chat.prefer("left")
+    chat.prefer("b")
+    events, warnings = feedback.read_events(chat.path)
+    assert not warnings and len(events) == 1
+    event = events[0]
+    assert (event["annotator"], event["choice"], event["prompt"]) == ("you", "b", TRAIN[1])
+    assert (event["response_a"], event["response_b"]) == (a, b) and event["seconds"] >= 0
+    assert feedback.to_preferences(events)[0][0]["chosen"] == b
+    kept = [json.loads(line)["prompt"] for line in chat.prompts_path.read_text().splitlines()]
+    assert kept == TRAIN[:2]
+    chat.forget()
+    assert not chat.prompts_path.exists() and chat.path.exists() and chat.turns == []
+
+
+@pytest.mark.parametrize("text", ["Hello", "你好，世界", "مرحبا", "🙂🙃", "a\x00b", "\ud800", "<|endoftext|>", "<|user|>",
+                                  "<script>x</script>", "line\nbreak", "$5 and $6", "x" * 30])
+def test_any_script_gets_an_answer(chat, text):
+    assert isinstance(chat.ask(text)[0], str)
+    json.loads(chat.prompts_path.read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize("text, words", [("", "empty"), ("  \n", "empty"), ("what " * 200, "too long"), (None, "text"),
+                                         (7, "text")])
+def test_bad_input_gets_a_sentence(chat, text, words):
+    with pytest.raises(WorkbookError, match=words) as error:
+        chat.ask(text)
+    assert "\n" not in str(error.value) and chat.turns == [] and not chat.prompts_path.exists()
+
+
+def test_temperature_zero_is_greedy_and_seeds_repeat(tiny, tmp_path):
+    def talk(**options):
+        chat = Chat(*tiny, tmp_path / "f.jsonl", every=0, max_new_tokens=16, **options)
+        return [chat.ask(p)[0] for p in TRAIN]
+
+    assert talk(temperature=0.0, seed=0) == talk(temperature=0.0, seed=1)
+    assert talk(seed=0) == talk(seed=0) != talk(seed=1)
+    with pytest.raises(WorkbookError, match="temperature"):
+        talk(temperature=-1.0)
+
+
+def test_streamed_text_grows_to_the_answer(chat):
+    seen = []
+    answer = chat.ask(TRAIN[0], lambda answers: seen.append(answers[-1]))
+    assert seen[-1] == answer[0] and all(b.startswith(a) for a, b in zip(seen, seen[1:]))
+
+
+def click(chat, button):
+    chat.ready_at = 0.0  # as if a moment had passed
+    button.click()
+
+
+def test_the_widget_says_what_is_wrong_and_goes_on(chat, monkeypatch):
+    chat._build()
+    chat._refresh()
+    click(chat, chat.send)
+    assert "empty" in chat.status.value and 'role="alert"' in chat.status.value and len(chat.errors) == 1
+    chat.box.value = TRAIN[0]
+    click(chat, chat.send)
+    assert chat.box.value == "" and chat.turns[0][1][0] in chat.talk.value.replace("&#x27;", "'")
+    assert chat.choices.layout.display == "none"
+    chat.box.value = TRAIN[1]
+    click(chat, chat.send)
+    assert chat.choices.layout.display == "" and "better" in chat.status.value
+    click(chat, chat.buttons["a"])
+    assert "Saved" in chat.status.value and chat.labels[0]["choice"] == "a"
+    click(chat, chat.buttons["a"])
+    assert "nothing to compare" in chat.status.value
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the model broke")
+
+    monkeypatch.setattr("rlhf_helpers.chat.stream", fail)
+    chat.box.value = TRAIN[2]
+    click(chat, chat.send)
+    assert "the model broke" in chat.status.value and chat.box.value == TRAIN[2] and len(chat.errors) == 3
+
+
+def test_clicks_that_piled_up_are_dropped(chat):
+    chat._build()
+    chat.box.value = TRAIN[0]
+    click(chat, chat.send)
+    chat.send.click()
+    assert len(chat.turns) == 1 and chat.errors == []
+
+
+def test_what_is_typed_or_said_is_never_html():
+    nasty = '<img src=x onerror="alert(1)">'
+    for page in (turn_html(nasty, [nasty]), turn_html(nasty, [nasty, nasty])):
+        assert "<img" not in page and page.count("&lt;img") >= 2
