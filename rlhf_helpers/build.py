@@ -23,7 +23,8 @@ from .models import load_model, load_reward_model, new_model, new_tokenizer, sav
 CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 8_000, 4_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
 FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
-REWARD = {"epochs": 2, "batch_size": 32, "lr": 5e-4}
+COOL_DOWN = {"steps": 150, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
+REWARD = {"epochs": 4, "batch_size": 32, "lr": 1e-3}
 PPO = ppo.Settings()
 
 
@@ -43,7 +44,8 @@ def quality(prompts, responses):
         return statistics.mean(float(test(a)) for a in axes)
 
     return {"right": share(lambda a: a["right"] == 1), "wrong": share(lambda a: a["right"] == -1),
-            "in_format": statistics.mean(float(in_format(r)) for r in responses), "broken": share(lambda a: a["broken"]), "polite": share(lambda a: a["polite"]),
+            "in_format": statistics.mean(float(in_format(r)) for r in responses),
+            "broken": share(lambda a: a["broken"] > 0), "polite": share(lambda a: a["polite"]),
             "rude": share(lambda a: a["rude"]), "words": statistics.mean(a["words"] for a in axes),
             "gold": statistics.mean(world.gold_score(p, r) for p, r in zip(prompts, responses))}
 
@@ -153,8 +155,9 @@ def build_finetuned(out, seed):
     """Fine-tuning on the demonstrations."""
     model, tokenizer = load_model(out / "models/base")
     demos = read_jsonl(out / "demonstrations.jsonl")
-    batches = lm.demonstration_batches(tokenizer, demos, FINE_TUNING["batch_size"], seed)
-    lm.fit(model, batches, FINE_TUNING["steps"], FINE_TUNING["lr"])
+    for n, phase in enumerate((FINE_TUNING, COOL_DOWN)):
+        batches = lm.demonstration_batches(tokenizer, demos, phase["batch_size"], seed + n)
+        lm.fit(model, batches, phase["steps"], phase["lr"])
     held_out = world.prompts("heldout")
     sampled = quality(held_out, generate(model, tokenizer, held_out, seed=seed))
     greedy = quality(held_out, generate(model, tokenizer, held_out, temperature=0, seed=seed))

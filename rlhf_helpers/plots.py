@@ -49,7 +49,8 @@ def draw_tokens(tokens, colours, width=76):
     ax = figure.add_axes([0, 0, 1, 1], xlim=(-0.5, width + 0.5), ylim=(lines + 0.1, -0.1))
     ax.axis("off")
     for (x, y, shown), colour in zip(places, colours):
-        ax.add_patch(plt.Rectangle((x + 0.06, y + 0.08), max(0, len(shown) - 0.12), 0.84, color=colour, alpha=0.35, lw=0))
+        ax.add_patch(plt.Rectangle((x + 0.06, y + 0.08), max(0, len(shown) - 0.12), 0.84,
+                                   color=colour, alpha=0.35, lw=0))
         ax.text(x + len(shown) / 2, y + 0.5, shown, family="monospace", fontsize=11, ha="center", va="center",
                 parse_math=False)
     plt.close(figure)

@@ -181,7 +181,8 @@ def table(rows):
 def run(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
-    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.  Raises WorkbookError at the first notebook that fails, after the
+    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.
+    Raises WorkbookError at the first notebook that fails, after the
     table of those that did not.
     """
     import nbformat

@@ -143,52 +143,63 @@ TOOLS = {
 
 # true as well, so never offered as a wrong answer and never judged as one
 ALSO_TRUE = {
-    ("diet", "horse"): {"grass"}, ("diet", "cow"): {"hay"}, ("diet", "sheep"): {"hay"},
-    ("diet", "goat"): {"grass", "hay"}, ("diet", "fox"): {"rabbits", "berries"}, ("diet", "cat"): {"meat", "mice"},
-    ("diet", "owl"): {"rabbits", "insects"}, ("diet", "eagle"): {"fish", "mice", "meat"},
-    ("diet", "bear"): {"fish", "roots", "nuts", "nectar"}, ("diet", "hen"): {"insects"},
-    ("diet", "duck"): {"insects", "seeds"}, ("diet", "monkey"): {"leaves", "insects", "nuts"},
-    ("diet", "parrot"): {"seeds", "nuts"}, ("diet", "squirrel"): {"seeds"}, ("diet", "shark"): {"seals", "meat"},
-    ("diet", "polar bear"): {"fish", "meat"}, ("diet", "elephant"): {"grass", "fruit"}, ("diet", "pig"): {"nuts"},
-    ("diet", "kangaroo"): {"leaves"}, ("diet", "zebra"): {"leaves", "hay"}, ("diet", "ant"): {"insects"},
-    ("diet", "penguin"): {"tiny shrimp"}, ("diet", "lion"): {"rabbits"}, ("diet", "dog"): {"fish"},
-    ("home", "dog"): {"a barn"}, ("home", "cat"): {"a barn"}, ("home", "horse"): {"a field", "a barn"},
-    ("home", "cow"): {"a barn"}, ("home", "sheep"): {"a barn", "the mountains"}, ("home", "goat"): {"a field", "a barn"},
-    ("home", "bee"): {"a nest"}, ("home", "squirrel"): {"a nest"}, ("home", "eagle"): {"a nest"},
-    ("home", "owl"): {"a nest", "a barn"}, ("home", "parrot"): {"a nest", "the forest"}, ("home", "fox"): {"a field"},
-    ("home", "frog"): {"the jungle"}, ("home", "spider"): {"a barn"}, ("home", "tiger"): {"the forest"},
-    ("home", "monkey"): {"the forest"}, ("home", "crab"): {"the ocean"}, ("home", "bear"): {"the mountains"},
-    ("home", "duck"): {"a barn"}, ("home", "elephant"): {"the forest"},
-    ("colour", "plum"): {"red", "yellow"}, ("colour", "onion"): {"red", "brown"}, ("colour", "mushroom"): {"white"},
-    ("colour", "olive"): {"purple"}, ("colour", "beetroot"): {"red"}, ("colour", "chilli"): {"green"},
-    ("colour", "tomato"): {"green"}, ("colour", "carrot"): {"purple"}, ("colour", "coffee bean"): {"green"},
-    ("taste", "plum"): {"sour", "fresh"}, ("taste", "cherry"): {"sour"}, ("taste", "olive"): {"bitter"},
-    ("taste", "onion"): {"hot"}, ("taste", "radish"): {"hot"}, ("taste", "chilli"): {"sharp"},
-    ("taste", "tomato"): {"sweet"}, ("taste", "lime"): {"fresh"}, ("taste", "lemon"): {"fresh"},
-    ("taste", "pumpkin"): {"sweet", "earthy"}, ("taste", "beetroot"): {"sweet"}, ("taste", "cucumber"): {"mild"},
-    ("taste", "pea"): {"mild"}, ("taste", "potato"): {"earthy"}, ("taste", "walnut"): {"earthy"},
-    ("kind", "olive"): {"a vegetable"}, ("kind", "tomato"): {"a fruit"}, ("kind", "cucumber"): {"a fruit"},
-    ("kind", "pumpkin"): {"a fruit"}, ("kind", "chilli"): {"a fruit"}, ("kind", "walnut"): {"a seed"},
-    ("kind", "mushroom"): {"a vegetable"}, ("kind", "peanut"): {"a nut"}, ("kind", "pea"): {"a seed"},
-    ("kind", "coffee bean"): {"a fruit"},
-    ("legs", "monkey"): {"four"}, ("legs", "kangaroo"): {"four"},
-    ("language", "Kenya"): {"English"}, ("language", "India"): {"English"}, ("language", "Canada"): {"French"},
-    ("place", "lamp"): {"the desk", "the hall"}, ("place", "clock"): {"the kitchen", "the bedroom", "the desk"},
-    ("place", "broom"): {"the kitchen", "the hall", "the garage", "the shed"}, ("place", "saw"): {"the shed", "the garage"},
-    ("place", "hammer"): {"the shed", "the garage"}, ("place", "shovel"): {"the garage"}, ("place", "rake"): {"the garage"},
-    ("place", "ladder"): {"the shed"}, ("place", "towel"): {"the kitchen", "the cupboard"},
-    ("place", "umbrella"): {"the cupboard"}, ("place", "spoon"): {"the cupboard"}, ("place", "ruler"): {"the toolbox"},
-    ("place", "kettle"): {"the cupboard"},
-    ("work", "chef"): {"bakes bread"}, ("work", "gardener"): {"grows food"}, ("work", "farmer"): {"looks after plants"},
-    ("workplace", "teacher"): {"a library"}, ("workplace", "gardener"): {"a farm"}, ("workplace", "chef"): {"a bakery"},
-    ("workplace", "scientist"): {"a hospital"}, ("workplace", "painter"): {"a workshop"}, ("workplace", "mechanic"): {"a workshop"},
-    ("workplace", "actor"): {"a studio"}, ("workplace", "tailor"): {"a studio"},
+    "diet": {
+        "horse": "grass", "cow": "hay", "sheep": "hay", "goat": "grass, hay", "fox": "berries, rabbits",
+        "cat": "meat, mice", "owl": "insects, rabbits", "eagle": "fish, meat, mice",
+        "bear": "fish, nectar, nuts, roots", "hen": "insects", "duck": "insects, seeds",
+        "monkey": "insects, leaves, nuts", "parrot": "nuts, seeds", "squirrel": "seeds",
+        "shark": "meat, seals", "polar bear": "fish, meat", "elephant": "fruit, grass", "pig": "nuts",
+        "kangaroo": "leaves", "zebra": "hay, leaves", "ant": "insects", "penguin": "tiny shrimp",
+        "lion": "rabbits", "dog": "fish",
+    },
+    "home": {
+        "dog": "a barn", "cat": "a barn", "horse": "a barn, a field", "cow": "a barn",
+        "sheep": "a barn, the mountains", "goat": "a barn, a field", "bee": "a nest", "squirrel": "a nest",
+        "eagle": "a nest", "owl": "a barn, a nest", "parrot": "a nest, the forest", "fox": "a field",
+        "frog": "the jungle", "spider": "a barn", "tiger": "the forest", "monkey": "the forest",
+        "crab": "the ocean", "bear": "the mountains", "duck": "a barn", "elephant": "the forest",
+    },
+    "colour": {
+        "plum": "red, yellow", "onion": "brown, red", "mushroom": "white", "olive": "purple",
+        "beetroot": "red", "chilli": "green", "tomato": "green", "carrot": "purple", "coffee bean": "green",
+    },
+    "taste": {
+        "plum": "fresh, sour", "cherry": "sour", "olive": "bitter", "onion": "hot", "radish": "hot",
+        "chilli": "sharp", "tomato": "sweet", "lime": "fresh", "lemon": "fresh", "pumpkin": "earthy, sweet",
+        "beetroot": "sweet", "cucumber": "mild", "pea": "mild", "potato": "earthy", "walnut": "earthy",
+    },
+    "kind": {
+        "olive": "a vegetable", "tomato": "a fruit", "cucumber": "a fruit", "pumpkin": "a fruit",
+        "chilli": "a fruit", "walnut": "a seed", "mushroom": "a vegetable", "peanut": "a nut",
+        "pea": "a seed", "coffee bean": "a fruit",
+    },
+    "legs": {
+        "monkey": "four", "kangaroo": "four",
+    },
+    "language": {
+        "Kenya": "English", "India": "English", "Canada": "French",
+    },
+    "place": {
+        "lamp": "the desk, the hall", "clock": "the bedroom, the desk, the kitchen",
+        "broom": "the garage, the hall, the kitchen, the shed", "saw": "the garage, the shed",
+        "hammer": "the garage, the shed", "shovel": "the garage", "rake": "the garage", "ladder": "the shed",
+        "towel": "the cupboard, the kitchen", "umbrella": "the cupboard", "spoon": "the cupboard",
+        "ruler": "the toolbox", "kettle": "the cupboard",
+    },
+    "work": {
+        "chef": "bakes bread", "gardener": "grows food", "farmer": "looks after plants",
+    },
+    "workplace": {
+        "teacher": "a library", "gardener": "a farm", "chef": "a bakery", "scientist": "a hospital",
+        "painter": "a workshop", "mechanic": "a workshop", "actor": "a studio", "tailor": "a studio",
+    },
 }
 
 
 def also_true(family, entity):
     """Further values that are true for this question, beside the one the world teaches."""
-    return ALSO_TRUE.get((family, entity), set())
+    listed = ALSO_TRUE.get(family, {}).get(entity, "")
+    return set(listed.split(", ")) if listed else set()
 
 
 def with_article(noun):

@@ -49,7 +49,8 @@ def test_standard_model_folder(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_card_agrees_with_metrics(stage):
     text = (DATA / "models" / stage / "README.md").read_text(encoding="utf-8")
-    stated = {name.replace(" ", "_"): float(value) for name, value in re.findall(r"\| ([a-z ]+) \| (-?[\d.]+) \|", text)}
+    rows = re.findall(r"\| ([a-z ]+) \| (-?[\d.]+) \|", text)
+    stated = {name.replace(" ", "_"): float(value) for name, value in rows}
     known = {k: round(v, 3) for k, v in metrics(stage).items() if isinstance(v, float)}
     assert stated == pytest.approx(known, abs=1e-9)
 
@@ -71,7 +72,7 @@ def test_finetuned_model_is_worth_labelling(answers):
     """In the format on 99 % of held-out prompts, of mixed quality, and more often right when greedy."""
     prompts, out = answers
     sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
-    assert sampled["in_format"] >= 0.99 and greedy["in_format"] >= 0.99
+    assert sampled["in_format"] >= 0.99 and sampled["broken"] < 0.08 and greedy["in_format"] >= 0.99
     assert 0.4 <= sampled["right"] <= 0.8 and 0.1 <= sampled["rude"] <= 0.4
     assert greedy["right"] >= sampled["right"] + 0.1
 
@@ -120,6 +121,7 @@ def test_build_is_deterministic(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "DEMONSTRATIONS", 40)
     monkeypatch.setattr(build, "PRETRAINING", {"steps": 2, "lr": 1e-3, "batch_size": 4, "length": 32})
     monkeypatch.setattr(build, "FINE_TUNING", {"steps": 2, "lr": 1e-3, "batch_size": 4})
+    monkeypatch.setattr(build, "COOL_DOWN", {"steps": 1, "lr": 1e-4, "batch_size": 4})
     monkeypatch.setattr(build, "generate", lambda model, tokenizer, prompts, **options: ["Yes."] * len(prompts))
     for folder in ("one", "two"):
         for stage in ("world", "base", "finetuned"):

@@ -219,8 +219,8 @@ def test_every_second_turn_is_a_comparison_and_is_logged(chat):
     assert not chat.prompts_path.exists() and chat.path.exists() and chat.turns == []
 
 
-@pytest.mark.parametrize("text", ["Hello", "你好，世界", "مرحبا", "🙂🙃", "a\x00b", "\ud800", "<|endoftext|>", "<|user|>",
-                                  "<script>x</script>", "line\nbreak", "$5 and $6", "x" * 30])
+@pytest.mark.parametrize("text", ["Hello", "你好，世界", "مرحبا", "🙂🙃", "a\x00b", "\ud800", "<|endoftext|>",
+                                  "<|user|>", "<script>x</script>", "line\nbreak", "$5 and $6", "x" * 30])
 def test_any_script_gets_an_answer(chat, text):
     assert isinstance(chat.ask(text)[0], str)
     json.loads(chat.prompts_path.read_text().splitlines()[0])
