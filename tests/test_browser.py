@@ -22,12 +22,11 @@ from rlhf_helpers import feedback as fb
 from rlhf_helpers import files, world
 from rlhf_helpers.files import ROOT
 
-CHROMIUM = "/usr/bin/chromium"
 LAB = Path(sys.executable).parent / "jupyter-lab"
 pytestmark = pytest.mark.browser
 playwright_api = pytest.importorskip("playwright.sync_api")
-if not (os.path.exists(CHROMIUM) and LAB.exists()):
-    pytest.skip(f"needs {CHROMIUM} and jupyterlab", allow_module_level=True)
+if not LAB.exists():
+    pytest.skip("needs jupyterlab", allow_module_level=True)
 
 HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> costs $5 and $6\n'
            "שלום <b>bold?</b>")
@@ -108,9 +107,9 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(chromium):
     with playwright_api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=[
+        b = p.chromium.launch(executable_path=chromium, args=[
             "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--disable-background-networking", "--disable-component-update", "--no-first-run"])
         yield b
