@@ -24,8 +24,8 @@ CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 8_000, 4_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
 FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
 COOL_DOWN = {"steps": 150, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
-REWARD = {"epochs": 4, "batch_size": 32, "lr": 1e-3}
-PPO = ppo.Settings()
+REWARD = {"epochs": 2, "batch_size": 32, "lr": 5e-4}
+PPO = ppo.Settings(beta=0.3)
 
 
 # ---------------------------------------------------------------- measuring

@@ -10,7 +10,9 @@ import uuid
 import warnings
 from pathlib import Path
 
+import ipywidgets as W
 import torch
+from IPython.display import display
 
 from . import feedback
 from .decoding import adjust, draw, end_tokens
@@ -28,10 +30,8 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
     for _ in range(max_new_tokens):
         out = model(inputs, past_key_values=cache, use_cache=True)
         logits, cache = out.logits[:, -1].float(), out.past_key_values
-        if temperature == 0:
-            inputs = logits.argmax(-1, keepdim=True)
-        else:
-            inputs = draw(adjust(logits, temperature, 0, top_p), generator)
+        inputs = (logits.argmax(-1, keepdim=True) if temperature == 0
+                  else draw(adjust(logits, temperature, 0, top_p), generator))
         if inputs.item() in eos:
             return
         said.append(inputs.item())
@@ -67,7 +67,7 @@ class Chat:
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character
         ids, limit = prompt_ids(self.tokenizer, text), context_length(self.model) - self.max_new_tokens
         if len(ids) > limit:
-            raise WorkbookError(f"That is too long: {len(ids)} tokens, and with room for an answer this model "
+            raise WorkbookError(f"That is too long: {len(ids)} tokens, and with room for an answer it "
                                 f"reads {limit}. Ask something shorter.")
         if not 0 <= self.temperature <= 10 or not 0 < self.top_p <= 1:
             raise WorkbookError("The temperature must be between 0 and 10, and top-p above 0 and at most 1.")
@@ -103,7 +103,7 @@ class Chat:
         return answers
 
     def prefer(self, choice):
-        """Log which of the latest two answers was better: "a" (the first), "b" or "tie".  Returns the label."""
+        """Log which of the latest two answers was better: "a" (the first), "b" or "tie"."""
         if self.pending is None:
             raise WorkbookError("There is nothing to compare now. Ask on; some turns give two answers.")
         if choice not in ("a", "b", "tie"):
@@ -131,29 +131,24 @@ class Chat:
         self.turns, self.pending = [], None
 
     def show(self):
-        from IPython.display import display
-
         if self.widget is None:
             self._build()
         self._refresh("Type a question and press Enter or Send.")
         display(self.widget)
 
     def _build(self):
-        import ipywidgets as W
-
         self.talk, self.status = W.HTML(), W.HTML()
         self.box = W.Text(placeholder="Your question", layout=W.Layout(width="100%"))
         with warnings.catch_warnings():  # deprecated in 8, but the only way for Enter that both versions have
             warnings.simplefilter("ignore")
             self.box.on_submit(lambda _: self._click(self._send))
-        wide = W.Layout(width="auto", min_width="6.5em")
-        self.send = W.Button(description="Send", layout=wide)
+        self.send = W.Button(description="Send", layout=W.Layout(width="auto"))
         self.send.on_click(lambda _: self._click(self._send))
         self.dials = [W.FloatSlider(value=value, min=low, max=high, step=0.05, description=name)
                       for name, value, low, high in (("Temperature", self.temperature, 0, 2),
                                                      ("Top-p", self.top_p, 0.05, 1))]
-        self.buttons = {c: W.Button(description=w, layout=wide) for c, w in
-                        (("a", "A is better"), ("tie", "Tie"), ("b", "B is better"))}
+        self.buttons = {c: W.Button(description=w, layout=W.Layout(width="auto"))
+                        for c, w in (("a", "A is better"), ("tie", "Tie"), ("b", "B is better"))}
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self._click(self._prefer, choice))
         self.choices = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
@@ -184,8 +179,7 @@ class Chat:
         self.prefer(choice)
         self._refresh("Saved. Thank you.")
 
-    def _refresh(self, message="", wrong=False, now=None):
-        """Show the talk; `now` is a turn that is still being said."""
+    def _refresh(self, message="", wrong=False, now=None):  # now: a turn that is still being said
         turns = self.turns[-8:] + ([now] if now else [])
         self.talk.value = ('<div role="log" aria-live="polite" aria-label="Conversation">'
                            + "".join(turn_html(*t) for t in turns) + "</div>")
