@@ -69,8 +69,8 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     assert report["labels"] == 48 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
     assert report["reward_end"] > report["reward_start"]
     assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
-    promoted, reason = loop.gate(report, loop.Limits(distinct=0))
-    assert promoted and "wins" in reason
+    promoted, reason = loop.gate(report, loop.Limits(distinct=0, longer=100, win_low=0.4))
+    assert promoted and "wins" in reason, reason
     json.dumps(report)
 
 
