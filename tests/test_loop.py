@@ -14,11 +14,12 @@ from rlhf_helpers.chat import Chat, turn_html
 from rlhf_helpers.files import WorkbookError
 
 SAYINGS = ("Yes.", "No, no, no, not now.", "Hello! Yes.", "Perhaps another day, who can say.")
-PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell", "hide")
-           for b in ("box", "door", "cake", "book", "lamp", "coat")]
+PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell", "hide",
+                                           "paint", "move", "keep", "bend")
+           for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(labels=48, epochs=8, lr=3e-3,
-                         ppo=ppo.Settings(updates=12, batch_size=48, minibatches=2, lr=3e-3, max_new_tokens=16))
+SETTINGS = loop.Settings(labels=64, epochs=8, lr=3e-3,
+                         ppo=ppo.Settings(updates=16, batch_size=48, minibatches=2, lr=1.5e-3, max_new_tokens=16))
 
 
 def short(prompt, answer):
@@ -39,8 +40,8 @@ def tiny():
     torch.manual_seed(0)
     rng = random.Random(0)
     tokenizer = models.new_tokenizer(PROMPTS + list(SAYINGS) * 5, vocab_size=330)
-    model = models.new_model(tokenizer, layers=1, width=48, heads=2, context=64)
-    rows = [{"prompt": p, "response": rng.choice(SAYINGS)} for p in TRAIN * 20]
+    model = models.new_model(tokenizer, layers=1, width=48, heads=2, context=128)
+    rows = [{"prompt": p, "response": rng.choice(SAYINGS)} for p in TRAIN * 8]
     lm.fit(model, lm.demonstration_batches(tokenizer, rows, 48), 120, 5e-3)
     return model, tokenizer
 
@@ -66,7 +67,7 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     candidate, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(taste), SETTINGS)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the current model changed"
     assert any(not torch.equal(v, before[k]) for k, v in candidate.state_dict().items())
-    assert report["labels"] == 48 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
+    assert report["labels"] == 64 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
     assert report["reward_end"] > report["reward_start"]
     assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
     promoted, reason = loop.gate(report, loop.Limits(distinct=0, longer=100, win_low=0.4))
