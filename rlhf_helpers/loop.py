@@ -128,14 +128,14 @@ def new_reward_model(model, seed=0):
 
 
 def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None, seed=0, *, labels_by=None,
-              labels=None, earlier=(), anchor=None, on_update=None):
+              labels=None, earlier=(), reward_model=None, anchor=None, on_update=None):
     """One turn of the loop: (candidate, report).  `model` itself is not changed.
 
-    The model answers `prompts` twice, `labels_by` (default: `annotator`) compares, a new reward model learns
-    from these labels and the `earlier` preference rows, PPO makes the candidate, and `annotator` judges it
-    blind against `model` on `judge_prompts`.  `labels`: label events to use instead, such as a person's.
-    `anchor`: the model from which the drift is measured (default: `model`).  The report can be written as
-    JSON; report["rows"] are the new preference rows.
+    The model answers `prompts` twice, `labels_by` (default: `annotator`) compares, a copy of `reward_model`
+    (default: a new one) learns from these labels and the `earlier` preference rows, PPO makes the candidate,
+    and `annotator` judges it blind against `model` on `judge_prompts`.  `labels`: label events to use
+    instead, such as a person's.  `anchor`: the model from which the drift is measured (default: `model`).
+    The report can be written as JSON; report["rows"] are the new preference rows.
     """
     settings, began = settings or Settings(), time.time()
     if not prompts or not judge_prompts:
@@ -146,11 +146,11 @@ def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None
         pairs = make_pairs(model, tokenizer, prompts, settings.labels, seed)
         labels = simulated_feedback(pairs, labels_by or annotator, seed)
     rows, left_out = to_preferences(labels)
-    judge = new_reward_model(model, seed)
+    judge = copy.deepcopy(reward_model) if reward_model else new_reward_model(model, seed)
     learning = reward.train_reward_model(judge, tokenizer, [*earlier, *rows], epochs=settings.epochs,
                                          lr=settings.lr, batch_size=settings.batch_size, seed=seed)
     longest = settings.ppo.max_new_tokens
-    some = random.Random(seed).sample(list(prompts), min(256, len(prompts)))
+    some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
     scores = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), some, start)
     candidate = copy.deepcopy(model)
@@ -187,7 +187,7 @@ def gate(report, limits=None):
 
 
 def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, settings=None, limits=None,
-            seed=0, *, labels_by=None, earlier=(), anchor=None, on_round=None):
+            seed=0, *, labels_by=None, earlier=(), reward_model=None, anchor=None, on_round=None):
     """Go round `rounds` times, each from the model that the gate last let through: (model, history).
 
     Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds
@@ -198,7 +198,7 @@ def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, setti
     for n in range(1, rounds + 1):
         candidate, report = one_round(
             model, tokenizer, prompts, judge_prompts, annotator, settings, seed + 100 * n,
-            labels_by=labels_by, earlier=earlier, anchor=anchor)
+            labels_by=labels_by, earlier=earlier, reward_model=reward_model, anchor=anchor)
         promoted, reason = gate(report, limits)
         rows = report.pop("rows")
         if promoted:

@@ -61,6 +61,15 @@ def language_model(folder, name="gpt2", padding="separate", seed=0):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     return language_model(tmp_path_factory.mktemp("tiny"))
