@@ -70,7 +70,7 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     assert report["labels"] == 64 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
     assert report["reward_end"] > report["reward_start"]
     assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
-    promoted, reason = loop.gate(report, loop.Limits(distinct=0, longer=100, win_low=0.4))
+    promoted, reason = loop.gate(report, loop.Limits(distinct=0))
     assert promoted and "wins" in reason, reason
     json.dumps(report)
 
@@ -96,7 +96,7 @@ def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     assert all(r["reason"] and r["blind"]["n"] == len(HELD_OUT) for r in history)
     assert [row for row, _, _ in seen] == history and all(current is model for _, _, current in seen)
     json.dumps(history)
-    nothing = loop.Limits(win_low=0, distinct=0, kl=math.inf)
+    nothing = loop.Limits(win_low=-1, distinct=0, kl=math.inf, ended=0, empty=1, longer=math.inf)
     last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS,
                                  limits=nothing)
     assert last is not model and [r["promoted"] for r in history] == [True, True]
