@@ -18,7 +18,7 @@ from rlhf_helpers.files import ROOT, versions, write_json, write_text
 from rlhf_helpers.models import load_model, load_reward_model
 
 HERE = Path(__file__).resolve().parent
-CURVES = (("reward", "proxy reward (standard deviations)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
+CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
 
 
 def one_seed(seed):

@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and the series runner does what it says."""
 
+import json
 import os
 import re
 import shutil
@@ -247,3 +248,16 @@ def test_an_old_key_result_is_not_shown(tmp_path):
     assert series.key_result(tmp_path, "04_x", written) == "0.71"
     assert series.key_result(tmp_path, "04_x", written + 60) == ""
     assert series.key_result(tmp_path, "05_y", written) == ""
+
+
+def test_results_in_the_readme_are_those_measured():
+    """The table is the one in benchmarks/, and that is the one its numbers give."""
+    runs = json.loads((ROOT / "benchmarks/ppo_seeds.json").read_text(encoding="utf-8"))["runs"]
+    lines = (ROOT / "benchmarks/ppo_seeds.md").read_text(encoding="utf-8").splitlines()
+    assert all(line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() for line in lines)
+    names = ("gold_before", "gold_after", "right_before", "right_after", "win_rate", "kl")
+    for run, line in zip(runs, lines[2:7], strict=True):
+        assert [float(x) for x in line.strip("| ").split("|")[1:]] == [round(run[n], 3) for n in names]
+    means = [sum(r[n] for r in runs) / len(runs) for n in names]
+    assert [float(x) for x in lines[7].strip("| ").split("|")[1:]] == pytest.approx(means, abs=6e-4)
+    assert len(runs) == 5 and all(r["gold_after"] > r["gold_before"] + 0.5 and r["win_rate"] > 0.6 for r in runs)
