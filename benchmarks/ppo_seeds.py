@@ -12,10 +12,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from rlhf_helpers import build, plots, ppo, reward, world
-from rlhf_helpers.decoding import generate
+from rlhf_helpers import build, plots, world
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
-from rlhf_helpers.models import load_model, load_reward_model
 
 HERE = Path(__file__).resolve().parent
 CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
@@ -23,22 +21,13 @@ CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), 
 
 def one_seed(seed):
     """Train with one seed: a dict with gold before and after, win rate, KL, seconds and the history."""
-    models = ROOT / "data/models"
-    model, tokenizer = load_model(models / "finetuned")
-    judge, _ = load_reward_model(models / "reward")
-    asked, held_out = world.prompts("train"), world.prompts("heldout")
-    theirs = generate(model, tokenizer, held_out, seed=seed + 1)
-    score = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), asked,
-                                  generate(model, tokenizer, asked, seed=seed))
-
     def watch(row, batch):
         pairs = zip(batch["prompts"], batch["responses"], strict=True)
         row["gold"] = statistics.mean(world.gold_score(p, r) for p, r in pairs)
 
     began = time.time()
-    history, _ = ppo.train(model, tokenizer, score, asked, build.PPO, seed, watch, frozen=(judge,))
-    seconds = time.time() - began
-    ours = generate(model, tokenizer, held_out, seed=seed)
+    _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch)
+    seconds, held_out = time.time() - began, world.prompts("heldout")
     before, after = build.quality(held_out, theirs), build.quality(held_out, ours)
     return {"seed": seed, "gold_before": before["gold"], "gold_after": after["gold"], "right_before": before["right"],
             "right_after": after["right"], "win_rate": build.win_rate(held_out, ours, theirs),

@@ -189,24 +189,33 @@ def build_reward(out, seed):
          reward_quality(reward_model, tokenizer, pairs, events, annotator), seed)
 
 
-def build_policy(out, seed):
-    """The aligned policy."""
+def align(out, seed, on_update=None):
+    """PPO from the fine-tuned model against the reward model, both in the data folder `out`.
+
+    Returns (model, tokenizer, history, before, after); the last two are sampled answers to the held-out prompts.
+    """
     model, tokenizer = load_model(out / "models/finetuned")
     reward_model, _ = load_reward_model(out / "models/reward")
     asked, held_out = world.prompts("train"), world.prompts("heldout")
-    theirs = generate(model, tokenizer, held_out, seed=seed + 1)
+    before = generate(model, tokenizer, held_out, seed=seed + 1)
     judge = ppo.normalized_reward(lambda p, r: reward.score(reward_model, tokenizer, p, r), asked,
                                   generate(model, tokenizer, asked, seed=seed))
-    history, _ = ppo.train(model, tokenizer, judge, asked, PPO, seed, frozen=(reward_model,))
-    ours = generate(model, tokenizer, held_out, seed=seed)
+    history, _ = ppo.train(model, tokenizer, judge, asked, PPO, seed, on_update, frozen=(reward_model,))
+    return model, tokenizer, history, before, generate(model, tokenizer, held_out, seed=seed)
+
+
+def build_policy(out, seed):
+    """The aligned policy."""
+    model, tokenizer, history, before, after = align(out, seed)
+    held_out = world.prompts("heldout")
     ship(model, tokenizer, out / "models/policy", "Aligned policy", "The fine-tuned model after PPO against "
-         "`data/models/reward`.", {**quality(held_out, ours), "gold_win_rate": win_rate(held_out, ours, theirs),
+         "`data/models/reward`.", {**quality(held_out, after), "gold_win_rate": win_rate(held_out, after, before),
                                    "kl_nats": history[-1]["kl"]}, seed)
     write_json(out / "models/policy/history.json", history)
 
 
 def build(out, seed=0, start="world"):
-    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all."""
+    """Make the data folder at `out`, from stage `start` on; about twenty minutes (estimated) for all."""
     began = time.time()
     for stage in STAGES[STAGES.index(start):]:
         print(f"[{time.time() - began:4.0f} s] {stage}", flush=True)
