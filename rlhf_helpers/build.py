@@ -1,8 +1,8 @@
 """Rebuild everything in `data/` from a seed: `python -m rlhf_helpers.build`.
 
-World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> pairs -> simulated
-feedback -> reward model -> policy.  Each model folder gets a card (README.md) and a metrics.json with
-what it scores on held-out prompts; a test checks the shipped files against them.
+World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> start of the reward model
+(a quiz) -> pairs -> simulated feedback -> reward model -> policy.  Each model folder gets a card (README.md)
+and a metrics.json with what it scores on held-out prompts; a test checks the shipped files against them.
 """
 
 import argparse
@@ -20,12 +20,14 @@ from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
 from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS = 12_000, 8_000, 4_000
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 8_000, 1_000, 8_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
 FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
 COOL_DOWN = {"steps": 150, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
-REWARD = {"epochs": 2, "batch_size": 32, "lr": 5e-4}
-PPO = ppo.Settings(beta=0.3)
+QUIZ = (4_000, 12_000)  # rows without and with the crowd's words around them: the easy ones first
+QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3}
+REWARD = {"epochs": 1, "batch_size": 32, "lr": 5e-4}
+PPO = ppo.Settings(updates=80, beta=0.1)
 
 
 # ---------------------------------------------------------------- measuring
@@ -59,25 +61,26 @@ def win_rate(prompts, ours, theirs, taste=world.gold_score):
 def make_pairs(model, tokenizer, prompts, n, seed):
     """`n` pairs of different sampled answers, as even over the families as the prompts are.
 
-    Rows {"pair_id", "prompt", "response_a", "response_b"}; no (prompt, pair of answers) occurs twice.
+    Rows {"pair_id", "prompt", "response_a", "response_b"}; no (prompt, pair of answers) occurs twice.  Each
+    new answer to a prompt is compared with the one before it, so `n` pairs cost little more than `n` answers.
     """
-    generator = torch.Generator().manual_seed(seed)
-    families = {}
+    families, generator = {}, torch.Generator().manual_seed(seed)
     for i in torch.randperm(len(prompts), generator=generator).tolist():
         known = world.question_by_prompt().get(prompts[i])
         families.setdefault(known.family if known else "", []).append(prompts[i])
     longest = max(len(f) for f in families.values())
     order = [f[i % len(f)] for i in range(longest) for f in families.values()]
-    rows, seen, turn = [], set(), 0
-    while len(rows) < n and turn < 20:
-        asked = (order * (n // len(order) + 1))[:n]
-        both = generate(model, tokenizer, asked * 2, seed=seed + 1000 * turn)
-        for prompt, a, b in zip(asked, both[:n], both[n:]):
-            key = (prompt, *sorted((a, b)))
-            if a != b and key not in seen and len(rows) < n:
+    asked = (order * (n // len(order) + 1))[:n]
+    rows, seen, last = [], set(), {}
+    for turn in range(20):
+        for prompt, new in zip(asked, generate(model, tokenizer, asked, seed=seed + 1000 * turn)):
+            old = last.get(prompt, new)
+            last[prompt], key = new, (prompt, *sorted((old, new)))
+            if old != new and key not in seen and len(rows) < n:
                 seen.add(key)
-                rows.append({"pair_id": f"p{len(rows):05d}", "prompt": prompt, "response_a": a, "response_b": b})
-        turn += 1
+                rows.append({"pair_id": f"p{len(rows):05d}", "prompt": prompt, "response_a": old, "response_b": new})
+        if len(rows) == n:
+            break
     return rows
 
 
@@ -125,7 +128,7 @@ def ship(model, tokenizer, folder, title, what, metrics, seed):
     print(f"  {folder.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
 
 
-STAGES = ("world", "base", "finetuned", "feedback", "reward", "policy")
+STAGES = ("world", "base", "finetuned", "reward_start", "feedback", "reward", "policy")
 
 
 def build_world(out, seed):
@@ -166,26 +169,40 @@ def build_finetuned(out, seed):
          {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]}, seed)
 
 
+def build_reward_start(out, seed):
+    """The reward model before any feedback: the fine-tuned model, pre-trained on quiz rows (Askell et al. 2021)."""
+    _, tokenizer = load_model(out / "models/finetuned")
+    torch.manual_seed(seed)
+    model, _ = load_reward_model(out / "models/finetuned")
+    for dressed, n in enumerate(QUIZ):
+        reward.train_reward_model(model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed,
+                                  **QUIZ_TRAINING)
+    held_out = world.quiz(1000, seed + 7, split="heldout")
+    accuracy = reward.evaluate(model, tokenizer, held_out)["accuracy"]
+    ship(model, tokenizer, out / "models/reward_start", "Reward model before any feedback", "The fine-tuned model "
+         "with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`): it can tell a right "
+         "answer from a wrong one, and knows nothing of taste.", {"quiz_accuracy": accuracy}, seed)
+
+
 def build_feedback(out, seed):
-    """Pairs of sampled answers and simulated labels for them."""
+    """Pairs of sampled answers and simulated labels for them; the first pairs ship without labels too."""
     model, tokenizer = load_model(out / "models/finetuned")
-    pairs = make_pairs(model, tokenizer, world.prompts("train"), PAIRS, seed)
-    write_jsonl(out / "pairs.jsonl", pairs)
+    pairs = make_pairs(model, tokenizer, world.prompts("train"), LABELLED, seed)
+    write_jsonl(out / "pairs.jsonl", pairs[:PAIRS])
     write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
 
 
 def build_reward(out, seed):
     """The reward model."""
     model, tokenizer = load_model(out / "models/finetuned")
-    torch.manual_seed(seed)
-    reward_model, _ = load_reward_model(out / "models/finetuned")
+    reward_model = reward.soften(load_reward_model(out / "models/reward_start")[0])
     labels = replay(read_events(out / "feedback.jsonl")[0])
     reward.train_reward_model(reward_model, tokenizer, to_preferences(labels)[0], seed=seed, **REWARD)
     pairs = make_pairs(model, tokenizer, world.prompts("heldout"), 1000, seed + 7)
     annotator = Annotator("helpful", seed=seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
-    ship(reward_model, tokenizer, out / "models/reward", "Reward model", "The fine-tuned model with its last layer "
-         "changed to one number, trained on `data/feedback.jsonl`, which is simulated.",
+    ship(reward_model, tokenizer, out / "models/reward", "Reward model", "`data/models/reward_start`, trained on "
+         "`data/feedback.jsonl`, which is simulated.",
          reward_quality(reward_model, tokenizer, pairs, events, annotator), seed)
 
 

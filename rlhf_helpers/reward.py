@@ -74,7 +74,30 @@ def usable_pairs(tokenizer, rows, limit):
     return kept, len(pairs) - len(kept)
 
 
+def like_lengths(order, length, batch_size, generator):
+    """Cut `order` (shuffled indices) into batches of like length, so that little of a batch is padding.
+
+    Every 16 batches are sorted by `length(index)` among themselves, and the batches come in random order, so
+    which examples meet still varies from epoch to epoch.  The last batch of a group may be smaller.
+    """
+    window, batches = 16 * batch_size, []
+    for i in range(0, len(order), window):
+        some = sorted(order[i:i + window], key=length)
+        batches += [some[j:j + batch_size] for j in range(0, len(some), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
 # ---------------------------------------------------------------- training
+
+def soften(model, share=0.2):
+    """`model` with its score head shrunk to a `share`: the same order of answers, held with little confidence.
+
+    Its loss on new labels then starts near ln 2, and they can overrule it.
+    """
+    with torch.no_grad():
+        model.score.weight.mul_(share)
+    return model
+
 
 @torch.no_grad()
 def evaluate(model, tokenizer, rows):
@@ -101,13 +124,14 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
         raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
                             "chapter 03.")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    shuffler, device, history = random.Random(seed), next(model.parameters()).device, []
+    generator = torch.Generator().manual_seed(seed)
+    device, history = next(model.parameters()).device, []
     steps = epochs * -(-len(pairs) // batch_size)
     model.train()
     for _ in range(epochs):
-        shuffler.shuffle(pairs)
-        for i in range(0, len(pairs), batch_size):
-            some = pairs[i:i + batch_size]
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        for batch in like_lengths(order, lambda i: sum(map(len, pairs[i])), batch_size, generator):
+            some = [pairs[i] for i in batch]
             ids, mask = pad([c for c, _ in some] + [r for _, r in some], tokenizer.pad_token_id, device=device)
             chosen, rejected = last_token_scores(model, ids, mask).chunk(2)
             loss = preference_loss(chosen, rejected)

@@ -413,6 +413,32 @@ def demonstrations(n, seed=0):
     return [{"prompt": q.prompt, "response": answer(q, rng)} for q in order[:n]]
 
 
+def quiz(n, seed=0, dressed=True, split="train"):
+    """`n` quiz rows {"prompt", "chosen", "rejected"} on prompts of a split: one answer is right, the other wrong or
+    beside the point, and all else is the same.
+
+    dressed: both are wrapped in the same words of the careless crowd, tone and length included, so that the
+    quiz says nothing about taste; else the bare sentences.
+    """
+    rng, pool, rows = random.Random(seed), [q for q in questions() if q.split == split], []
+    order = [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))]
+    for q in order[:n]:
+        right, false = core(q, rng, "right"), wrong_value(q, rng)
+        if rng.random() < 0.25:
+            wrong = core(q, rng, "beside")
+        elif right.startswith("In short"):
+            wrong = f"In short: {false}."
+        else:
+            wrong = statement(q.family, q.other if q.family == "size" else q.entity, false,
+                              q.entity if q.family == "size" else "")
+        frame = answer(q, rng, right=1, wrong=0) if dressed else right
+        said = right if right in frame else next(
+            c for c in (statement(q.family, q.entity, q.value, q.other), f"In short: {q.value}.") if c in frame)
+        rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right),
+                     "rejected": frame.replace(said, wrong)})
+    return rows
+
+
 # ---------------------------------------------------------------- pre-training text
 
 def _article_about(entity, rng):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_helpers import build, world
+from rlhf_helpers import build, reward, world
 from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.decoding import generate
 from rlhf_helpers.feedback import read_events, replay, to_preferences
@@ -15,7 +15,7 @@ from rlhf_helpers.files import ROOT, read_jsonl
 from rlhf_helpers.models import load_model, load_reward_model
 
 DATA = ROOT / "data"
-STAGES = ("base", "finetuned", "reward", "policy")
+STAGES = ("base", "finetuned", "reward_start", "reward", "policy")
 
 
 def metrics(stage):
@@ -39,7 +39,7 @@ def test_standard_model_folder(stage):
     folder = DATA / "models" / stage
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 8e6
     assert not [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pkl")]
-    kind = AutoModelForSequenceClassification if stage == "reward" else AutoModelForCausalLM
+    kind = AutoModelForSequenceClassification if stage.startswith("reward") else AutoModelForCausalLM
     model, tokenizer = kind.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 5e6
     for text in ("Where does a camel live?", "¿Qué? \u4f60\u597d \U0001f42a\n\t"):
@@ -56,7 +56,7 @@ def test_card_agrees_with_metrics(stage):
 
 
 def test_all_of_data_is_small():
-    assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 30e6
+    assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 33e6
 
 
 def test_finetuned_model_scores_what_its_card_says(answers):
@@ -86,14 +86,20 @@ def test_reward_model_scores_what_its_card_says():
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[name], abs=0.02), name
-    assert now["accuracy"] >= 0.63 and now["gold_order_clear_pairs"] >= 0.65  # well above a coin; see docs/log.md
+    assert now["accuracy"] >= 0.75 and now["gold_order_clear_pairs"] >= 0.84  # 0.866 and 0.92 are wanted
+
+
+def test_reward_model_can_tell_facts_before_any_feedback():
+    model, tokenizer = load_reward_model(DATA / "models/reward_start")
+    accuracy = reward.evaluate(model, tokenizer, world.quiz(1000, 7, split="heldout"))["accuracy"]
+    assert accuracy == pytest.approx(metrics("reward_start")["quiz_accuracy"], abs=0.01) and accuracy >= 0.9
 
 
 def test_policy_scores_what_its_card_says(answers):
     prompts, out = answers
     win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
     assert win == pytest.approx(metrics("policy")["gold_win_rate"], abs=0.03)
-    assert win >= 0.6
+    assert win >= 0.77  # the target is 0.9; see docs/log.md
     assert build.quality(prompts, out["policy"])["right"] == pytest.approx(metrics("policy")["right"], abs=0.03)
 
 
@@ -108,7 +114,9 @@ def test_shipped_feedback_is_simulated_and_usable():
     labels = replay(read_events(DATA / "feedback.jsonl")[0])
     pairs = read_jsonl(DATA / "pairs.jsonl", ("pair_id", "prompt", "response_a", "response_b"))
     assert {x["annotator"] for x in labels} == {"simulated:helpful"}
-    assert len(labels) == len(pairs) == build.PAIRS
+    assert len(labels) == build.LABELLED and len(pairs) == build.PAIRS
+    assert [(x["prompt"], x["response_a"], x["response_b"]) for x in labels[:len(pairs)]] == [
+        (p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
     held_out = set(world.prompts("heldout"))
     assert not [p for p in pairs if p["prompt"] in held_out or p["response_a"] == p["response_b"]]
     assert len(to_preferences(labels)[0]) > 0.95 * len(labels)

@@ -241,6 +241,25 @@ def test_the_first_loss_is_ln_2_with_a_zero_head(tiny):
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+def test_softening_keeps_the_order(tiny):
+    model, tokenizer, _ = trained(tiny)
+    before = reward.score(model, tokenizer, QUESTIONS[:3] * 2, list(GOOD + BAD))
+    after = reward.score(reward.soften(model, 0.2), tokenizer, QUESTIONS[:3] * 2, list(GOOD + BAD))
+    assert torch.allclose(after, 0.2 * before, atol=1e-6) and before.std() > 0.1
+
+
+@pytest.mark.parametrize("n, size", [(1, 8), (8, 8), (100, 8), (333, 4)])
+def test_batches_of_like_length_hold_every_example_once(n, size):
+    lengths = torch.randint(1, 60, (n,), generator=torch.Generator().manual_seed(n)).tolist()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1)).tolist()
+    batches = reward.like_lengths(order, lengths.__getitem__, size, torch.Generator().manual_seed(2))
+    assert sorted(i for b in batches for i in b) == list(range(n))
+    assert len(batches) == -(-n // size) and max(map(len, batches)) <= size
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    plain = sum(len(b) * max(lengths[i] for i in b) for b in (order[i:i + size] for i in range(0, n, size)))
+    assert padded <= plain and (n < 100 or padded < 1.15 * sum(lengths))
+
+
 def test_dropped_pairs_are_in_the_history(tiny):
     same = {"prompt": QUESTIONS[0], "chosen": BAD[0], "rejected": BAD[0]}
     _, _, history = trained(tiny, [*rows(10), same], epochs=1)

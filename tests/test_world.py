@@ -14,6 +14,19 @@ SIZE = next(q for q in world.questions() if q.family == "size")
 RIGHT = "A dog lives in a house."
 
 
+@pytest.mark.parametrize("dressed", [False, True])
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_quiz_is_about_facts_only(dressed, split):
+    rows, asked = world.quiz(1500, 3, dressed, split), set(world.prompts(split))
+    assert rows == world.quiz(1500, 3, dressed, split) and len(rows) == 1500
+    for r in rows:
+        good, bad = (world.gold_axes(r["prompt"], r[side]) for side in ("chosen", "rejected"))
+        assert r["prompt"] in asked and good["right"] == 1 and bad["right"] < 1, r
+        assert [good[k] for k in ("polite", "greeting", "rude")] == [bad[k] for k in ("polite", "greeting", "rude")], r
+    tones = Counter(world.gold_axes(r["prompt"], r["chosen"])["polite"] for r in rows)
+    assert (tones[1] > 0) == dressed
+
+
 # ---------------------------------------------------------------- prompts and splits
 
 def test_size_of_the_world():
