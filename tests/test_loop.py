@@ -18,8 +18,8 @@ PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell",
                                            "paint", "move", "keep", "bend")
            for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(labels=64, epochs=8, lr=3e-3,
-                         ppo=ppo.Settings(updates=16, batch_size=48, minibatches=2, lr=1.5e-3, max_new_tokens=16))
+SETTINGS = loop.Settings(labels=128, epochs=6, lr=3e-3,
+                         ppo=ppo.Settings(updates=20, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
 
 
 def short(prompt, answer):
@@ -67,7 +67,7 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     candidate, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(taste), SETTINGS)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the current model changed"
     assert any(not torch.equal(v, before[k]) for k, v in candidate.state_dict().items())
-    assert report["labels"] == 64 and report["labelled_by"] == [f"simulated:{taste.__name__}"]
+    assert report["labels"] == SETTINGS.labels and report["labelled_by"] == [f"simulated:{taste.__name__}"]
     assert report["reward_end"] > report["reward_start"]
     assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
     promoted, reason = loop.gate(report, loop.Limits(distinct=0))
