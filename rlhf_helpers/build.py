@@ -171,9 +171,8 @@ def build_finetuned(out, seed):
 
 def build_reward_start(out, seed):
     """The reward model before any feedback: the fine-tuned model, pre-trained on quiz rows (Askell et al. 2021)."""
-    _, tokenizer = load_model(out / "models/finetuned")
     torch.manual_seed(seed)
-    model, _ = load_reward_model(out / "models/finetuned")
+    model, tokenizer = load_reward_model(out / "models/finetuned")
     for dressed, n in enumerate(QUIZ):
         reward.train_reward_model(model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed,
                                   **QUIZ_TRAINING)
@@ -181,7 +180,7 @@ def build_reward_start(out, seed):
     accuracy = reward.evaluate(model, tokenizer, held_out)["accuracy"]
     ship(model, tokenizer, out / "models/reward_start", "Reward model before any feedback", "The fine-tuned model "
          "with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`): it can tell a right "
-         "answer from a wrong one, and knows nothing of taste.", {"quiz_accuracy": accuracy}, seed)
+         "answer from a wrong one, and knows nothing of tone or length.", {"quiz_accuracy": accuracy}, seed)
 
 
 def build_feedback(out, seed):

@@ -78,7 +78,7 @@ def like_lengths(order, length, batch_size, generator):
     """Cut `order` (shuffled indices) into batches of like length, so that little of a batch is padding.
 
     Every 16 batches are sorted by `length(index)` among themselves, and the batches come in random order, so
-    which examples meet still varies from epoch to epoch.  The last batch of a group may be smaller.
+    which examples meet still varies from epoch to epoch.  One batch may be smaller.
     """
     window, batches = 16 * batch_size, []
     for i in range(0, len(order), window):

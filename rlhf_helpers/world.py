@@ -363,16 +363,21 @@ def wrong_value(q, rng):
     return rng.choice(sorted(set(FAMILIES[q.family].values.values()) - {q.value} - also_true(q.family, q.entity)))
 
 
+def claim(q, value, short=False):
+    """The sentence that gives `value` as the answer to `q`, true or not."""
+    if short:
+        return f"In short: {value}."
+    other = q.entity if q.family == "size" and value != q.value else q.other
+    return statement(q.family, q.entity, value, other)
+
+
 def core(q, rng, quality):
     """The sentence that answers (`quality` "right" or "wrong") or fails to answer ("beside")."""
     if quality == "beside":
         facts = other_facts(q, rng)
         return facts[0] if facts and rng.random() < 0.6 else rng.choice(DODGES)
     value = q.value if quality == "right" else wrong_value(q, rng)
-    if rng.random() < 0.12:
-        return f"In short: {value}."
-    other = q.entity if q.family == "size" and quality == "wrong" else q.other
-    return statement(q.family, q.entity, value, other)
+    return claim(q, value, short=rng.random() < 0.12)
 
 
 def answer(q, rng, right=0.6, wrong=0.22):
@@ -405,12 +410,16 @@ def answer(q, rng, right=0.6, wrong=0.22):
     return " ".join(before + parts + after)
 
 
+def take_turns(pool, n, rng):
+    """`n` of `pool`: all of it in random order, then all again in another, and so on."""
+    return [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))][:n]
+
+
 def demonstrations(n, seed=0):
     """`n` (prompt, answer) pairs on train prompts, written by the careless crowd of `answer`."""
     rng = random.Random(seed)
     pool = train_questions()
-    order = [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))]
-    return [{"prompt": q.prompt, "response": answer(q, rng)} for q in order[:n]]
+    return [{"prompt": q.prompt, "response": answer(q, rng)} for q in take_turns(pool, n, rng)]
 
 
 def quiz(n, seed=0, dressed=True, split="train"):
@@ -421,19 +430,12 @@ def quiz(n, seed=0, dressed=True, split="train"):
     quiz says nothing about taste; else the bare sentences.
     """
     rng, pool, rows = random.Random(seed), [q for q in questions() if q.split == split], []
-    order = [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))]
-    for q in order[:n]:
+    for q in take_turns(pool, n, rng):
         right, false = core(q, rng, "right"), wrong_value(q, rng)
-        if rng.random() < 0.25:
-            wrong = core(q, rng, "beside")
-        elif right.startswith("In short"):
-            wrong = f"In short: {false}."
-        else:
-            wrong = statement(q.family, q.other if q.family == "size" else q.entity, false,
-                              q.entity if q.family == "size" else "")
+        short = right == claim(q, q.value, short=True)
+        wrong = core(q, rng, "beside") if rng.random() < 0.25 else claim(q, false, short)
         frame = answer(q, rng, right=1, wrong=0) if dressed else right
-        said = right if right in frame else next(
-            c for c in (statement(q.family, q.entity, q.value, q.other), f"In short: {q.value}.") if c in frame)
+        said = next(c for c in (claim(q, q.value), claim(q, q.value, short=True)) if c in frame)
         rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right),
                      "rejected": frame.replace(said, wrong)})
     return rows

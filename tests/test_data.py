@@ -100,6 +100,8 @@ def test_policy_scores_what_its_card_says(answers):
     win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
     assert win == pytest.approx(metrics("policy")["gold_win_rate"], abs=0.03)
     assert win >= 0.77  # the target is 0.9; see docs/log.md
+    assert metrics("finetuned")["right"] < metrics("policy")["right"] < metrics("finetuned")["right_greedy"]  # README
+    assert metrics("policy")["rude"] < 0.02 and metrics("policy")["polite"] > 0.8
     assert build.quality(prompts, out["policy"])["right"] == pytest.approx(metrics("policy")["right"], abs=0.03)
 
 
