@@ -27,14 +27,15 @@ class WorkbookError(Exception):
 
 # ---------------------------------------------------------------- writing and reading
 
-def write_text(path, text):
-    """Write `text` (UTF-8) to `path` all at once: a reader sees the old file or the new one."""
+@contextmanager
+def replacing_file(path):
+    """Give a file to write bytes to; it takes the place of `path`, all at once, only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as f:
-            f.write(text)
+        with os.fdopen(handle, "wb") as f:
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
@@ -42,6 +43,12 @@ def write_text(path, text):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_text(path, text):
+    """Write `text` (UTF-8) to `path` all at once: a reader sees the old file or the new one."""
+    with replacing_file(path) as f:
+        f.write(text.encode("utf-8"))
 
 
 def write_json(path, value):

@@ -5,11 +5,14 @@ All models are ordinary `transformers` directories: the language models load wit
 Weights are safetensors; code that comes with a model is never run.
 """
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -19,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from .files import WorkbookError, replacing_folder, write_text
+from .files import WorkbookError, replacing_file, replacing_folder, write_text
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
@@ -58,10 +61,14 @@ def _load(cls, source, device, **options):
         source = str(Path(source).expanduser())
         if not (Path(source) / "config.json").is_file():
             raise WorkbookError(f"{source} is not a model folder: it has no config.json.")
-    options |= {"trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = cls.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        for name, value in config.to_dict().items():  # roll-out and update must see the same network
+            if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
+                setattr(config, name, 0.0)
+        model = cls.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32,
+                                    trust_remote_code=False)
     except (OSError, ValueError, KeyError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise WorkbookError(f"The model {source!r} cannot be loaded. It must be a model folder with safetensors "
@@ -71,9 +78,6 @@ def _load(cls, source, device, **options):
     if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    for module in model.modules():  # rollout and update must see the same network
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     return model.to(device).eval(), tokenizer
 
 
@@ -93,6 +97,8 @@ def load_reward_model(source, device="cpu"):
         model, tokenizer = _load(AutoModelForSequenceClassification, source, device, num_labels=1)
     if not any(n.endswith("ForSequenceClassification") for n in model.config.architectures or []):
         torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # plain transformers would take the real end for padding;
+        model.config.pad_token_id = None  # without a pad token it reads the last one, and refuses batches
     return model, tokenizer
 
 
@@ -130,6 +136,63 @@ def new_model(tokenizer, seed=0, layers=4, width=144, heads=4, context=128):
                         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return GPT2LMHeadModel(config).eval()
+
+
+def context_length(model):
+    """The most tokens that a model reads at once."""
+    return getattr(model.config, "max_position_embeddings", None) or 2048
+
+
+# ---------------------------------------------------------------- checkpoints
+
+def digest(*models):
+    """SHA-256 of all weights as text: the same for the same weights, bit for bit."""
+    sha = hashlib.sha256()
+    for model in models:
+        for p in model.parameters():
+            sha.update(p.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def digest_of(value):
+    """SHA-256, as text, of anything that can be written as JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def save_checkpoint(path, run, model, optimizer, history, **more):
+    """Write what is needed to go on with a training to `path`, all at once.
+
+    run: {name: text or number}, what has to be the same for going on.  history: a list of dicts of numbers.
+    more: tensors, numbers and texts.
+    """
+    with replacing_file(path) as f:
+        torch.save({"run": run, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                    "history": json.dumps(history, default=float), "more": more}, f)
+
+
+def load_checkpoint(path, run, model, optimizer):
+    """Put `model` and `optimizer` where the checkpoint at `path` left them; returns (history, more).
+
+    Without a file (or with path None) nothing changes and ([], {}) comes back.  Only tensors, numbers and
+    texts are read; code in a foreign file is never run.  Raises WorkbookError when the file is damaged or
+    something else, and when it belongs to another run; then what differs is named.
+    """
+    if path is None or not Path(path).exists():
+        return [], {}
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        other = [name for name in run if saved["run"].get(name) != run[name]]
+        history, more = json.loads(saved["history"]), dict(saved["more"])
+    except Exception:  # whatever a damaged or foreign file makes torch say
+        raise WorkbookError(f"{path} is damaged or not a checkpoint of this workbook. Delete it to start from the "
+                            "beginning.") from None
+    if other:
+        raise WorkbookError(f"The checkpoint {path} belongs to another run, with a different {' and '.join(other)}. "
+                            "Delete it to start from the beginning, or go back to what it was made with.")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    print(f"Going on after step {len(history)}, from the checkpoint {Path(path).name}.")
+    return history, more
 
 
 # ---------------------------------------------------------------- text to tokens

@@ -7,13 +7,24 @@ answer tokens, the end-of-text token included.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from .decoding import decode_responses, end_tokens, rollout
 from .files import WorkbookError
-from .models import autocast, encode_prompts, position_ids
+from .models import (
+    autocast,
+    context_length,
+    digest,
+    digest_of,
+    encode_prompts,
+    load_checkpoint,
+    position_ids,
+    prompt_ids,
+    save_checkpoint,
+)
 
 
 @dataclass
@@ -42,6 +53,16 @@ def token_logprobs(logits, tokens):
     assert logits.shape[:2] == tokens.shape, (logits.shape, tokens.shape)
     logprobs = logits.float().log_softmax(-1)
     return logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def kl_k3(logprobs, ref_logprobs):
+    """An estimate of KL(pi || pi_ref) from tokens drawn from pi, per token, in nats (Schulman 2020).
+
+    (rho - 1) - log rho with rho = pi_ref / pi: unbiased, and never negative.  For logging; as a penalty it
+    has heavy tails, and rewards use k1.
+    """
+    log_rho = ref_logprobs - logprobs
+    return torch.expm1(log_rho) - log_rho
 
 
 def masked_mean(x, mask):
@@ -169,17 +190,18 @@ def update(policy, optimizer, batch, settings, generator):
                                                    settings.clip)
             error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
             loss = surrogate + settings.value_coef * error
-            if not torch.isfinite(loss):
-                raise WorkbookError(f"The PPO loss is {loss.item()}, not a number. The last good policy is kept; lower "
-                                    f"the learning rate (now {settings.lr}) and run again.")
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            if not torch.isfinite(loss + norm):
+                raise WorkbookError(f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
+                                    f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
+                                    "again; the last good policy is kept.")
             optimizer.step()
             off = ((ratio - 1).abs() * mask).max().item()
             stats.append({"clip_fraction": active.item(), "policy_loss": surrogate.item(), "ratio_off": off,
                           "value_loss": error.item(), "approx_kl": masked_mean(
-                              (ratio - 1) - (logprobs - batch["logprobs"][some]), mask).item()})
+                              kl_k3(batch["logprobs"][some] * mask, logprobs * mask), mask).item()})
     first = stats[0]
     mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
     return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}
@@ -187,7 +209,34 @@ def update(policy, optimizer, batch, settings, generator):
 
 # ---------------------------------------------------------------- health
 
-def health(batch, stats, step, settings, tolerance):
+@torch.no_grad()
+def moved_by_padding(policy, batch, settings, junk=1e3):
+    """The most that anything moves when the padding of the shortest answers is filled with junk.
+
+    Anything: log-probabilities, values, rewards, advantages, returns and both losses.
+    """
+    short = batch["mask"].sum(-1).argsort()[:4]
+    ids, full_mask, start = batch["ids"][short], batch["full_mask"][short], batch["start"]
+    mask, old, ref, final = (batch[k][short] for k in ("mask", "logprobs", "ref_logprobs", "final"))
+    results = []
+    for fill in (0.0, junk):
+        def padded(x):
+            return x.masked_fill(mask == 0, fill)
+        some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % policy.model.config.vocab_size)
+        logits, values = policy(some, full_mask, start)
+        logprobs = token_logprobs(logits, some[:, start:])
+        rewards = token_rewards(final, padded(old), padded(ref), mask, settings.beta)
+        advantages, returns = gae(padded(rewards), padded(values), mask, settings.gamma, settings.lam)
+        white = whiten(padded(advantages), mask)
+        surrogate, _, _ = policy_loss(padded(logprobs), padded(old), padded(white), mask, settings.clip)
+        error = value_loss(padded(values), padded(batch["values"][short]), padded(returns), mask,
+                           settings.value_clip)
+        results.append(torch.cat([x.float().flatten() for x in (
+            logprobs * mask, values * mask, rewards, advantages, returns, white, surrogate, error)]))
+    return (results[0] - results[1]).abs().max().item()
+
+
+def health(policy, tokenizer, batch, stats, step, settings, tolerance):
     """The checks of one update: name -> (passed, measured value)."""
     mask, rows = batch["mask"], torch.arange(len(batch["mask"]))
     last = mask.sum(-1).long() - 1
@@ -195,15 +244,23 @@ def health(batch, stats, step, settings, tolerance):
     extra = batch["rewards"] - penalty
     at_last = (extra[rows, last] - batch["final"]).abs().max().item()
     extra[rows, last] = 0
+    elsewhere = extra.abs().max().item()
     gap = ((batch["returns"] - batch["raw_advantages"] - batch["values"]) * mask).abs().max().item()
     sampled = ((batch["sampled_logprobs"] - batch["logprobs"]) * mask).abs().max().item()
+    eos = torch.tensor(sorted(end_tokens(policy.model, tokenizer)), device=mask.device)
+    ended = torch.isin(batch["ids"][:, batch["start"]:][rows, last], eos)
+    owed = batch["scores"] - settings.no_end_penalty * (~ended)
+    unpaid = (owed - batch["final"]).abs().max().item() + (ended != batch["ended"]).sum().item()
+    moved = moved_by_padding(policy, batch, settings)
     checks = {
         "sampling and training give the same log-probabilities": (sampled < tolerance, sampled),
         "ratio is 1 in the first minibatch": (stats["first_ratio_off"] < tolerance, stats["first_ratio_off"]),
         "nothing is clipped in the first minibatch": (stats["first_clip_fraction"] == 0,
                                                       stats["first_clip_fraction"]),
-        "score sits on the last real token only": (max(at_last, extra.abs().max().item()) < 1e-4, at_last),
+        "score sits on the last real token only": (max(at_last, elsewhere) < 1e-4, max(at_last, elsewhere)),
         "returns are raw advantages plus values": (gap < 1e-4, gap),
+        "answers without an end are counted and penalised": (unpaid < 1e-4, unpaid),
+        "nothing moves when the padding is filled with junk": (moved < tolerance, moved),
     }
     if step == 0:
         kl = ((batch["logprobs"] - batch["ref_logprobs"]) * mask).abs().max().item()
@@ -212,8 +269,9 @@ def health(batch, stats, step, settings, tolerance):
 
 
 def fingerprint(*models):
-    """A number that changes when any weight of the models does."""
-    return [float(p.detach().double().sum()) for m in models for p in m.parameters()]
+    """One number per weight tensor of the models, which changes when the tensor does."""
+    tensors = [p.detach() for m in models for p in m.parameters()]
+    return [(t.cpu() if t.device.type == "mps" else t).sum(dtype=torch.float64).item() for t in tensors]
 
 
 # ---------------------------------------------------------------- the loop
@@ -226,25 +284,57 @@ def normalized_reward(reward, prompts, responses):
     return lambda p, r: (reward(p, r) - mean) / std
 
 
-def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=()):
+def check_run(model, tokenizer, prompts, settings):
+    """Raise WorkbookError, before anything is computed, for a run that could not succeed."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise WorkbookError("Every weight of the policy is frozen, so PPO could change nothing. Load the model again, "
+                            "or thaw it with model.requires_grad_(True).")
+    if not prompts:
+        raise WorkbookError("There is no prompt for PPO to train on; give at least one.")
+    for name in ("batch_size", "epochs", "minibatches", "max_new_tokens"):
+        if getattr(settings, name) < 1:
+            raise WorkbookError(f"The setting {name} of PPO is {getattr(settings, name)}, but it must be at least 1.")
+    longest = max(prompts, key=lambda p: len(prompt_ids(tokenizer, p)))
+    needed, limit = len(prompt_ids(tokenizer, longest)) + settings.max_new_tokens, context_length(model)
+    if needed > limit:
+        raise WorkbookError(f"The prompt {longest[:40]!r} with an answer of {settings.max_new_tokens} tokens takes "
+                            f"{needed} tokens, but the policy reads only {limit}. Lower max_new_tokens or leave the "
+                            "prompt out.")
+
+
+def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None):
     """Train `model` in place by PPO; returns (history, health card).
 
     reward(prompts, responses) -> scores (rows,).  prompts: list of text, drawn without replacement until
     all were used.  `on_update(row, batch)` is called after each update with the row of the history.
     `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop
-    button) ends the run early and keeps what was learned.  Raises WorkbookError on a failed health check.
+    button) ends the run early and keeps what was learned.  `checkpoint`: a file that is written after each
+    update; the same call, with `model` as it was at the start, goes on from it, with the very same result on
+    a CPU, and a finished run removes it.  Raises WorkbookError when the run cannot succeed, on a failed
+    health check, on a loss that is not finite (the last good policy is kept, and so is its checkpoint), and
+    when the checkpoint is not of this run.
     """
     settings = settings or Settings()
+    check_run(model, tokenizer, prompts, settings)
     policy, device = PolicyWithValue(model), next(model.parameters()).device
     reference = PolicyWithValue(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
     tolerance = 1e-3 if device.type == "cpu" else 5e-2
-    history, card, queue = [], {}, []
+    run = checkpoint and {"training": "PPO", **asdict(settings), "seed": seed, "list of prompts": digest_of(prompts),
+                          "model to start from": digest(model), "reward model": digest(*frozen)}
+    history, more = load_checkpoint(checkpoint, run, policy, optimizer)
+    card, queue = more.get("card", {}), more.get("queue", [])
+    if more:
+        sampler.set_state(more["sampler"])
+        shuffler.set_state(more["shuffler"])
+        if not torch.allclose(reward(more["prompts"], more["responses"]).cpu(), more["scores"], atol=1e-3):
+            raise WorkbookError(f"The checkpoint {checkpoint} belongs to a run with another reward. Delete it to start "
+                                "from the beginning.")
     good = copy.deepcopy(policy.state_dict())
     try:
-        for step in range(settings.updates):
+        for step in range(len(history), settings.updates):
             while len(queue) < settings.batch_size:
                 queue += [prompts[i] for i in torch.randperm(len(prompts), generator=shuffler)]
             asked, queue = queue[:settings.batch_size], queue[settings.batch_size:]
@@ -252,7 +342,10 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
                 group["lr"] = settings.lr * (1 - step / settings.updates)
             batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
             stats = update(policy, optimizer, batch, settings, shuffler)
-            for name, (passed, value) in health(batch, stats, step, settings, tolerance).items():
+            checks = health(policy, tokenizer, batch, stats, step, settings, tolerance)
+            moved = sum(a != b for a, b in zip(before, fingerprint(reference, *frozen)))
+            checks["reference and reward model did not move"] = (moved == 0, float(moved))
+            for name, (passed, value) in checks.items():
                 card[name] = max(card.get(name, 0.0), value)
                 if not passed:
                     raise WorkbookError(f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
@@ -265,12 +358,17 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
                             "no_end": (~batch["ended"]).float().mean().item(), **stats})
             if on_update:
                 on_update(history[-1], batch)
+            if checkpoint:
+                save_checkpoint(checkpoint, run, policy, optimizer, history, card=card, queue=queue,
+                                sampler=sampler.get_state(), shuffler=shuffler.get_state(), prompts=asked,
+                                responses=batch["responses"], scores=batch["scores"].cpu())
+        if checkpoint:
+            Path(checkpoint).unlink(missing_ok=True)
     except KeyboardInterrupt:
         print(f"Stopped after {len(history)} of {settings.updates} updates; the policy learned so far is kept.")
+    except WorkbookError as e:
+        kept = checkpoint and Path(checkpoint).exists()
+        raise WorkbookError(f"{e} Its checkpoint is {checkpoint}." if kept else str(e)) from None
     finally:
         policy.load_state_dict(good)
-    moved = sum(a != b for a, b in zip(before, fingerprint(reference, *frozen)))
-    card["reference and reward model did not move"] = float(moved)
-    if moved:
-        raise WorkbookError("Health check failed: the reference or the reward model changed during PPO.")
     return history, card

@@ -6,13 +6,27 @@ of the last real token.  It learns from comparisons only (Bradley and Terry 1952
 """
 
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from .files import WorkbookError
 from .lm import schedule
-from .models import autocast, pad, position_ids, prompt_ids, response_ids
+from .models import (
+    autocast,
+    context_length,
+    digest,
+    digest_of,
+    load_checkpoint,
+    pad,
+    position_ids,
+    prompt_ids,
+    response_ids,
+    save_checkpoint,
+)
+
+SAVE_EVERY = 20  # steps of training between two checkpoints
 
 
 def preference_loss(chosen, rejected):
@@ -38,15 +52,27 @@ def pair_ids(tokenizer, prompt, response, limit):
     return ids
 
 
-def context_length(model):
-    return getattr(model.config, "max_position_embeddings", None) or 2048
+def readable_ids(tokenizer, prompt, response, limit):
+    """As `pair_ids`, but of an answer over the limit only the beginning, and the end-of-text token, is read.
+
+    A policy may write odd text that takes more tokens to read than it took to write; that must not stop
+    PPO.  Raises WorkbookError when the prompt leaves no room for an answer at all.
+    """
+    asked, said = prompt_ids(tokenizer, prompt), response_ids(tokenizer, response)
+    room = limit - len(asked)
+    if room < 2:
+        return pair_ids(tokenizer, prompt, response, limit)  # says what is wrong
+    return asked + (said if len(said) <= room else said[:room - 1] + said[-1:])
 
 
 @torch.no_grad()
 def score(model, tokenizer, prompts, responses, batch_size=256):
-    """The reward model's numbers for answers given as text: a float tensor (answers,) on the CPU."""
+    """The reward model's numbers for answers given as text: a float tensor (answers,) on the CPU.
+
+    Of an answer that is too long for the model, what fits is judged; see `readable_ids`.
+    """
     device, limit = next(model.parameters()).device, context_length(model)
-    rows = [pair_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
+    rows = [readable_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
@@ -64,6 +90,15 @@ def split_by_prompt(rows, share, seed=0):
     random.Random(seed).shuffle(names)
     held_out = set(names[:round(share * len(names))])
     return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]
+
+
+def check_preferences(rows):
+    """Raise WorkbookError for the first row that lacks a prompt or one of its two answers."""
+    for n, row in enumerate(rows, 1):
+        for name in ("prompt", "chosen", "rejected"):
+            if not isinstance(row.get(name), str):
+                raise WorkbookError(f"Preference {n} of {len(rows)} has no text as {name!r} (it is {row.get(name)!r}): "
+                                    "a preference needs a prompt and two answers. Mend or delete that row.")
 
 
 def usable_pairs(tokenizer, rows, limit):
@@ -101,7 +136,13 @@ def soften(model, share=0.2):
 
 @torch.no_grad()
 def evaluate(model, tokenizer, rows):
-    """Loss (nats), accuracy (a tie counts half) and mean margin of a reward model on preference rows."""
+    """Loss (nats), accuracy (a tie counts half) and mean margin of a reward model on preference rows.
+
+    Raises WorkbookError where there are none, or where they can't be read.
+    """
+    check_preferences(rows)
+    if not rows:
+        raise WorkbookError("There is no pair to measure on: all were ties or skipped. Label more in chapter 03.")
     n = len(rows)
     s = score(model, tokenizer, [r["prompt"] for r in rows] * 2,
               [r["chosen"] for r in rows] + [r["rejected"] for r in rows])
@@ -110,45 +151,72 @@ def evaluate(model, tokenizer, rows):
             "accuracy": ((margin > 0).float() + 0.5 * (margin == 0).float()).mean().item()}
 
 
+def training_batches(pairs, epochs, batch_size, seed):
+    """The batches of all epochs, lists of indices into `pairs`; they depend on the seed only."""
+    generator, batches = torch.Generator().manual_seed(seed), []
+    for _ in range(epochs):
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        batches += like_lengths(order, lambda i: sum(map(len, pairs[i])), batch_size, generator)
+    return batches
+
+
+def preference_step(model, optimizer, pairs, pad_id, center):
+    """One update on pairs of token ids (chosen, rejected); returns loss (nats), accuracy and mean margin.
+
+    Chosen and rejected answers go through the model together.  Raises WorkbookError, and leaves the weights
+    alone, when the loss or its gradient is not finite.
+    """
+    ids, mask = pad([c for c, _ in pairs] + [r for _, r in pairs], pad_id,
+                    device=next(model.parameters()).device)
+    chosen, rejected = last_token_scores(model, ids, mask).chunk(2)
+    loss = preference_loss(chosen, rejected)
+    total = loss + center * (chosen + rejected).square().mean()
+    optimizer.zero_grad()
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if not torch.isfinite(total + norm):
+        raise WorkbookError("The loss of the reward model is no longer a number, and training was stopped. Lower the "
+                            "learning rate and train again.")
+    optimizer.step()
+    return {"loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item(),
+            "margin": (chosen - rejected).mean().item()}
+
+
 def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e-4, center=0.01, seed=0,
-                       on_step=None):
+                       on_step=None, checkpoint=None):
     """Train on preference rows {"prompt", "chosen", "rejected"}; returns the history, a list of dicts.
 
     `center` times (R+ + R-)^2 is added to the loss (Eisenstein et al. 2023): only differences of scores
     matter to the loss itself, and this pins their middle so that good > 0 > bad.  `on_step(step, steps,
-    loss)` is called after each update.  Raises WorkbookError when nothing can be learned from `rows`,
-    or when the loss is no longer finite.
+    row)` is called after each update.  `checkpoint`: a file that is written every 20 steps; after an
+    interrupt or a crash the same call goes on from it, with the very same result on a CPU, and a finished
+    training removes it.  Raises WorkbookError when nothing can be learned from `rows`, when the loss is no
+    longer finite, or when the checkpoint is not of this training.
     """
+    check_preferences(rows)
     pairs, dropped = usable_pairs(tokenizer, rows, context_length(model))
     if not pairs:
         raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
                             "chapter 03.")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    generator = torch.Generator().manual_seed(seed)
-    device, history = next(model.parameters()).device, []
-    steps = epochs * -(-len(pairs) // batch_size)
+    batches = training_batches(pairs, epochs, batch_size, seed)
+    run = checkpoint and {"training": "reward model", "epochs": epochs, "batch size": batch_size,
+                          "learning rate": lr, "centre": center, "seed": seed, "set of pairs": digest_of(pairs),
+                          "model to start from": digest(model)}
+    history, _ = load_checkpoint(checkpoint, run, model, optimizer)
     model.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(pairs), generator=generator).tolist()
-        for batch in like_lengths(order, lambda i: sum(map(len, pairs[i])), batch_size, generator):
-            some = [pairs[i] for i in batch]
-            ids, mask = pad([c for c, _ in some] + [r for _, r in some], tokenizer.pad_token_id, device=device)
-            chosen, rejected = last_token_scores(model, ids, mask).chunk(2)
-            loss = preference_loss(chosen, rejected)
-            total = loss + center * (chosen + rejected).square().mean()
-            if not torch.isfinite(total):
-                raise WorkbookError(f"The loss is no longer a number at step {len(history)}. Lower the learning "
-                                    f"rate (now {lr}) and train again.")
+    try:
+        for batch in batches[len(history):]:
             for group in optimizer.param_groups:
-                group["lr"] = lr * schedule(len(history), steps)
-            optimizer.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            history.append({"step": len(history) + 1, "loss": loss.item(), "dropped": dropped,
-                            "accuracy": (chosen > rejected).float().mean().item(),
-                            "margin": (chosen - rejected).mean().item()})
+                group["lr"] = lr * schedule(len(history), len(batches))
+            row = preference_step(model, optimizer, [pairs[i] for i in batch], tokenizer.pad_token_id, center)
+            history.append({"step": len(history) + 1, "dropped": dropped, **row})
             if on_step:
-                on_step(len(history), steps, history[-1])
-    model.eval()
+                on_step(len(history), len(batches), history[-1])
+            if checkpoint and len(history) % SAVE_EVERY == 0:
+                save_checkpoint(checkpoint, run, model, optimizer, history)
+    finally:
+        model.eval()
+    if checkpoint:
+        Path(checkpoint).unlink(missing_ok=True)
     return history
