@@ -8,6 +8,7 @@ Weights are safetensors; code that comes with a model is never run.
 import hashlib
 import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -167,19 +168,22 @@ def save_checkpoint(path, run, model, optimizer, history, **more):
     """
     with replacing_file(path) as f:
         torch.save({"run": run, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "history": json.dumps(history, default=float), "more": more}, f)
+                    "random": torch.get_rng_state(), "history": json.dumps(history, default=float), "more": more}, f)
 
 
 def load_checkpoint(path, run, model, optimizer):
-    """Put `model` and `optimizer` where the checkpoint at `path` left them; returns (history, more).
+    """Put `model`, `optimizer` and torch's random numbers where the checkpoint at `path` left them.
 
-    Without a file (or with path None) nothing changes and ([], {}) comes back.  Only tensors, numbers and
-    texts are read; code in a foreign file is never run.  Raises WorkbookError when the file is damaged or
-    something else, and when it belongs to another run; then what differs is named.
+    Returns (history, more).  Without a file (or with path None) nothing changes and ([], {}) comes back.
+    Only tensors, numbers and texts are read; code in a foreign file is never run.  Raises WorkbookError when
+    the file is damaged or something else, and when it belongs to another run; then what differs is named.
     """
     if path is None or not Path(path).exists():
         return [], {}
     try:
+        with zipfile.ZipFile(path) as parts:
+            if parts.testzip():  # torch itself does not look at the check sums
+                raise ValueError
         saved = torch.load(path, map_location="cpu", weights_only=True)
         other = [name for name in run if saved["run"].get(name) != run[name]]
         history, more = json.loads(saved["history"]), dict(saved["more"])
@@ -191,6 +195,7 @@ def load_checkpoint(path, run, model, optimizer):
                             "Delete it to start from the beginning, or go back to what it was made with.")
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["random"])
     print(f"Going on after step {len(history)}, from the checkpoint {Path(path).name}.")
     return history, more
 

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +18,22 @@ series.use_this_python()  # for the kernels that tests start
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")  # here only: kernels inherit the environment and draw inline
+
+
+@pytest.fixture
+def kill_in_the_middle(tmp_path):
+    """A function that runs `module.long_run(checkpoint, "stop")` in another process and kills it (SIGKILL) as soon
+    as it says "here"; returns the path of the checkpoint that is left."""
+    def kill(module, where):
+        path = tmp_path / "run.pt"
+        code = f"import {module}; {module}.long_run({str(path)!r}, {where!r})"
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True)
+        said = next((line for line in child.stdout if line == "here\n"), "nothing")
+        child.send_signal(signal.SIGKILL)
+        assert said == "here\n" and child.wait() == -signal.SIGKILL
+        return path
+
+    return kill
 
 
 @pytest.fixture(scope="session")

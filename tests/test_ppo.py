@@ -1,12 +1,15 @@
 """PPO: every piece against numpy in float64, and the known mistakes of RLHF code, each with its test."""
 
 import copy
+import os
+import time
 
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from rlhf_helpers import models, ppo
+from rlhf_helpers import models, ppo, reward
 from rlhf_helpers.decoding import end_tokens, rollout
 from rlhf_helpers.files import WorkbookError
 
@@ -15,8 +18,21 @@ PROMPTS = ["What is it?", "Who?", "Where does the cat sleep at night?", "Why are
 JUNK = 1e3
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are slower on several threads, and bits may depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
+    return small_tokenizer()
+
+
+def small_tokenizer():
     return models.new_tokenizer(PROMPTS * 3 + ["The cat sleeps here. It is red."] * 3, vocab_size=280)
 
 
@@ -145,6 +161,23 @@ def test_the_kl_penalty_is_the_exact_kl_in_expectation():
     assert -(pi.exp() * rewards[:, 0]).sum().item() == pytest.approx(2.0 * exact.item(), rel=1e-6)
 
 
+def test_k3_is_the_exact_kl_in_expectation_and_never_negative():
+    """Against a categorical distribution where all is known; k1 and k3 agree in sign and size, in this direction."""
+    rng = np.random.default_rng(0)
+    pi, ref = (p / p.sum() for p in np.exp(rng.normal(size=(2, 50)) * 1.2))
+    exact, other = (pi * np.log(pi / ref)).sum(), (ref * np.log(ref / pi)).sum()
+    k3 = ppo.kl_k3(torch.tensor(np.log(pi)), torch.tensor(np.log(ref))).numpy()
+    np.testing.assert_allclose(k3, ref / pi - 1 - np.log(ref / pi), atol=1e-12)
+    assert (pi * k3).sum() == pytest.approx(exact, abs=1e-12) != pytest.approx(other, abs=0.01)
+    assert (pi * (np.log(pi) - np.log(ref))).sum() == pytest.approx(exact, abs=1e-12)
+    assert (k3 >= 0).all() and exact > 0.5
+
+
+def test_k3_keeps_tiny_differences_in_float32():
+    far = torch.full((1,), 1e-4)
+    assert ppo.kl_k3(torch.zeros(1), far).item() == pytest.approx(0.5e-8, rel=0.01)
+
+
 # ---------------------------------------------------------------- advantages
 
 def gae_by_loop(rewards, values, mask, gamma, lam):
@@ -263,6 +296,84 @@ def test_a_value_that_moved_far_enough_towards_the_return_gets_no_gradient():
     assert values.grad[0, 0] == 0 and values.grad[0, 1] < 0
 
 
+def test_value_and_return_gradients():
+    """The gradient goes to the values alone: towards the return, and per token of the whole batch."""
+    mask, values, old, returns, _ = ragged()
+    values = values.requires_grad_()
+    ppo.value_loss(values, old, returns, mask, clip=1e9).backward()
+    assert torch.allclose(values.grad, (values.detach() - returns) * mask / mask.sum(), atol=1e-12)
+
+
+# ---------------------------------------------------------------- what a minibatch step is made of
+
+class Recorder(torch.optim.SGD):
+    """SGD with a rate of 0 that keeps the gradients that it was given."""
+
+    def __init__(self, policy):
+        super().__init__(policy.parameters(), lr=0.0)
+        self.seen = []
+
+    def step(self):
+        self.seen.append([p.grad.clone() for g in self.param_groups for p in g["params"]])
+
+
+def test_the_step_follows_surrogate_and_value_loss_and_nothing_else(tokenizer):
+    """No second KL penalty, no entropy bonus, and the mean over tokens, not over answers."""
+    policy, _, batch = collected(tokenizer)
+    recorder = Recorder(policy)
+    ppo.update(policy, recorder, batch, settings(epochs=1, minibatches=1), torch.Generator().manual_seed(0))
+    policy.zero_grad()
+    logits, values = policy(batch["ids"], batch["full_mask"], batch["start"])
+    mask = batch["mask"]
+    logp = torch.log_softmax(logits, -1).gather(-1, batch["ids"][:, batch["start"]:, None])[..., 0]
+    value_error = 0.5 * (values - batch["returns"]) ** 2
+    loss = (mask * (-batch["advantages"] * logp + 0.1 * value_error)).sum() / mask.sum()
+    loss.backward()  # at ratio 1, and at the values of the roll-out, PPO is this
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    for p, grad in zip(policy.parameters(), recorder.seen[0], strict=True):
+        assert torch.allclose(p.grad, grad, atol=1e-6)
+    assert max(g.abs().max() for g in recorder.seen[0]) > 1e-3
+
+
+def test_the_ratio_is_against_the_roll_out_and_moves_within_an_update(tokenizer):
+    """Old log-probabilities stay those of the roll-out, and the statistics of a step are the textbook's."""
+    policy, _, batch = collected(tokenizer)
+    rate = torch.optim.SGD(policy.parameters(), lr=0.3)
+    ppo.update(policy, rate, batch, settings(epochs=1, minibatches=1), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, _ = policy(batch["ids"], batch["full_mask"], batch["start"])
+    inside = batch["mask"].numpy().astype(bool)
+    moved = (ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:]) - batch["logprobs"]).double().numpy()[inside]
+    stats = ppo.update(policy, Recorder(policy), batch, settings(epochs=1, minibatches=1),
+                       torch.Generator().manual_seed(0))
+    ratio, a = np.exp(moved), batch["advantages"].double().numpy()[inside]
+    assert np.abs(moved).max() > 0.1
+    assert stats["approx_kl"] == pytest.approx((ratio - 1 - moved).mean(), rel=1e-3)
+    assert stats["clip_fraction"] == pytest.approx((ratio * a > np.clip(ratio, 0.8, 1.2) * a).mean(), abs=1e-6)
+    assert stats["ratio_off"] == pytest.approx(np.abs(ratio - 1).max(), rel=1e-4)
+    assert stats["policy_loss"] == pytest.approx(-np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean(), rel=1e-3)
+
+
+def test_the_optimiser_holds_policy_and_value_head_and_its_rate_falls_to_zero(tokenizer, monkeypatch):
+    made, rates, plain = [], [], torch.optim.AdamW
+
+    def adamw(parameters, **options):
+        made.append((list(parameters), options))
+        optimizer = plain(made[-1][0], **options)
+        step = optimizer.step
+        optimizer.step = lambda *a: rates.append(optimizer.param_groups[0]["lr"]) or step(*a)
+        return optimizer
+
+    monkeypatch.setattr(torch.optim, "AdamW", adamw)
+    model = tiny(tokenizer)
+    ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=4, epochs=1, minibatches=1, lr=0.01))
+    (held, options), = made
+    assert {id(p) for p in model.parameters()} < {id(p) for p in held}
+    assert sorted(p.shape for p in held if id(p) not in {id(q) for q in model.parameters()}) == [(1,), (1, 32)]
+    assert options["eps"] == 1e-5 and options["weight_decay"] == 0
+    assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+
 # ---------------------------------------------------------------- padding
 
 @pytest.mark.parametrize("junk", [JUNK, -JUNK])
@@ -377,6 +488,22 @@ def test_a_roll_out_at_another_temperature_fails_the_health_check(tokenizer, mon
         ppo.train(model, tokenizer, letters, PROMPTS, settings())
 
 
+def test_tokens_are_drawn_with_the_probabilities_that_are_trained_on(tokenizer):
+    """At another temperature, or from the top few tokens only, -log pi of the drawn tokens is not the entropy.
+
+    The recorded log-probabilities can't tell, since they may be right for tokens drawn otherwise.
+    """
+    policy, _, batch = collected(tokenizer, rows=54, end=0)
+    with torch.no_grad():
+        logits, _ = policy(batch["ids"], batch["full_mask"], batch["start"])
+    logp = logits.double().log_softmax(-1)
+    surprise, entropy = -batch["logprobs"].double(), -(logp.exp() * logp).sum(-1)
+    variance = (logp.exp() * logp**2).sum(-1) - entropy**2
+    z = (surprise - entropy).sum() / variance.sum().sqrt()
+    assert abs(z) < 3.3
+    assert variance.sum().sqrt() < 0.1 * variance.sum(), "too few tokens to see anything"
+
+
 # ---------------------------------------------------------------- the end of an answer
 
 def test_the_end_token_is_inside_the_mask_and_what_follows_is_not(tokenizer):
@@ -426,6 +553,15 @@ def test_an_answer_without_an_end_is_counted_and_penalised(tokenizer):
     model = tiny(tokenizer, end=0)
     history, _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=1, lr=0.0))
     assert history[0]["no_end"] == 1.0 and history[0]["length"] == 10
+
+
+def test_an_answer_may_end_with_any_of_the_end_tokens(tokenizer):
+    model = tiny(tokenizer, end=0)
+    model.generation_config.eos_token_id = list(range(10, 200))
+    batch = ppo.collect(*[ppo.PolicyWithValue(model)] * 2, tokenizer, letters, PROMPTS, settings(),
+                        torch.Generator().manual_seed(0))
+    assert batch["ended"].all() and torch.equal(batch["final"], batch["scores"])
+    assert batch["mask"].sum(-1).max() < 10
 
 
 def test_no_end_is_forced_on_an_answer(tokenizer):
@@ -483,6 +619,58 @@ def test_reference_and_reward_model_do_not_move(tokenizer, monkeypatch):
     assert not [p for p in made[0].parameters() if p.requires_grad]
 
 
+def test_the_reference_is_a_model_of_its_own(tokenizer):
+    """Trained hard, the policy leaves it behind: the KL that is logged is per answer, in nats."""
+    seen = []
+    history, _ = ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS, settings(updates=3, lr=1e-2),
+                           on_update=lambda row, batch: seen.append(batch))
+    kl = [((b["logprobs"] - b["ref_logprobs"]) * b["mask"]).sum().item() / len(b["mask"]) for b in seen]
+    assert [h["kl"] for h in history] == pytest.approx(kl) and kl[-1] > 0.05
+
+
+def louder(policy):
+    """The policy with the bias of its last norm raised: a little off at every token."""
+    policy.model.transformer.ln_f.bias.data *= 1.1
+    return policy
+
+
+# What must be broken for a check of the loop to fail: (check, function, what it does instead).
+BROKEN = {
+    "ratio is 1 in the first minibatch": ("policy_loss", lambda f: lambda new, *a: f(new + 0.01, *a)),
+    "nothing is clipped in the first minibatch": ("policy_loss", lambda f: lambda *a: (*f(*a)[:2], torch.ones(()))),
+    "score sits on the last real token only": (
+        "token_rewards", lambda f: lambda scores, *a: f(scores, *a) + scores[:, None] / 10),
+    "returns are raw advantages plus values": (
+        "gae", lambda f: lambda r, v, mask, *a: (f(r, v, mask, *a)[0], ppo.whiten(f(r, v, mask, *a)[1], mask))),
+    "answers without an end are counted and penalised": (
+        "collect", lambda f: lambda *a: (lambda b: b | {"ended": ~b["ended"]})(f(*a))),
+    "nothing moves when the padding is filled with junk": (
+        "masked_mean", lambda f: lambda x, mask: x.sum() / mask.sum()),
+    "KL is 0 before the first update": (
+        "collect", lambda f: lambda policy, ref, *a: f(policy, louder(ref), *a)),
+    "sampling and training give the same log-probabilities": (
+        "rollout", lambda f: lambda *a: (lambda i, m, lp: (i, m, lp - 0.1))(*f(*a))),
+}
+
+
+@pytest.mark.parametrize("check", BROKEN)
+def test_each_health_check_stops_the_run_with_its_sentence(tokenizer, monkeypatch, check):
+    name, broken = BROKEN[check]
+    monkeypatch.setattr(ppo, name, broken(getattr(ppo, name)))
+    model = tiny(tokenizer)
+    before = weights(model)
+    with pytest.raises(WorkbookError, match=f"Health check failed at update 1: {check} .*last good policy is kept"):
+        ppo.train(model, tokenizer, letters, PROMPTS, settings())
+    assert same(before, weights(model))
+
+
+def test_the_penalty_that_is_not_paid_is_noticed(tokenizer, monkeypatch):
+    plain = ppo.collect
+    monkeypatch.setattr(ppo, "collect", lambda *a: (lambda b: b | {"final": b["scores"]})(plain(*a)))
+    with pytest.raises(WorkbookError, match="score sits on|answers without an end are counted and penalised"):
+        ppo.train(tiny(tokenizer, end=0), tokenizer, letters, PROMPTS, settings())
+
+
 def test_a_reward_model_that_moves_is_noticed(tokenizer):
     judge = tiny(tokenizer, seed=5)
 
@@ -510,6 +698,59 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_policy(tokenizer):
     assert len(kept) == 2
     assert same(weights(model), kept[-1])
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_a_number_never_reaches_the_weights(tokenizer):
+    """In the very last minibatch of an update, where no later loss would show it."""
+    model, calls = tiny(tokenizer), []
+    before = weights(model)
+    handle = model.transformer.ln_f.bias.register_hook(
+        lambda grad: calls.append(1) or grad * (float("inf") if len(calls) == 6 else 1))
+    with pytest.raises(WorkbookError, match="gradient (inf|nan), which is not a number.*last good policy is kept"):
+        ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=1))
+    handle.remove()
+    assert len(calls) == 6 and same(before, weights(model))
+
+
+def test_a_policy_that_is_all_frozen_is_refused(tokenizer):
+    with pytest.raises(WorkbookError, match="Every weight of the policy is frozen"):
+        ppo.train(tiny(tokenizer).requires_grad_(False), tokenizer, letters, PROMPTS, settings())
+
+
+def test_a_policy_that_is_partly_frozen_is_trained(tokenizer):
+    model = tiny(tokenizer)
+    model.transformer.h[0].requires_grad_(False)
+    still, moving = weights(model.transformer.h[0]), weights(model.transformer.h[1])
+    ppo.train(model, tokenizer, letters, PROMPTS, settings())
+    assert same(still, weights(model.transformer.h[0])) and not same(moving, weights(model.transformer.h[1]))
+
+
+@pytest.mark.parametrize("prompts, changes, words", [
+    ([], {}, "no prompt for PPO to train on"),
+    (PROMPTS, {"batch_size": 0}, "The setting batch_size of PPO is 0"),
+    (PROMPTS, {"max_new_tokens": 0}, "The setting max_new_tokens of PPO is 0"),
+    ([*PROMPTS, "Why? " * 15], {}, "The prompt 'Why. .*the policy reads only 64"),
+    ([*PROMPTS, " "], {}, "An empty prompt")])
+def test_a_run_that_could_not_succeed_is_refused_at_once(tokenizer, prompts, changes, words):
+    with pytest.raises(WorkbookError, match=words):
+        ppo.train(tiny(tokenizer), tokenizer, lambda p, r: pytest.fail("too late"), prompts, settings(**changes))
+
+
+def test_answers_that_grow_when_they_are_read_again_do_not_stop_a_run(tokenizer):
+    """Broken UTF-8 turns into replacement characters, which take more tokens than they were written with."""
+    torch.manual_seed(0)
+    longest = max(len(models.prompt_ids(tokenizer, p)) for p in PROMPTS)
+    judge = GPT2ForSequenceClassification(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=longest + 11, n_embd=16, n_layer=1, n_head=2, num_labels=1,
+        pad_token_id=tokenizer.pad_token_id)).eval()
+    read = []
+
+    def score(prompts, responses):
+        read.extend(len(models.response_ids(tokenizer, r)) for r in responses)
+        return reward.score(judge, tokenizer, prompts, responses)
+
+    history, _ = ppo.train(tiny(tokenizer, end=0), tokenizer, score, PROMPTS, settings())
+    assert len(history) == 2 and max(read) > 11, "no answer grew, so this shows nothing"
 
 
 def test_an_interrupt_keeps_what_was_learned(tokenizer, capsys):
@@ -591,3 +832,110 @@ def test_end_tokens_are_those_of_tokenizer_and_generation_config(tokenizer):
     model = tiny(tokenizer)
     model.generation_config.eos_token_id = [7, 9]
     assert end_tokens(model, tokenizer) == {tokenizer.eos_token_id, 7, 9}
+
+
+# ---------------------------------------------------------------- interrupted and resumed
+
+def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_seed=0, seed=5, **changes):
+    """Six updates of a tiny model made here, the same each time: (weights, history, card).
+
+    With `stop`, says "here" and then waits to be killed: "between" updates, after the checkpoint of update 3,
+    or while "writing" that of update 3.
+    """
+    torch.set_num_threads(1)
+    tokenizer = small_tokenizer()
+    model = tiny(tokenizer, model_seed)
+
+    def wait():
+        print("here", flush=True)
+        time.sleep(600)
+
+    def on_update(row, batch):
+        row["letters"] = np.float32(row["reward"])  # what a reader adds to a row comes back with it
+        if stop == "between" and row["update"] == 4:
+            wait()
+        if stop == "writing" and row["update"] == 3:
+            os.fsync = lambda handle: wait()
+        if stop == "interrupt" and row["update"] == 4:
+            raise KeyboardInterrupt
+
+    history, card = ppo.train(model, tokenizer, reward, prompts, settings(**{"updates": 6, "batch_size": 10} | changes),
+                              seed, on_update, checkpoint=checkpoint)
+    return weights(model), history, card
+
+
+@pytest.mark.parametrize("where", ["between", "writing"])
+def test_a_killed_run_goes_on_bit_for_bit(kill_in_the_middle, capsys, where):
+    path = kill_in_the_middle("test_ppo", where)
+    whole = long_run()
+    capsys.readouterr()
+    again = long_run(path)
+    done = {"between": 3, "writing": 2}[where]
+    assert f"Going on after step {done}, from the checkpoint run.pt." in capsys.readouterr().out
+    assert same(again[0], whole[0]) and again[1:] == whole[1:] and len(again[1]) == 6
+    assert not path.exists(), "a finished run leaves no checkpoint"
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys):
+    whole = long_run()
+    _, history, _ = long_run(tmp_path / "run.pt", "interrupt")
+    assert len(history) == 4 and [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert "Stopped after 4 of 6 updates" in capsys.readouterr().out
+    again = long_run(tmp_path / "run.pt")
+    assert same(again[0], whole[0]) and again[1:] == whole[1:]
+
+
+def test_a_checkpoint_changes_no_result(tmp_path):
+    with_one, without = long_run(tmp_path / "run.pt"), long_run()
+    assert same(with_one[0], without[0]) and with_one[1:] == without[1:]
+
+
+def test_a_failed_run_keeps_the_last_good_checkpoint_and_says_so(tmp_path):
+    path, calls = tmp_path / "run.pt", []
+
+    def breaking(prompts, responses):
+        calls.append(1)
+        return letters(prompts, responses) * (float("nan") if len(calls) == 4 else 1)
+
+    with pytest.raises(WorkbookError, match="which is not a number.*Its checkpoint is .*run.pt"):
+        long_run(path, reward=breaking)
+    whole, again = long_run(), long_run(path)
+    assert same(again[0], whole[0]) and again[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("changes, name", [
+    ({"lr": 1e-4}, "different lr"), ({"beta": 0.0}, "different beta"), ({"seed": 6}, "different seed"),
+    ({"prompts": PROMPTS[::-1]}, "different list of prompts"), ({"model_seed": 1}, "different model to start from"),
+    ({"reward": lambda p, r: -letters(p, r)}, "another reward")])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, name):
+    long_run(tmp_path / "run.pt", "interrupt")
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(WorkbookError, match=f"{name}.*Delete it"):
+        long_run(tmp_path / "run.pt", **changes)
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_the_reward_model_is_not_one_of_ppo(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    models.save_checkpoint(tmp_path / "run.pt", {"training": "reward model"}, model,
+                           torch.optim.AdamW(model.parameters()), [])
+    with pytest.raises(WorkbookError, match="another run, with a different training"):
+        long_run(tmp_path / "run.pt")
+
+
+# ---------------------------------------------------------------- against TRL
+
+def test_pieces_are_those_of_trl():
+    """Runs where TRL is installed; it whitens with the variance of a sample, n / (n - 1) times ours."""
+    pytest.importorskip("trl")
+    from trl.trainer.utils import selective_log_softmax
+
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(3, 5, 11) * 4, torch.randint(11, (3, 5))
+    assert torch.allclose(ppo.token_logprobs(logits, tokens), selective_log_softmax(logits, tokens), atol=1e-5)
+    theirs = pytest.importorskip("trl.experimental.ppo.ppo_trainer")
+    mask, x, *_ = ragged()
+    n = mask.sum()
+    assert torch.allclose(ppo.masked_mean(x, mask), theirs.masked_mean(x, mask.bool()), atol=1e-12)
+    white = theirs.masked_whiten(x, mask.bool()) * mask * (n / (n - 1)).sqrt()
+    assert torch.allclose(ppo.whiten(x, mask), white, atol=1e-6)

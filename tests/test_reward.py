@@ -1,6 +1,9 @@
 """The reward model: its loss, where its number is read, its data and its training, on any architecture."""
 
 import math
+import os
+import pickle
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from rlhf_helpers import models, reward
+from rlhf_helpers import feedback, files, models, reward
 from rlhf_helpers.files import WorkbookError
 
 QUESTIONS = [f"What is the colour of number {i}?" for i in range(40)]
@@ -52,11 +55,15 @@ def config(name, tokenizer, **more):
     }[name]()
 
 
-def language_model(folder, name="gpt2", padding="separate", seed=0):
+def language_model(folder, name="gpt2", padding="separate", seed=0, more_dropout=None):
     """Write a tiny language model with random weights as a model folder."""
     torch.manual_seed(seed)
     tokenizer = tokenizer_with(padding)
-    AutoModelForCausalLM.from_config(config(name, tokenizer)).save_pretrained(folder)
+    made = config(name, tokenizer)
+    for field in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout"):
+        if more_dropout is not None and hasattr(made, field):
+            setattr(made, field, more_dropout)
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -136,8 +143,39 @@ def test_scores_do_not_depend_on_padding(tmp_path, name, padding):
 
 
 @any_architecture
-def test_plain_transformers_gives_the_same_scores(tmp_path, name):
+def test_no_architecture_keeps_any_dropout(tmp_path, name):
+    """Also where it is not in a Dropout module, as in OPT: two forwards in training mode are bit-equal."""
+    folder = language_model(tmp_path, name, more_dropout=0.3)
+    for load in (models.load_model, models.load_reward_model):
+        model, tokenizer = load(folder)
+        model.train()
+        ids = torch.tensor([reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)] * 8)
+        one, two = (model(ids, attention_mask=torch.ones_like(ids)).logits if load is models.load_model
+                    else reward.last_token_scores(model, ids, torch.ones_like(ids)) for _ in range(2))
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@any_architecture
+def test_plain_transformers_gives_the_same_scores_for_a_batch(tmp_path, name, side):
     model, tokenizer = models.load_reward_model(language_model(tmp_path / "lm", name))
+    models.save_model(model, tokenizer, tmp_path / "rm", "# A reward model")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
+    some = [reward.pair_ids(tokenizer, q, a, 96) for q, a in zip(QUESTIONS, GOOD + BAD)]
+    tokenizer.padding_side = side
+    batch = tokenizer.pad({"input_ids": some}, return_tensors="pt")
+    with torch.no_grad():
+        theirs = plain(**batch, position_ids=models.position_ids(batch["attention_mask"])).logits[:, 0]
+    ours = reward.score(model, tokenizer, QUESTIONS[:6], list(GOOD + BAD))
+    assert (batch["attention_mask"] == 0).any()
+    assert torch.allclose(theirs, ours, atol=1e-5) and ours.std() > 1e-4
+
+
+@pytest.mark.parametrize("padding", ["separate", "eos", "missing"])
+@any_architecture
+def test_plain_transformers_gives_the_same_scores(tmp_path, name, padding):
+    """Where padding and end are the same token, a batch is refused rather than read at the wrong place."""
+    model, tokenizer = models.load_reward_model(language_model(tmp_path / "lm", name, padding))
     asked, answers = QUESTIONS[:6], list(GOOD + BAD)
     ours = reward.score(model, tokenizer, asked, answers, batch_size=4)
     models.save_model(model, tokenizer, tmp_path / "rm", "# A reward model")
@@ -148,6 +186,9 @@ def test_plain_transformers_gives_the_same_scores(tmp_path, name):
         ids = torch.tensor([reward.pair_ids(again, question, answer, 96)])
         with torch.no_grad():
             assert plain(ids).logits.item() == pytest.approx(expected.item(), abs=1e-5)
+    if padding != "separate":
+        with pytest.raises(ValueError, match="no padding token"):
+            plain(ids.expand(2, -1))
     loaded, _ = models.load_reward_model(tmp_path / "rm")  # and the trained head is kept
     assert torch.allclose(reward.score(loaded, again, asked, answers), ours, atol=1e-5)
 
@@ -208,9 +249,10 @@ def trained(folder, some=None, **options):
     return model, tokenizer, history
 
 
-@any_architecture
-def test_training_raises_accuracy(tmp_path, name):
-    folder = language_model(tmp_path, name)
+@pytest.mark.parametrize("name, padding", [*((n, "separate") for n in ARCHITECTURES), ("gpt2", "eos"),
+                                           ("llama", "missing"), ("gpt_neox", "eos")])
+def test_training_raises_accuracy(tmp_path, name, padding):
+    folder = language_model(tmp_path, name, padding)
     torch.manual_seed(0)
     untrained, tokenizer = models.load_reward_model(folder)
     before = reward.evaluate(untrained, tokenizer, rows())
@@ -281,30 +323,187 @@ def test_a_tie_counts_half(tiny):
 
 # ---------------------------------------------------------------- what is said when something is wrong
 
-def test_too_long_an_answer_is_named(tiny):
+def test_too_long_a_preference_is_named(tiny):
     model, tokenizer = models.load_reward_model(tiny)
-    with pytest.raises(WorkbookError, match=r"\d+ tokens together, but the model reads only 96.*What is the"):
-        reward.score(model, tokenizer, QUESTIONS[:1], ["word " * 200])
     too_long = {"prompt": QUESTIONS[0], "chosen": "word " * 200, "rejected": "No."}
-    with pytest.raises(WorkbookError, match="Shorten the answer"):
-        reward.train_reward_model(model, tokenizer, [too_long])
+    with pytest.raises(WorkbookError, match=r"\d+ tokens together, but the model reads only 96.*What is the.*Shorten"):
+        reward.train_reward_model(model, tokenizer, [*rows(5), too_long])
 
 
-@pytest.mark.parametrize("some", [[], [{"prompt": QUESTIONS[0], "chosen": "No.", "rejected": "No."}]])
+def test_of_too_long_an_answer_what_fits_is_judged(tiny):
+    model, tokenizer = models.load_reward_model(tiny)
+    ids = reward.readable_ids(tokenizer, QUESTIONS[0], "word " * 200, 96)
+    asked = models.prompt_ids(tokenizer, QUESTIONS[0])
+    whole = models.response_ids(tokenizer, "word " * 200)
+    assert ids == asked + whole[:95 - len(asked)] + [tokenizer.eos_token_id]
+    fits = reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)
+    assert reward.readable_ids(tokenizer, QUESTIONS[0], GOOD[0], 96) == fits
+    assert reward.readable_ids(tokenizer, QUESTIONS[0], GOOD[0], len(fits)) == fits
+    found = reward.score(model, tokenizer, QUESTIONS[:2], ["word " * 200, GOOD[0]])
+    assert found.isfinite().all()
+    assert found[1].item() == pytest.approx(reward.score(model, tokenizer, QUESTIONS[1:2], GOOD[:1]).item(), abs=1e-5)
+
+
+def test_too_long_a_prompt_is_named(tiny):
+    model, tokenizer = models.load_reward_model(tiny)
+    with pytest.raises(WorkbookError, match="tokens together, but the model reads only 96"):
+        reward.score(model, tokenizer, ["word " * 200], ["No."])
+
+
+@pytest.mark.parametrize("some", [[], [{"prompt": QUESTIONS[0], "chosen": "No.", "rejected": "No."}] * 3])
 def test_nothing_to_learn_from(tiny, some):
     model, tokenizer = models.load_reward_model(tiny)
     with pytest.raises(WorkbookError, match="no pair to learn from"):
         reward.train_reward_model(model, tokenizer, some)
+    with pytest.raises(WorkbookError, match="no pair to measure on"):
+        reward.evaluate(model, tokenizer, [])
 
 
-def test_a_loss_that_is_not_a_number_stops_training(tiny):
+def test_an_empty_file_has_nothing_to_learn_from(tiny, tmp_path):
+    (tmp_path / "preferences.jsonl").write_text("")
     model, tokenizer = models.load_reward_model(tiny)
-    torch.nn.init.constant_(model.score.weight, math.nan)
-    with pytest.raises(WorkbookError, match="no longer a number at step 0"):
+    with pytest.raises(WorkbookError, match="no pair to learn from"):
+        reward.train_reward_model(model, tokenizer, files.read_jsonl(tmp_path / "preferences.jsonl"))
+
+
+def test_labels_that_are_all_ties_have_nothing_to_learn_from(tiny):
+    label = {"annotator": "me", "pair_id": "1", "prompt": QUESTIONS[0], "response_a": GOOD[0], "response_b": BAD[0],
+             "choice": "tie", "strength": None}
+    some, left_out = feedback.to_preferences([label | {"pair_id": b, "response_b": b} for b in BAD])
+    assert (some, left_out) == ([], {"tie": 3})
+    model, tokenizer = models.load_reward_model(tiny)
+    with pytest.raises(WorkbookError, match="all were ties"):
+        reward.train_reward_model(model, tokenizer, some)
+
+
+@pytest.mark.parametrize("name", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("value", [None, math.nan, 3])
+def test_a_preference_without_one_of_its_texts_is_named(tiny, name, value):
+    """One-sided data (no rejected answers, say) and the NaN of an empty cell in a table."""
+    model, tokenizer = models.load_reward_model(tiny)
+    before = [p.clone() for p in model.parameters()]
+    some = [*rows(4), rows(5)[4] | {name: value}]
+    for use in (reward.train_reward_model, reward.evaluate):
+        with pytest.raises(WorkbookError, match=f"Preference 5 of 5 has no text as '{name}'"):
+            use(model, tokenizer, some)
+    del some[4][name]
+    with pytest.raises(WorkbookError, match=f"no text as '{name}'"):
+        reward.train_reward_model(model, tokenizer, some)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_a_number_stops_training(tiny, where):
+    model, tokenizer = models.load_reward_model(tiny)
+    if where == "loss":
+        torch.nn.init.constant_(model.score.weight, math.nan)
+    else:  # a finite loss with a broken gradient
+        model.score.weight.register_hook(lambda grad: grad * math.inf)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(WorkbookError, match="no longer a number.*Lower the learning rate"):
         reward.train_reward_model(model, tokenizer, rows(20))
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, model.parameters()))
+    assert not model.training
 
 
 def test_prompts_and_answers_must_match_in_number(tiny):
     model, tokenizer = models.load_reward_model(tiny)
     with pytest.raises(ValueError, match="zip"):
         reward.score(model, tokenizer, QUESTIONS[:2], ["No."])
+
+
+# ---------------------------------------------------------------- interrupted and resumed
+
+def long_run(checkpoint=None, stop=None, **options):
+    """30 steps on a tiny model with dropout, made here, the same each time: its weights after them.
+
+    With `stop`, says "here" and then waits to be killed: "between" steps, after the checkpoint of step 20, or
+    while "writing" the checkpoint of step 10.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer = tokenizer_with()
+    model = AutoModelForSequenceClassification.from_config(config("gpt2", tokenizer, num_labels=1)).eval()
+    reward.SAVE_EVERY = 5
+
+    def wait():
+        print("here", flush=True)
+        time.sleep(600)
+
+    def on_step(step, steps, row):
+        if stop == "between" and step == 23:
+            wait()
+        if stop == "writing" and step == 10:
+            os.fsync = lambda handle: wait()
+        if stop == "interrupt" and step == 17:
+            raise KeyboardInterrupt
+
+    options = {"epochs": 3, "batch_size": 10, "lr": 3e-3, "seed": 1} | options
+    some = options.pop("rows", rows())
+    history = reward.train_reward_model(model, tokenizer, some, on_step=on_step, checkpoint=checkpoint, **options)
+    return [p.detach() for p in model.parameters()], history
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("where", ["between", "writing"])
+def test_a_killed_training_goes_on_bit_for_bit(kill_in_the_middle, capsys, where):
+    path = kill_in_the_middle("test_reward", where)
+    whole, history = long_run()
+    capsys.readouterr()
+    weights, again = long_run(path)
+    done = {"between": 20, "writing": 5}[where]
+    assert f"Going on after step {done}" in capsys.readouterr().out
+    assert same(weights, whole) and again == history and len(history) == 30
+    assert not path.exists(), "a finished training leaves no checkpoint"
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
+    whole, history = long_run()
+    with pytest.raises(KeyboardInterrupt):
+        long_run(tmp_path / "run.pt", "interrupt")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    weights, again = long_run(tmp_path / "run.pt")
+    assert same(weights, whole) and again == history
+
+
+def test_a_checkpoint_changes_no_result(tmp_path):
+    assert same(long_run(tmp_path / "run.pt")[0], long_run()[0])
+
+
+@pytest.mark.parametrize("changes, name", [
+    ({"lr": 1e-3}, "learning rate"), ({"seed": 2}, "seed"), ({"epochs": 4}, "epochs"),
+    ({"rows": rows()[::-1]}, "set of pairs"), ({"center": 0.0}, "centre")])
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes, name):
+    with pytest.raises(KeyboardInterrupt):
+        long_run(tmp_path / "run.pt", "interrupt")
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(WorkbookError, match=f"another run, with a different {name}\\. Delete it"):
+        long_run(tmp_path / "run.pt", **changes)
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+class Foreign:
+    """A pickle that would run code when it is opened."""
+
+    def __reduce__(self):
+        return os.system, ("touch opened",)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        long_run(path, "interrupt")
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    torch.save({"weights": torch.zeros(3)}, path)
+    other = path.read_bytes()
+    for content in (good[:len(good) // 2], flipped, other, b"", b"hello", pickle.dumps(Foreign())):
+        path.write_bytes(content)
+        with pytest.raises(WorkbookError, match="run.pt is damaged or not a checkpoint.*Delete it"):
+            long_run(path)
+    assert not (tmp_path / "opened").exists()
