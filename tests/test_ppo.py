@@ -235,6 +235,13 @@ def test_returns_are_made_of_raw_advantages(tokenizer):
     assert torch.allclose(batch["returns"][rows, last], batch["rewards"][rows, last], atol=1e-5)
 
 
+def test_advantages_are_whitened_over_the_batch(tokenizer):
+    _, _, batch = collected(tokenizer)
+    inside = batch["advantages"][batch["mask"].bool()].double()
+    assert inside.mean().item() == pytest.approx(0, abs=1e-5)
+    assert inside.var(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+
+
 def test_long_answers_are_not_discounted():
     assert ppo.Settings().gamma == 1.0
 
@@ -488,20 +495,20 @@ def test_a_roll_out_at_another_temperature_fails_the_health_check(tokenizer, mon
         ppo.train(model, tokenizer, letters, PROMPTS, settings())
 
 
-def test_tokens_are_drawn_with_the_probabilities_that_are_trained_on(tokenizer):
+@pytest.mark.parametrize("end", [0, 0.1])
+def test_tokens_are_drawn_with_the_probabilities_that_are_trained_on(tokenizer, end):
     """At another temperature, or from the top few tokens only, -log pi of the drawn tokens is not the entropy.
 
     The recorded log-probabilities can't tell, since they may be right for tokens drawn otherwise.
     """
-    policy, _, batch = collected(tokenizer, rows=54, end=0)
+    policy, _, batch = collected(tokenizer, rows=54, end=end)
     with torch.no_grad():
         logits, _ = policy(batch["ids"], batch["full_mask"], batch["start"])
-    logp = logits.double().log_softmax(-1)
+    real, logp = batch["mask"].bool(), logits.double().log_softmax(-1)
     surprise, entropy = -batch["logprobs"].double(), -(logp.exp() * logp).sum(-1)
     variance = (logp.exp() * logp**2).sum(-1) - entropy**2
-    z = (surprise - entropy).sum() / variance.sum().sqrt()
-    assert abs(z) < 3.3
-    assert variance.sum().sqrt() < 0.1 * variance.sum(), "too few tokens to see anything"
+    z = (surprise - entropy)[real].sum() / variance[real].sum().sqrt()
+    assert abs(z) < 3.3  # with a fixed seed; at temperature 0.7 it is -7 or more, with the top 20 tokens -15
 
 
 # ---------------------------------------------------------------- the end of an answer
@@ -533,6 +540,18 @@ def test_a_pad_token_that_is_the_end_token_hides_no_end(tokenizer):
     at_last = tokens.gather(1, last[:, None])[:, 0]
     assert torch.equal(at_last == twin.eos_token_id, batch["ended"])
     assert batch["ended"].any() and (batch["mask"] == 0).any()
+
+
+def test_policy_and_reward_model_read_the_same_tokens(tokenizer):
+    _, _, batch = collected(tokenizer)
+    same_again = 0
+    for i, (prompt, response) in enumerate(zip(batch["prompts"], batch["responses"])):
+        read = reward.readable_ids(tokenizer, prompt, response, 64)
+        written = batch["ids"][i][batch["full_mask"][i].bool()].tolist()
+        n = int(batch["full_mask"][i, :batch["start"]].sum())
+        assert read[:n] == written[:n] == models.prompt_ids(tokenizer, prompt)
+        same_again += read == written
+    assert same_again > 0
 
 
 def test_the_end_token_gets_a_gradient(tokenizer):

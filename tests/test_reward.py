@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -222,6 +223,20 @@ def test_an_answer_ends_with_exactly_one_end_token():
     tokenizer = tokenizer_with()
     ids = reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("template", [None, "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"])
+def test_there_is_exactly_one_bos(template):
+    """With a tokenizer that puts a BOS before every text by itself, as Llama's does, and a template with one or none."""
+    tokenizer = models.new_tokenizer([*QUESTIONS, *GOOD, *BAD], vocab_size=300)
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", bos)])
+    tokenizer.chat_template = template
+    assert tokenizer("Hello")["input_ids"].count(bos) == 1
+    for ids in (models.prompt_ids(tokenizer, QUESTIONS[0]), reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)):
+        assert ids[0] == bos and ids.count(bos) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
