@@ -26,7 +26,8 @@ JUNK = "test_junk_in_the_pads_changes_no_piece"
 BUGS = [Bug(*b) for b in [
     # ------------------------------------------------------------ sampling and log-probabilities
     (1, "roll-out at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator)",
-     "settings.max_new_tokens, eos, generator, 0.7)", "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
+     "settings.max_new_tokens, eos, generator, 0.7)",
+     "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
     (1, "roll-out from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator)",
      "settings.max_new_tokens, eos, generator, 1.0, 20)",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
@@ -42,7 +43,8 @@ BUGS = [Bug(*b) for b in [
     (4, "dropout left on in a loaded model", MODELS, "                setattr(config, name, 0.0)",
      "                pass", "test_no_architecture_keeps_any_dropout"),
     (5, "log-probabilities of the token before", PPO, "self.model(ids[:, :-1], attention_mask=mask[:, :-1], "
-     "position_ids=position_ids(mask)[:, :-1],", "self.model(ids, attention_mask=mask, position_ids=position_ids(mask),",
+     "position_ids=position_ids(mask)[:, :-1],",
+     "self.model(ids, attention_mask=mask, position_ids=position_ids(mask),",
      "test_flipping_a_token_moves_its_log_prob_and_later_ones_only"),
     (5, "value read after the token was drawn", PPO, "return out.logits, self.value_head(hidden).squeeze(-1)",
      "return out.logits, self.value_head(hidden.roll(-1, 1)).squeeze(-1)",
@@ -65,7 +67,8 @@ BUGS = [Bug(*b) for b in [
      "asked, said = tokenizer(prompt)['input_ids'], response_ids(tokenizer, response)",
      "test_policy_and_reward_model_read_the_same_tokens"),
     # ------------------------------------------------------------ the end, masks, where the score goes
-    (10, "mask made of tokens that are not the pad token", PPO, "tokens, mask = ids[:, start:], full_mask[:, start:].float()",
+    (10, "mask made of tokens that are not the pad token", PPO,
+     "tokens, mask = ids[:, start:], full_mask[:, start:].float()",
      "tokens = ids[:, start:]; mask = (tokens != tokenizer.pad_token_id).float()",
      "test_a_pad_token_that_is_the_end_token_hides_no_end"),
     (11, "the end token outside the mask", PPO, "tokens, mask = ids[:, start:], full_mask[:, start:].float()",
@@ -83,7 +86,8 @@ BUGS = [Bug(*b) for b in [
     (13, "no penalty for an answer without an end", PPO, "final = scores - settings.no_end_penalty * (~ended)",
      "final = scores * 1.0", "test_an_answer_without_an_end_is_counted_and_penalised"),
     (13, "an end is forced on long answers", PPO, "    tokens, mask = ids[:, start:]",
-     "    ids[:, -1] = tokenizer.eos_token_id\n    tokens, mask = ids[:, start:]", "test_no_end_is_forced_on_an_answer"),
+     "    ids[:, -1] = tokenizer.eos_token_id\n    tokens, mask = ids[:, start:]",
+     "test_no_end_is_forced_on_an_answer"),
     (13, "only one of several end tokens counts", DECODING, "return {tokenizer.eos_token_id, *extra}",
      "return {tokenizer.eos_token_id}", "test_an_answer_may_end_with_any_of_the_end_tokens"),
     (14, "mean over the padding too", PPO, "return (x * mask).sum() / mask.sum()", "return x.mean()", JUNK),
@@ -98,7 +102,8 @@ BUGS = [Bug(*b) for b in [
      "rewards = -beta * (logprobs - ref_logprobs)", JUNK),
     (15, "advantages run on into the padding", PPO, "advantage = (delta + gamma * lam * advantage) * mask[:, t]",
      "advantage = delta + gamma * lam * advantage", JUNK),
-    (16, "mean of the means of the answers", PPO, "return masked_mean(torch.maximum(plain, clipped), mask), ratio, active",
+    (16, "mean of the means of the answers", PPO,
+     "return masked_mean(torch.maximum(plain, clipped), mask), ratio, active",
      "return ((torch.maximum(plain, clipped) * mask).sum(-1) / mask.sum(-1)).mean(), ratio, active",
      "test_the_step_follows_surrogate_and_value_loss_and_nothing_else"),
     # ------------------------------------------------------------ reward, KL, advantages
@@ -290,9 +295,9 @@ def table(results):
     rest = "\n".join(f"* **{n}.** {why}" for n, why in ELSEWHERE.items())
     return f"""# Known bugs of RLHF code, and the test that catches each
 
-Each row is a bug that was found in published RLHF code or papers (the numbers group them), put into this package once by
-`python tests/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the package
-is, and fails with the bug in it. Rows without a number are about stopping and going on.
+Each row is a bug of a kind that was found in published RLHF code (the numbers group them), put into this package
+once by `python tests/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the
+package is, and fails with the bug in it. Rows without a number are about stopping and going on.
 
 | no. | bug | file | test | outcome |
 |---|---|---|---|---|

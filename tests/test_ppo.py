@@ -878,7 +878,7 @@ def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_
         if stop == "interrupt" and row["update"] == 4:
             raise KeyboardInterrupt
 
-    history, card = ppo.train(model, tokenizer, reward, prompts, settings(**{"updates": 6, "batch_size": 10} | changes),
+    history, card = ppo.train(model, tokenizer, reward, prompts, settings(**{"updates": 6, "batch_size": 7} | changes),
                               seed, on_update, checkpoint=checkpoint)
     return weights(model), history, card
 

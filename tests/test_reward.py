@@ -227,7 +227,7 @@ def test_an_answer_ends_with_exactly_one_end_token():
 
 @pytest.mark.parametrize("template", [None, "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"])
 def test_there_is_exactly_one_bos(template):
-    """With a tokenizer that puts a BOS before every text by itself, as Llama's does, and a template with one or none."""
+    """With a tokenizer that puts a BOS before every text by itself, as Llama's does, with and without a template."""
     tokenizer = models.new_tokenizer([*QUESTIONS, *GOOD, *BAD], vocab_size=300)
     tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
     bos = tokenizer.bos_token_id

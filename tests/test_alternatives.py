@@ -1,0 +1,174 @@
+"""Best-of-n, RLOO and DPO: their formulas against numpy, and that each does what it is for."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
+
+from rlhf_helpers import alternatives, models
+from rlhf_helpers.decoding import generate, rollout
+from rlhf_helpers.files import WorkbookError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return small_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def mean_letters(model, tokenizer, n=40):
+    said = generate(model, tokenizer, PROMPTS * n, max_new_tokens=10, seed=9)
+    return letters(PROMPTS * n, said).mean().item()
+
+
+# ---------------------------------------------------------------- best of n
+
+def test_best_of_n_is_the_best_of_the_very_answers_that_are_sampled(tokenizer):
+    model = tiny(tokenizer)
+    answers = generate(model, tokenizer, PROMPTS * 5, max_new_tokens=10, seed=3)
+    best = alternatives.best_of_n(model, tokenizer, letters, PROMPTS, 5, max_new_tokens=10, seed=3)
+    for i, said in enumerate(best):
+        mine = answers[i::len(PROMPTS)]
+        assert said in mine
+        assert letters([""], [said]) == letters([""] * 5, mine).max()
+    assert best != answers[:len(PROMPTS)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_the_kl_of_best_of_n_is_that_of_the_distribution_of_maxima(n):
+    """KL(maximum of n || one draw) of a uniform number: the density of the maximum is n x^(n-1)."""
+    x = (np.arange(2_000_000) + 0.5) / 2_000_000
+    density = n * x ** (n - 1)
+    exact = (density * np.log(density)).mean() if n > 1 else 0.0
+    assert alternatives.best_of_n_kl(n) == pytest.approx(exact, abs=1e-5)
+
+
+# ---------------------------------------------------------------- RLOO
+
+def test_leave_one_out_against_numpy():
+    scores = np.random.default_rng(0).normal(size=(7, 4))
+    expected = np.array([[row[j] - np.delete(row, j).mean() for j in range(4)] for row in scores])
+    np.testing.assert_allclose(alternatives.leave_one_out(torch.tensor(scores)).numpy(), expected, atol=1e-12)
+
+
+def test_answer_logprobs_are_those_of_a_plain_forward(tokenizer):
+    model = tiny(tokenizer)
+    asked, said = models.prompt_ids(tokenizer, PROMPTS[0]), models.response_ids(tokenizer, "It is red.")
+    with torch.no_grad():
+        plain = model(torch.tensor([asked + said])).logits[0].double().log_softmax(-1).numpy()
+        ids, mask = models.pad([asked + said, asked + said[:2]], 0)
+        got = alternatives.answer_logprobs(model, ids, mask, len(asked))[0]
+    expected = [plain[len(asked) + t - 1, token] for t, token in enumerate(said)]
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+
+
+def test_the_first_step_of_rloo_is_reinforce_with_the_others_as_baseline(tokenizer, monkeypatch):
+    """Its gradient, worked out again from the tokens that it sampled."""
+    model, rolled, asked, grads = tiny(tokenizer), [], [], []
+    start, clip = copy.deepcopy(model), torch.nn.utils.clip_grad_norm_
+
+    def reward(prompts, responses):
+        asked.append((prompts, responses))
+        return letters(prompts, responses)
+
+    def watched_clip(parameters, most):
+        grads.extend(p.grad.clone() for p in model.parameters())
+        return clip(model.parameters(), most)
+
+    monkeypatch.setattr(alternatives, "rollout", lambda *a: rolled.append(rollout(*a)) or rolled[-1])
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched_clip)
+    alternatives.rloo(model, tokenizer, reward, PROMPTS, settings(updates=1, batch_size=12, beta=0.5), answers=3)
+
+    (ids, mask, _), (prompts, responses) = rolled[0], asked[0]
+    assert all(len(set(prompts[k:k + 3])) == 1 for k in range(0, 12, 3))
+    begin = max(len(models.prompt_ids(tokenizer, p)) for p in prompts)
+    real = mask[:, begin:].numpy().astype(bool)
+    ended = ((ids[:, begin:] == tokenizer.eos_token_id).numpy() & real).any(-1)
+    scores = (letters(prompts, responses).numpy() - ~ended).reshape(4, 3)
+    advantages = np.array([[row[j] - np.delete(row, j).mean() for j in range(3)] for row in scores])
+    logits = start(ids, attention_mask=mask, position_ids=models.position_ids(mask)).logits[:, begin - 1:-1]
+    logprobs = logits.log_softmax(-1).gather(-1, ids[:, begin:, None])[..., 0]
+    whole = (logprobs * torch.tensor(real)).sum(-1)
+    (-(torch.tensor(advantages.flatten()).float() * whole).mean()).backward()
+    for p, grad in zip(start.parameters(), grads, strict=True):
+        assert torch.allclose(p.grad, grad, atol=1e-5)
+    assert max(g.abs().max() for g in grads) > 1e-3
+
+
+def test_rloo_raises_its_reward_and_a_strong_penalty_holds_it_back(tokenizer):
+    model, held = tiny(tokenizer), tiny(tokenizer)
+    before = mean_letters(model, tokenizer)
+    hard = {"updates": 20, "batch_size": 32, "lr": 1e-2}
+    history = alternatives.rloo(model, tokenizer, letters, PROMPTS, settings(**hard, beta=0.01))
+    assert mean_letters(model, tokenizer) > before + 1.0, [round(h["reward"], 2) for h in history]
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-4)
+    back = alternatives.rloo(held, tokenizer, letters, PROMPTS, settings(**hard, beta=5.0))
+    assert back[-1]["kl"] < 0.5 * history[-1]["kl"]
+
+
+def test_rloo_repeats_with_its_seed_and_counts_its_tokens(tokenizer):
+    runs = []
+    for seed in (3, 3, 4):
+        model = tiny(tokenizer)
+        runs.append((alternatives.rloo(model, tokenizer, letters, PROMPTS, settings(), seed), weights(model)))
+    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
+    assert all(24 <= row["tokens"] <= 240 for row in runs[0][0])
+
+
+@pytest.mark.parametrize("answers", [1, 5])
+def test_rloo_needs_answers_to_compare(tokenizer, answers):
+    with pytest.raises(WorkbookError, match=f"can't be shared out as {answers} to each"):
+        alternatives.rloo(tiny(tokenizer), tokenizer, letters, PROMPTS, settings(), answers=answers)
+
+
+# ---------------------------------------------------------------- DPO
+
+def test_dpo_loss_and_gradient_against_numpy():
+    rng = np.random.default_rng(0)
+    c, r, rc, rr = rng.normal(size=(4, 50)) * 5
+    gap = 0.3 * ((c - rc) - (r - rr))
+    chosen, rejected = (torch.tensor(x, requires_grad=True) for x in (c, r))
+    loss = alternatives.dpo_loss(chosen, rejected, torch.tensor(rc), torch.tensor(rr), 0.3)
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-gap)).mean(), rel=1e-12)
+    loss.backward()
+    wrong = 1 / (1 + np.exp(gap))
+    np.testing.assert_allclose(chosen.grad.numpy(), -0.3 * wrong / 50, atol=1e-12)
+    np.testing.assert_allclose(rejected.grad.numpy(), 0.3 * wrong / 50, atol=1e-12)
+
+
+def test_dpo_starts_at_ln_2_and_raises_what_the_judge_likes(tokenizer):
+    model = tiny(tokenizer)
+    before = mean_letters(model, tokenizer)
+    rows = alternatives.judged_pairs(model, tokenizer, letters, PROMPTS * 40, max_new_tokens=10)
+    losses = alternatives.dpo(model, tokenizer, rows, epochs=3, lr=3e-3, beta=0.1)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert np.mean(losses[-3:]) < 0.55
+    assert mean_letters(model, tokenizer) > before + 0.5
+
+
+def test_judged_pairs_have_the_better_answer_as_the_chosen_one(tokenizer):
+    rows = alternatives.judged_pairs(tiny(tokenizer), tokenizer, letters, PROMPTS * 5, max_new_tokens=10)
+    gaps = letters([""] * len(rows), [r["chosen"] for r in rows]) - letters(
+        [""] * len(rows), [r["rejected"] for r in rows])
+    assert (gaps > 0).all() and 5 < len(rows) < 30
+
+
+def test_dpo_repeats_with_its_seed_and_needs_pairs(tokenizer):
+    rows = alternatives.judged_pairs(tiny(tokenizer), tokenizer, letters, PROMPTS * 5, max_new_tokens=10)
+    runs = []
+    for seed in (0, 0, 1):
+        model = tiny(tokenizer)
+        runs.append((alternatives.dpo(model, tokenizer, rows, batch_size=5, seed=seed), weights(model)))
+    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
+    with pytest.raises(WorkbookError, match="no pair for DPO"):
+        alternatives.dpo(tiny(tokenizer), tokenizer, [])
