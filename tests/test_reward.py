@@ -515,9 +515,11 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(tmp_path, monkey
     good = path.read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
-    torch.save({"weights": torch.zeros(3)}, path)
-    other = path.read_bytes()
-    for content in (good[:len(good) // 2], flipped, other, b"", b"hello", pickle.dumps(Foreign())):
+    contents = [good[:len(good) // 2], flipped, b"", b"hello", pickle.dumps(Foreign())]
+    for other in ({"weights": torch.zeros(3)}, {"run": {}, "history": "[]", "more": {}, "model": Foreign()}):
+        torch.save(other, path)
+        contents.append(path.read_bytes())
+    for content in contents:
         path.write_bytes(content)
         with pytest.raises(WorkbookError, match="run.pt is damaged or not a checkpoint.*Delete it"):
             long_run(path)
