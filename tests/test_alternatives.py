@@ -1,16 +1,18 @@
 """Best-of-n, RLOO and DPO: their formulas against numpy, and that each does what it is for."""
 
 import copy
+import importlib.util
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
 
-from rlhf_helpers import alternatives, models
+from rlhf_helpers import alternatives, models, world
 from rlhf_helpers.decoding import generate, rollout
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.files import ROOT, WorkbookError
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,29 @@ def test_dpo_repeats_with_its_seed_and_needs_pairs(tokenizer):
     assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
     with pytest.raises(WorkbookError, match="no pair for DPO"):
         alternatives.dpo(tiny(tokenizer), tokenizer, [])
+
+
+# ---------------------------------------------------------------- the comparison in benchmarks/
+
+def test_the_tables_of_the_comparison(monkeypatch):
+    spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")
+    methods = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(methods)
+    values = [0.7, 0.8, 0.9]
+    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
+    assert methods.interval(values) == pytest.approx((0.8, 0.8 - half, 0.8 + half), abs=1e-3)
+    assert methods.interval([0.7]) == (0.7, 0.0, 1.0)
+    rows = world.quiz(40, seed=0)
+    monkeypatch.setattr(methods.world, "prompts", lambda split: [r["prompt"] for r in rows])
+    better, worse = [r["chosen"] for r in rows], [r["rejected"] for r in rows]
+
+    def seed(same):
+        answers = {m: worse for m in methods.METHODS} | {"PPO": worse if same else better}
+        return {m: {"answers": a, "tokens": 1000, "seconds": 1.0, "gold": 0.5} for m, a in answers.items()}
+
+    text = methods.tables([seed(False)] * 3)
+    wins = re.search(r"^\| PPO \| (\d+)% \((\d+)% to", text, re.M)
+    assert wins and int(wins[1]) > 90 and int(wins[2]) > 50
+    assert re.search(r"^\| DPO \| 50% \(50% to 50%\) inconclusive \|", text, re.M)
+    mixed = methods.tables([seed(True), seed(True), seed(False)])
+    assert re.search(r"^\| PPO \| \d+% \([^|]*\) inconclusive \|", mixed, re.M)
