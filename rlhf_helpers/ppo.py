@@ -14,6 +14,7 @@ import torch
 from .decoding import decode_responses, end_tokens, rollout
 from .files import WorkbookError
 from .models import autocast, encode_prompts, position_ids
+from .packing import can_pack, logits_at, pack_padded
 
 
 @dataclass
@@ -121,6 +122,23 @@ class PolicyWithValue(torch.nn.Module):
                              output_hidden_states=True, logits_to_keep=keep)
         hidden = out.hidden_states[-1][:, -keep:].float()
         return out.logits, self.value_head(hidden).squeeze(-1)
+
+
+class PackedPolicy(PolicyWithValue):
+    """The same numbers without computing the padding (see `packing`); logits and values after an answer's end are 0."""
+
+    width = 64  # tokens of a packed row, if none is longer: wider rows pack better, narrower ones attend for less
+
+    def forward(self, ids, mask, start):
+        real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
+        packed, answer = pack_padded(ids, real.long(), self.width), mask[:, start:].bool()
+        asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
+        places = packed.place[asks[real]]
+        found, out = logits_at(self.model, packed, places, output_hidden_states=True)
+        hidden = out.hidden_states[-1].flatten(0, 1)[places].float()
+        logits, values = found.new_zeros(*answer.shape, found.shape[-1]), hidden.new_zeros(answer.shape)
+        logits[answer], values[answer] = found, self.value_head(hidden).squeeze(-1)
+        return logits, values
 
 
 # ---------------------------------------------------------------- one update
@@ -235,8 +253,8 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
     button) ends the run early and keeps what was learned.  Raises WorkbookError on a failed health check.
     """
     settings = settings or Settings()
-    policy, device = PolicyWithValue(model), next(model.parameters()).device
-    reference = PolicyWithValue(copy.deepcopy(model)).eval().requires_grad_(False)
+    kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
+    policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)

@@ -1,0 +1,137 @@
+"""Packed rows: several sequences in one row, so that padding costs nothing.
+
+A batch of answers of different lengths is up to half padding, and the padding is computed like the rest.  Here
+sequences are laid one after the other into as few rows as they need.  Each token keeps the position it has in its
+own sequence, and the attention mask lets it look at its own sequence only, so the numbers are those of the padded
+batch, but for rounding (Krell et al. 2021).  Two answers to one prompt can share it: the prompt is computed once and
+both look back at it.  Any Hugging Face model works that takes `position_ids` and a mask of four dimensions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .models import autocast, position_ids
+
+
+@dataclass
+class Packed:
+    """What a model is called with, and where each token went."""
+
+    ids: torch.Tensor  # (rows, width)
+    position_ids: torch.Tensor  # (rows, width)
+    attention_mask: torch.Tensor  # (rows, 1, width, width), 0 where a token may look, else the least float
+    place: torch.Tensor  # (tokens,), index of each given token in the flattened (rows * width)
+
+
+def first_fit(lengths, width):
+    """Place for sequences in rows of `width`, the longest first (first-fit decreasing): (starts, rows).
+
+    A start is row * width + column.
+    """
+    starts, free = [0] * len(lengths), []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, left in enumerate(free) if left >= lengths[i]), len(free))
+        if row == len(free):
+            free.append(width)
+        starts[i] = (row + 1) * width - free[row]
+        free[row] -= lengths[i]
+    return starts, len(free)
+
+
+def attention(group, branch):
+    """The mask of packed rows, from the group and branch of each token, both (rows, width).
+
+    A token looks at itself and what came before it in its group, but not into another branch; branch 0 is common.
+    """
+    width = group.shape[1]
+    sees = torch.ones(width, width, dtype=torch.bool, device=group.device).tril()
+    sees = sees & (group[:, :, None] == group[:, None, :])
+    sees &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return torch.where(sees, 0.0, torch.finfo(torch.float32).min)[:, None]
+
+
+def pack(tokens, positions, lengths, branch=None, width=0):
+    """Pack groups of tokens that follow one another in `tokens`; all are (tokens,) but `lengths`, a list.
+
+    lengths: tokens of each group.  positions: of a token in its sequence.  branch: see `attention`; none is all 0.
+    width: of a row, if no group is longer.
+    """
+    device, width = tokens.device, max(width, *lengths)
+    starts, rows = first_fit(lengths, width)
+    sizes = torch.tensor(lengths, device=device)
+    shift = torch.tensor(starts, device=device) - (sizes.cumsum(0) - sizes)
+    place = torch.arange(len(tokens), device=device) + shift.repeat_interleave(sizes)
+
+    def spread(values, fill):
+        out = torch.full((rows * width,), fill, dtype=torch.long, device=device)
+        return out.index_copy(0, place, values).view(rows, width)
+
+    group = spread(torch.arange(len(lengths), device=device).repeat_interleave(sizes), -1)
+    branch = torch.zeros_like(group) if branch is None else spread(branch, 0)
+    return Packed(spread(tokens, 0), spread(positions, 0), attention(group, branch), place)
+
+
+def pack_padded(ids, mask, width=0):
+    """Pack the real tokens of a padded batch; ids, mask: (rows, columns), padding on either side.
+
+    `place` follows the order of `ids[mask.bool()]`.
+    """
+    real = mask.bool()
+    return pack(ids[real], position_ids(mask)[real], mask.sum(-1).tolist(), width=width)
+
+
+def pack_pairs(pairs, device="cpu"):
+    """Pack pairs of token lists; what both begin with is computed once.  Returns (packed, ends).
+
+    ends: (pairs, 2), index of the last token of the first and of the second in the flattened (rows * width).
+    """
+    tokens, positions, branch, lengths, ends = [], [], [], [], []
+    for a, b in pairs:
+        most = min(len(a), len(b)) - 1  # each keeps its own last token, where its number is read
+        common = next((i for i in range(most) if a[i] != b[i]), most)
+        tokens += a + b[common:]
+        positions += [*range(len(a)), *range(common, len(b))]
+        branch += [0] * common + [1] * (len(a) - common) + [2] * (len(b) - common)
+        lengths.append(len(a) + len(b) - common)
+        ends.append((len(tokens) - len(b) + common - 1, len(tokens) - 1))
+    packed = pack(*(torch.tensor(x, device=device) for x in (tokens, positions)), lengths,
+                  torch.tensor(branch, device=device))
+    return packed, packed.place[torch.tensor(ends, device=device)]
+
+
+def run(model, packed, **options):
+    """Call a Hugging Face model on packed rows."""
+    with autocast(packed.ids.device):
+        return model(packed.ids, attention_mask=packed.attention_mask, position_ids=packed.position_ids,
+                     use_cache=False, **options)
+
+
+def logits_at(model, packed, places, **options):
+    """(logits (places, vocabulary), output) of a language model, its last layer applied at `places` only."""
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].flatten(0, 1)[places],))
+    try:
+        out = run(model, packed, **options)
+    finally:
+        hook.remove()
+    return out.logits, out
+
+
+@torch.no_grad()
+def can_pack(model):
+    """Whether a language model gives the same logits packed as alone, tried on two short sequences.
+
+    One that ignores such a mask, or carries a state from token to token, does not.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(10, device=device) % model.config.vocab_size
+    positions = torch.tensor([*range(4), *range(6)], device=device)
+    packed = pack(ids, positions, [4, 6], width=10)
+    with autocast(device):
+        alone = torch.cat([model(part[None]).logits[0] for part in (ids[:4], ids[4:])])
+    try:
+        together, _ = logits_at(model, packed, packed.place)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return torch.allclose(alone, together, atol=1e-3 if device.type == "cpu" else 5e-2)
