@@ -81,23 +81,33 @@ def pack_padded(ids, mask, width=0):
     return pack(ids[real], position_ids(mask)[real], mask.sum(-1).tolist(), width=width)
 
 
-def pack_pairs(pairs, device="cpu"):
-    """Pack pairs of token lists; what both begin with is computed once.  Returns (packed, ends).
+def shared(group):
+    """How many tokens all lists of a group begin with; each keeps its last to itself, where its number is read."""
+    most = min(map(len, group)) - 1
+    return next((i for i in range(most) if len({row[i] for row in group}) > 1), most)
 
-    ends: (pairs, 2), index of the last token of the first and of the second in the flattened (rows * width).
+
+def pack_groups(groups, device="cpu", width=0):
+    """Pack groups of token lists; what those of a group begin with is computed once.  Returns (packed, ends).
+
+    groups: of one size, such as [row] or [chosen, rejected].  ends: (groups, size), index of the last token of each
+    list in the flattened (rows * width).
     """
     tokens, positions, branch, lengths, ends = [], [], [], [], []
-    for a, b in pairs:
-        most = min(len(a), len(b)) - 1  # each keeps its own last token, where its number is read
-        common = next((i for i in range(most) if a[i] != b[i]), most)
-        tokens += a + b[common:]
-        positions += [*range(len(a)), *range(common, len(b))]
-        branch += [0] * common + [1] * (len(a) - common) + [2] * (len(b) - common)
-        lengths.append(len(a) + len(b) - common)
-        ends.append((len(tokens) - len(b) + common - 1, len(tokens) - 1))
-    packed = pack(*(torch.tensor(x, device=device) for x in (tokens, positions)), lengths,
-                  torch.tensor(branch, device=device))
-    return packed, packed.place[torch.tensor(ends, device=device)]
+    for group in groups:
+        before, common = len(tokens), shared(group)
+        tokens += group[0][:common]
+        positions += range(common)
+        branch += [0] * common
+        for k, row in enumerate(group, 1):
+            tokens += row[common:]
+            positions += range(common, len(row))
+            branch += [k] * (len(row) - common)
+            ends.append(len(tokens) - 1)
+        lengths.append(len(tokens) - before)
+    tokens, positions, branch, ends = (torch.tensor(x, device=device) for x in (tokens, positions, branch, ends))
+    packed = pack(tokens, positions, lengths, branch, width)
+    return packed, packed.place[ends].view(len(groups), -1)
 
 
 def run(model, packed, **options):
@@ -120,7 +130,7 @@ def logits_at(model, packed, places, **options):
 
 @torch.no_grad()
 def can_pack(model):
-    """Whether a language model gives the same logits packed as alone, tried on two short sequences.
+    """Whether a model gives the same hidden states packed as alone, tried on two short sequences.
 
     One that ignores such a mask, or carries a state from token to token, does not.
     """
@@ -129,9 +139,9 @@ def can_pack(model):
     positions = torch.tensor([*range(4), *range(6)], device=device)
     packed = pack(ids, positions, [4, 6], width=10)
     with autocast(device):
-        alone = torch.cat([model(part[None]).logits[0] for part in (ids[:4], ids[4:])])
+        alone = torch.cat([model.base_model(part[None]).last_hidden_state[0] for part in (ids[:4], ids[4:])])
     try:
-        together, _ = logits_at(model, packed, packed.place)
+        together = run(model.base_model, packed).last_hidden_state.flatten(0, 1)[packed.place]
     except (TypeError, ValueError, RuntimeError):
         return False
     return torch.allclose(alone, together, atol=1e-3 if device.type == "cpu" else 5e-2)

@@ -256,7 +256,8 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
     kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
     policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0,
+                                  fused=True)
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
     tolerance = 1e-3 if device.type == "cpu" else 5e-2
     history, card, queue = [], {}, []

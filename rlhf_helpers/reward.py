@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from .files import WorkbookError
 from .lm import schedule
 from .models import autocast, pad, position_ids, prompt_ids, response_ids
+from .packing import can_pack, pack_groups, run
 
 
 def preference_loss(chosen, rejected):
@@ -26,6 +27,19 @@ def last_token_scores(model, ids, mask):
         out = model.base_model(ids, attention_mask=mask, position_ids=position_ids(mask))
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
     hidden = out.last_hidden_state[torch.arange(len(ids), device=ids.device), last]
+    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+
+
+def padded_scores(model, groups, pad_id):
+    """Scores (groups, size) of groups of token lists, such as [chosen, rejected]: the plain form, with padding."""
+    ids, mask = pad([row for group in groups for row in group], pad_id, device=next(model.parameters()).device)
+    return last_token_scores(model, ids, mask).view(len(groups), -1)
+
+
+def packed_scores(model, groups, pad_id=None):
+    """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
+    packed, ends = pack_groups(groups, next(model.parameters()).device, width=64)
+    hidden = run(model.base_model, packed).last_hidden_state.flatten(0, 1)[ends]
     return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
 
 
@@ -45,14 +59,13 @@ def context_length(model):
 @torch.no_grad()
 def score(model, tokenizer, prompts, responses, batch_size=256):
     """The reward model's numbers for answers given as text: a float tensor (answers,) on the CPU."""
-    device, limit = next(model.parameters()).device, context_length(model)
+    scores, limit = packed_scores if can_pack(model) else padded_scores, context_length(model)
     rows = [pair_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
         some = order[i:i + batch_size]
-        ids, mask = pad([rows[j] for j in some], tokenizer.pad_token_id, device=device)
-        out[some] = last_token_scores(model, ids, mask).cpu()
+        out[some] = scores(model, [[rows[j]] for j in some], tokenizer.pad_token_id)[:, 0].cpu()
     return out
 
 
@@ -123,17 +136,15 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
     if not pairs:
         raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
                             "chapter 03.")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    device, history = next(model.parameters()).device, []
+    scores, history = packed_scores if can_pack(model) else padded_scores, []
     steps = epochs * -(-len(pairs) // batch_size)
     model.train()
     for _ in range(epochs):
         order = torch.randperm(len(pairs), generator=generator).tolist()
         for batch in like_lengths(order, lambda i: sum(map(len, pairs[i])), batch_size, generator):
-            some = [pairs[i] for i in batch]
-            ids, mask = pad([c for c, _ in some] + [r for _, r in some], tokenizer.pad_token_id, device=device)
-            chosen, rejected = last_token_scores(model, ids, mask).chunk(2)
+            chosen, rejected = scores(model, [pairs[i] for i in batch], tokenizer.pad_token_id).unbind(1)
             loss = preference_loss(chosen, rejected)
             total = loss + center * (chosen + rejected).square().mean()
             if not torch.isfinite(total):
