@@ -127,11 +127,9 @@ class PolicyWithValue(torch.nn.Module):
 class PackedPolicy(PolicyWithValue):
     """The same numbers without computing the padding (see `packing`); logits and values after an answer's end are 0."""
 
-    width = 64  # tokens of a packed row, if none is longer: wider rows pack better, narrower ones attend for less
-
     def forward(self, ids, mask, start):
         real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
-        packed, answer = pack_padded(ids, real.long(), self.width), mask[:, start:].bool()
+        packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
         places = packed.place[asks[real]]
         found, out = logits_at(self.model, packed, places, output_hidden_states=True)

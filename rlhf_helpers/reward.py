@@ -38,7 +38,7 @@ def padded_scores(model, groups, pad_id):
 
 def packed_scores(model, groups, pad_id=None):
     """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
-    packed, ends = pack_groups(groups, next(model.parameters()).device, width=64)
+    packed, ends = pack_groups(groups, next(model.parameters()).device)
     hidden = run(model.base_model, packed).last_hidden_state.flatten(0, 1)[ends]
     return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
 
