@@ -123,8 +123,8 @@ def pack_groups(groups, device="cpu"):
 def run(model, packed, **options):
     """Call a Hugging Face model on packed rows."""
     with autocast(packed.ids.device):
-        return model(packed.ids, attention_mask=packed.attention_mask, position_ids=packed.position_ids,
-                     use_cache=False, **options)
+        return model(packed.ids, attention_mask=packed.attention_mask.to(model.dtype),
+                     position_ids=packed.position_ids, use_cache=False, **options)
 
 
 def logits_at(model, packed, places, **options):
