@@ -132,8 +132,8 @@ class PackedPolicy(PolicyWithValue):
         packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
         places = packed.place[asks[real]]
-        found, out = logits_at(self.model, packed, places, output_hidden_states=True)
-        hidden = out.hidden_states[-1].flatten(0, 1)[places].float()
+        found, hidden = logits_at(self.model, packed, places)
+        hidden = hidden.float()
         logits, values = found.new_zeros(*answer.shape, found.shape[-1]), hidden.new_zeros(answer.shape)
         logits[answer], values[answer] = found, self.value_head(hidden).squeeze(-1)
         return logits, values

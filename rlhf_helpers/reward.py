@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .files import WorkbookError
 from .lm import schedule
 from .models import autocast, pad, position_ids, prompt_ids, response_ids
-from .packing import can_pack, pack_groups, run
+from .packing import can_pack, hidden_at, pack_groups
 
 
 def preference_loss(chosen, rejected):
@@ -39,7 +39,7 @@ def padded_scores(model, groups, pad_id):
 def packed_scores(model, groups, pad_id=None):
     """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
     packed, ends = pack_groups(groups, next(model.parameters()).device)
-    hidden = run(model.base_model, packed).last_hidden_state.flatten(0, 1)[ends]
+    hidden = hidden_at(model, packed, ends)
     return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
 
 

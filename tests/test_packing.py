@@ -87,6 +87,20 @@ def test_packed_logits_are_those_of_each_sequence_alone(name, side):
     assert packing.can_pack(model)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "gpt_neox"])
+def test_the_last_feed_forward_part_is_computed_at_the_places_only(name):
+    model, counted = causal(name), []
+    ids, mask = models.pad(RAGGED, 1)
+    packed = packing.pack_padded(ids, mask)
+    part = packing.last_feed_forward(model)
+    hook = part.register_forward_hook(lambda module, inputs, out: counted.append(out.shape[:-1].numel()))
+    packing.hidden_at(model, packed, packed.place[torch.tensor([3, 0])])
+    model(ids, attention_mask=mask)
+    hook.remove()
+    assert counted == [2, ids.numel()], "few places inside, all of them again outside"
+    assert len([m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]) == 0
+
+
 def test_the_head_is_as_before_after_it_was_applied_at_a_few_places():
     model = causal("gpt2")
     ids, mask = models.pad(RAGGED, 1)
