@@ -52,11 +52,15 @@ def adjust(logits, temperature=1.0, top_k=0, top_p=1.0):
     return logits
 
 
+def inverse_cdf(logits, u):
+    """The token of each row at which the cumulative probability passes u; u: (rows, 1), in [0, 1)."""
+    cdf = logits.float().softmax(-1).cumsum(-1)
+    return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=cdf.shape[-1] - 1)
+
+
 def draw(logits, generator):
     """One token per row by inverse CDF: the same distribution as multinomial, faster on a CPU."""
-    cdf = logits.float().softmax(-1).cumsum(-1)
-    u = torch.rand(len(cdf), 1, generator=generator, device=cdf.device) * cdf[:, -1:]
-    return torch.searchsorted(cdf, u, right=True).clamp(max=cdf.shape[-1] - 1)
+    return inverse_cdf(logits, torch.rand(len(logits), 1, generator=generator, device=logits.device))
 
 
 @torch.no_grad()
@@ -69,24 +73,30 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
     """
     eos = torch.tensor(sorted({eos} if isinstance(eos, int) else set(eos)), device=ids.device)
     rows, cache, logprobs = len(ids), None, []
-    alive = torch.ones(rows, 1, dtype=torch.bool, device=ids.device)
-    inputs, positions = ids, position_ids(mask)
+    alive = torch.arange(rows, device=ids.device)  # the rows whose answer goes on: only they are computed
+    inputs, positions, seen = ids, position_ids(mask), mask
     for _ in range(max_new_tokens):
         with autocast(ids.device):
-            out = model(inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            out = model(inputs, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
                         logits_to_keep=1)
         logits, cache = out.logits[:, -1].float(), out.past_key_values
         if temperature == 0:
             token = logits.argmax(-1, keepdim=True)
         else:
-            token = draw(adjust(logits, temperature, top_k, top_p), generator)
-        logprobs.append(logits.log_softmax(-1).gather(1, token) * alive)
-        token = torch.where(alive, token, model.config.pad_token_id)
-        ids, mask = torch.cat([ids, token], 1), torch.cat([mask, alive.long()], 1)
-        inputs, positions = token, positions[:, -1:] + 1
-        alive = alive & ~torch.isin(token, eos)
-        if not alive.any():
+            u = torch.rand(rows, 1, generator=generator, device=ids.device)  # one for each row, whoever is left
+            token = inverse_cdf(adjust(logits, temperature, top_k, top_p), u[alive])
+        new = torch.full((rows, 1), model.config.pad_token_id, device=ids.device).index_copy(0, alive, token)
+        real = torch.zeros_like(new).index_fill(0, alive, 1)
+        drawn = logits.log_softmax(-1).gather(1, token)
+        logprobs.append(torch.zeros_like(new, dtype=drawn.dtype).index_copy(0, alive, drawn))
+        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, real], 1)
+        go_on = ~torch.isin(token[:, 0], eos)
+        alive = alive[go_on]
+        if not len(alive):
             break
+        if not go_on.all():
+            cache.batch_select_indices(go_on.nonzero()[:, 0])
+        inputs, positions, seen = token[go_on], positions[go_on, -1:] + 1, mask[alive]
     return ids, mask, torch.cat(logprobs, 1)
 
 

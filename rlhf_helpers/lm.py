@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .models import autocast, pad, position_ids, prompt_ids, response_ids
+from .packing import can_pack, logits_at, pack_padded
 
 
 def next_token_loss(logits, ids, mask):
@@ -42,20 +43,39 @@ def schedule(step, steps, warmup=0.05):
     return float(0.1 + 0.9 * 0.5 * (1 + torch.cos(torch.pi * x)))
 
 
-def fit(model, batches, steps, lr, on_step=None):
+def plain_loss(model, ids, mask, loss_mask):
+    """`next_token_loss` of a model on one batch; ids, mask and loss_mask: (rows, T)."""
+    with autocast(ids.device):
+        logits = model(ids, attention_mask=mask, position_ids=position_ids(mask)).logits
+    return next_token_loss(logits, ids, loss_mask)
+
+
+def packed_loss(model, ids, mask, loss_mask):
+    """The same number without computing the padding, and the vocabulary only where a token is to be predicted."""
+    wanted = loss_mask[:, 1:].bool()
+    packed, before = pack_padded(ids, mask), F.pad(wanted, (0, 1))  # the token before says what comes
+    logits, _ = logits_at(model, packed, packed.place[before[mask.bool()]])
+    return F.cross_entropy(logits.float(), ids[:, 1:][wanted])
+
+
+def padded_batch_loss(model):
+    """The quicker loss for batches with padding: `packed_loss`, or `plain_loss` for a model that can't be packed."""
+    return packed_loss if can_pack(model) else plain_loss
+
+
+def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     """Train on `steps` batches of (ids, attention mask, loss mask) with AdamW; returns the losses.
 
-    `on_step(step, loss)` is called after each update.
+    `on_step(step, loss)` is called after each update.  loss_of: `plain_loss` or, for padded batches, the quicker
+    `padded_batch_loss(model)`.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    losses, device = [], next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    losses = []
     model.train()
     for step, (ids, mask, loss_mask) in zip(range(steps), batches):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step, steps)
-        with autocast(device):
-            logits = model(ids, attention_mask=mask, position_ids=position_ids(mask)).logits
-        loss = next_token_loss(logits, ids, loss_mask)
+        loss = loss_of(model, ids, mask, loss_mask)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -25,6 +25,7 @@ from .models import (
     prompt_ids,
     save_checkpoint,
 )
+from .packing import can_pack, logits_at, pack_padded
 
 
 @dataclass
@@ -142,6 +143,21 @@ class PolicyWithValue(torch.nn.Module):
                              output_hidden_states=True, logits_to_keep=keep)
         hidden = out.hidden_states[-1][:, -keep:].float()
         return out.logits, self.value_head(hidden).squeeze(-1)
+
+
+class PackedPolicy(PolicyWithValue):
+    """The same numbers without computing the padding (see `packing`); logits and values after an answer's end are 0."""
+
+    def forward(self, ids, mask, start):
+        real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
+        packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
+        asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
+        places = packed.place[asks[real]]
+        found, hidden = logits_at(self.model, packed, places)
+        hidden = hidden.float()
+        logits, values = found.new_zeros(*answer.shape, found.shape[-1]), hidden.new_zeros(answer.shape)
+        logits[answer], values[answer] = found, self.value_head(hidden).squeeze(-1)
+        return logits, values
 
 
 # ---------------------------------------------------------------- one update
@@ -316,10 +332,11 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
     """
     settings = settings or Settings()
     check_run(model, tokenizer, prompts, settings)
-    policy, device = PolicyWithValue(model), next(model.parameters()).device
-    reference = PolicyWithValue(copy.deepcopy(model)).eval().requires_grad_(False)
+    kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
+    policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0,
+                                  fused=True)
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
     tolerance = 1e-3 if device.type == "cpu" else 5e-2
     run = checkpoint and {"training": "PPO", **asdict(settings), "seed": seed, "list of prompts": digest_of(prompts),

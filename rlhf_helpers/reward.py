@@ -25,6 +25,7 @@ from .models import (
     response_ids,
     save_checkpoint,
 )
+from .packing import can_pack, hidden_at, pack_groups, shared
 
 SAVE_EVERY = 20  # steps of training between two checkpoints
 
@@ -40,6 +41,38 @@ def last_token_scores(model, ids, mask):
         out = model.base_model(ids, attention_mask=mask, position_ids=position_ids(mask))
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
     hidden = out.last_hidden_state[torch.arange(len(ids), device=ids.device), last]
+    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+
+
+def padded_scores(model, groups, pad_id):
+    """Scores (groups, size) of groups of token lists, such as [chosen, rejected]: the plain form, with padding."""
+    ids, mask = pad([row for group in groups for row in group], pad_id, device=next(model.parameters()).device)
+    return last_token_scores(model, ids, mask).view(len(groups), -1)
+
+
+def packed_scores(model, groups, pad_id=None):
+    """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
+    packed, ends = pack_groups(groups, next(model.parameters()).device)
+    hidden = hidden_at(model, packed, ends)
+    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+
+
+def comparable(pair):
+    """At how many places two token lists can be compared: the tokens that both end with, and the one before those."""
+    most = min(map(len, pair)) - shared(pair)
+    return next((k + 1 for k in range(most) if pair[0][-1 - k] != pair[1][-1 - k]), most)
+
+
+def ending_scores(model, pairs, pad_id=None):
+    """Scores (places, 2) of pairs of token lists, at every place where the two can be compared (see `comparable`).
+
+    For pairs that differ in one spot only, such as those of a quiz: the model then learns to see the difference
+    where it is, and to carry what it saw to the end, rather than both at once.
+    """
+    packed, ends = pack_groups(pairs, next(model.parameters()).device)
+    places = torch.cat([end - torch.arange(comparable(pair), device=end.device)[:, None]
+                        for pair, end in zip(pairs, ends)])
+    hidden = hidden_at(model, packed, places)
     return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
 
 
@@ -71,14 +104,13 @@ def score(model, tokenizer, prompts, responses, batch_size=256):
 
     Of an answer that is too long for the model, what fits is judged; see `readable_ids`.
     """
-    device, limit = next(model.parameters()).device, context_length(model)
+    scores, limit = packed_scores if can_pack(model) else padded_scores, context_length(model)
     rows = [readable_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
         some = order[i:i + batch_size]
-        ids, mask = pad([rows[j] for j in some], tokenizer.pad_token_id, device=device)
-        out[some] = last_token_scores(model, ids, mask).cpu()
+        out[some] = scores(model, [[rows[j]] for j in some], tokenizer.pad_token_id)[:, 0].cpu()
     return out
 
 
@@ -160,15 +192,13 @@ def training_batches(pairs, epochs, batch_size, seed):
     return batches
 
 
-def preference_step(model, optimizer, pairs, pad_id, center):
+def preference_step(model, optimizer, pairs, pad_id, center, scores=padded_scores):
     """One update on pairs of token ids (chosen, rejected); returns loss (nats), accuracy and mean margin.
 
-    Chosen and rejected answers go through the model together.  Raises WorkbookError, and leaves the weights
-    alone, when the loss or its gradient is not finite.
+    Chosen and rejected answers go through the model together; `scores(model, pairs, pad_id)` says how.  Raises
+    WorkbookError, and leaves the weights alone, when the loss or its gradient is not finite.
     """
-    ids, mask = pad([c for c, _ in pairs] + [r for _, r in pairs], pad_id,
-                    device=next(model.parameters()).device)
-    chosen, rejected = last_token_scores(model, ids, mask).chunk(2)
+    chosen, rejected = scores(model, pairs, pad_id).unbind(1)
     loss = preference_loss(chosen, rejected)
     total = loss + center * (chosen + rejected).square().mean()
     optimizer.zero_grad()
@@ -183,14 +213,15 @@ def preference_step(model, optimizer, pairs, pad_id, center):
 
 
 def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e-4, center=0.01, seed=0,
-                       on_step=None, checkpoint=None):
+                       on_step=None, checkpoint=None, scores=None):
     """Train on preference rows {"prompt", "chosen", "rejected"}; returns the history, a list of dicts.
 
     `center` times (R+ + R-)^2 is added to the loss (Eisenstein et al. 2023): only differences of scores
     matter to the loss itself, and this pins their middle so that good > 0 > bad.  `on_step(step, steps,
     row)` is called after each update.  `checkpoint`: a file that is written every 20 steps; after an
     interrupt or a crash the same call goes on from it, with the very same result on a CPU, and a finished
-    training removes it.  Raises WorkbookError when nothing can be learned from `rows`, when the loss is no
+    training removes it.  `scores`: `padded_scores`, or another way to score pairs; by default the quickest
+    that the model allows.  Raises WorkbookError when nothing can be learned from `rows`, when the loss is no
     longer finite, or when the checkpoint is not of this training.
     """
     check_preferences(rows)
@@ -198,7 +229,8 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
     if not pairs:
         raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
                             "chapter 03.")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    scores = scores or (packed_scores if can_pack(model) else padded_scores)
     batches = training_batches(pairs, epochs, batch_size, seed)
     run = checkpoint and {"training": "reward model", "epochs": epochs, "batch size": batch_size,
                           "learning rate": lr, "centre": center, "seed": seed, "set of pairs": digest_of(pairs),
@@ -209,7 +241,7 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
         for batch in batches[len(history):]:
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(len(history), len(batches))
-            row = preference_step(model, optimizer, [pairs[i] for i in batch], tokenizer.pad_token_id, center)
+            row = preference_step(model, optimizer, [pairs[i] for i in batch], tokenizer.pad_token_id, center, scores)
             history.append({"step": len(history) + 1, "dropped": dropped, **row})
             if on_step:
                 on_step(len(history), len(batches), history[-1])

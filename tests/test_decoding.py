@@ -368,6 +368,15 @@ def test_rollout_repeats_with_its_seed(model):
     assert once(0) == once(0) != once(1)
 
 
+def test_rollout_computes_unfinished_rows_only(model, monkeypatch):
+    ids, mask = padded(PROMPTS * 20)
+    computed, plain = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, **more: computed.append(len(ids)) or plain(ids, **more))
+    _, out_mask, _ = rollout(model, ids, mask, 16, {EOS, 4}, torch.Generator().manual_seed(1))
+    assert computed == out_mask[:, ids.shape[1]:].sum(0).tolist()
+    assert computed[-1] < computed[0] == len(ids)
+
+
 def test_rollout_leaves_the_global_generator_alone(model):
     ids, mask = padded(PROMPTS)
     torch.manual_seed(0)

@@ -1,0 +1,161 @@
+"""Training a reward model: this repository against TRL's RewardTrainer, side by side.
+
+    python -m venv .venv-trl
+    .venv-trl/bin/pip install torch==2.13.0 transformers==5.15.0 trl==1.12.0 datasets==5.2.0 accelerate==1.15.0
+    PYTHONPATH=. .venv-trl/bin/python benchmarks/reward_trl.py
+
+Both sides start from data/models/finetuned with the same new head and see the same pairs of data/feedback.jsonl, with
+the same batch size, epochs, optimiser, learning rate and its schedule, gradient clipping and centre term.  Each run
+has a process of its own; the sides alternate.  Writes reward_trl.json (all numbers) and reward_trl.md (the table)
+beside this file.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from rlhf_helpers import lm, models, reward
+from rlhf_helpers.feedback import read_events, replay, to_preferences
+from rlhf_helpers.files import ROOT, versions, write_json, write_text
+
+HERE = Path(__file__).resolve().parent
+HELD_OUT = 1000  # pairs
+TRAINING = {"epochs": 1, "batch_size": 32, "lr": 5e-4, "center": 0.01}
+SIDES = {"ours": "this repository", "trl": "RewardTrainer"}
+DIFFERENCES = """What is not the same:
+
+- This repository makes batches of pairs of like length (in windows of 16 batches); RewardTrainer shuffles, and
+  cannot group by length.
+- RewardTrainer is given token ids, made by the function used here, and the time of that is added to its own.
+- RewardTrainer runs without checkpoints, logging or evaluation; the accuracy is measured afterwards, by one function.
+"""
+
+
+def data(pairs):
+    """(train, held-out) preference rows; no prompt is in both."""
+    rows, _ = to_preferences(replay(read_events(ROOT / "data/feedback.jsonl")[0]))
+    train, held_out = reward.split_by_prompt(rows, 0.2)
+    return train[:pairs], held_out[:HELD_OUT]
+
+
+def ours(model, tokenizer, rows, seed):
+    """Train with this repository."""
+    began = time.perf_counter(), time.process_time()
+    reward.train_reward_model(model, tokenizer, rows, seed=seed, **TRAINING)
+    return time.perf_counter() - began[0], time.process_time() - began[1]
+
+
+def trl(model, tokenizer, rows, seed):
+    """Train with RewardTrainer, its settings tuned for a CPU."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    began = time.perf_counter(), time.process_time()
+    pairs, _ = reward.usable_pairs(tokenizer, rows, reward.context_length(model))
+    tokenised = time.perf_counter() - began[0], time.process_time() - began[1]
+    dataset = Dataset.from_list([{"chosen_ids": c, "rejected_ids": r} for c, r in pairs])
+    steps = TRAINING["epochs"] * -(-len(pairs) // TRAINING["batch_size"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING["lr"], betas=(0.9, 0.98), weight_decay=0.01,
+                                  fused=True)
+    config = RewardConfig(
+        output_dir=tempfile.mkdtemp(), seed=seed, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=TRAINING["batch_size"], num_train_epochs=TRAINING["epochs"],
+        center_rewards_coefficient=TRAINING["center"], max_grad_norm=1.0, max_length=reward.context_length(model),
+        report_to="none", save_strategy="no", logging_strategy="no", eval_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False)
+    trainer = RewardTrainer(
+        model=model, args=config, processing_class=tokenizer, train_dataset=dataset,
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lm.schedule(step, steps))))
+    began = time.perf_counter(), time.process_time()
+    trainer.train()
+    seconds = (time.perf_counter() - began[0] + tokenised[0], time.process_time() - began[1] + tokenised[1])
+    assert trainer.state.global_step == steps
+    return seconds
+
+
+def one_run(side, pairs, seed):
+    """A dict with what one run measured."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.manual_seed(seed)
+    model, tokenizer = models.load_reward_model(ROOT / "data/models/finetuned")
+    train, held_out = data(pairs)
+    wall, cpu = {"ours": ours, "trl": trl}[side](model, tokenizer, train, seed)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
+    return {"side": side, "seed": seed, "pairs": len(train) * TRAINING["epochs"], "wall": wall, "cpu": cpu,
+            "peak_gib": peak, **reward.evaluate(model.eval(), tokenizer, held_out)}
+
+
+def summary(runs):
+    """Medians of each side, and the medians over the seeds of the ratio to it."""
+    sides = {s: [r for r in runs if r["side"] == s] for s in SIDES}
+    rates = {s: {k: [r["pairs"] / r[k] for r in rs] for k in ("wall", "cpu")} for s, rs in sides.items()}
+
+    def ratio(side, clock):
+        return statistics.median(a / b for a, b in zip(rates["ours"][clock], rates[side][clock], strict=True))
+
+    return {s: {"pairs_per_second": statistics.median(rates[s]["wall"]),
+                "pairs_per_cpu_second": statistics.median(rates[s]["cpu"]),
+                "ratio": ratio(s, "wall"), "cpu_ratio": ratio(s, "cpu"),
+                "accuracy": statistics.mean(r["accuracy"] for r in rs),
+                "peak_gib": statistics.median(r["peak_gib"] for r in rs)} for s, rs in sides.items()}
+
+
+def table(result):
+    """The results as Markdown."""
+    s = result["summary"]
+    lines = ["| | " + " | ".join(SIDES.values()) + " |", "|---|" + "---|" * len(SIDES)]
+    for name, key, form in (("pairs per second", "pairs_per_second", "{:.0f}"),
+                            ("ours faster by, wall clock", "ratio", "{:.2f}"),
+                            ("pairs per CPU second", "pairs_per_cpu_second", "{:.0f}"),
+                            ("ours faster by, CPU time", "cpu_ratio", "{:.2f}"),
+                            ("held-out accuracy (mean)", "accuracy", "{:.3f}"),
+                            ("peak memory (GiB)", "peak_gib", "{:.2f}")):
+        lines.append(f"| {name} | " + " | ".join(form.format(s[side][key]) for side in SIDES) + " |")
+    made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return (f"Training a reward model on one CPU thread, {made}: {result['runs'][0]['pairs']:,} pairs, "
+            f"{TRAINING['epochs']} epoch, batches of {TRAINING['batch_size']}; {result['repeats']} runs of each side, "
+            "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
+            "is the surer measure.\n\n" + "\n".join(lines) + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts.\n\n"
+            + DIFFERENCES)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Reward-model training against TRL's RewardTrainer.")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=1600)
+    parser.add_argument("--side", choices=SIDES, help="one run of one side, its numbers on the last line")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(one_run(arguments.side, arguments.pairs, arguments.seed)))
+        return
+    runs = []
+    for seed in range(arguments.repeats):
+        for side in SIDES:
+            command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--pairs", str(arguments.pairs)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True,
+                                  env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            r = runs[-1]
+            print(side, seed, f"{r['pairs'] / r['wall']:.0f} pairs/s, {r['pairs'] / r['cpu']:.0f} per CPU second, "
+                  f"accuracy {r['accuracy']:.3f}", flush=True)
+    made = versions() | {"trl": importlib.metadata.version("trl")}
+    result = {"versions": made, "threads": 1, "training": TRAINING, "repeats": arguments.repeats,
+              "summary": summary(runs), "runs": runs}
+    write_json(HERE / "reward_trl.json", result)
+    write_text(HERE / "reward_trl.md", table(result))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

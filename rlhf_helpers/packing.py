@@ -1,0 +1,197 @@
+"""Packed rows: several sequences in one row, so that padding costs nothing.
+
+A batch of answers of different lengths is up to half padding, and the padding is computed like the rest.  Here
+sequences are laid one after the other into as few rows as they need.  Each token keeps the position it has in its
+own sequence, and the attention mask lets it look at its own sequence only, so the numbers are those of the padded
+batch, but for rounding (Krell et al. 2021).  Two answers to one prompt can share it: the prompt is computed once and
+both look back at it.  Any Hugging Face model works that takes `position_ids` and a mask of four dimensions.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .models import autocast, position_ids
+
+
+@dataclass
+class Packed:
+    """What a model is called with, and where each token went."""
+
+    ids: torch.Tensor  # (rows, width)
+    position_ids: torch.Tensor  # (rows, width)
+    attention_mask: torch.Tensor  # (rows, 1, width, width), 0 where a token may look, else the least float
+    place: torch.Tensor  # (tokens,), index of each given token in the flattened (rows * width)
+
+
+def first_fit(lengths, width):
+    """Place for sequences in rows of `width`, the longest first (first-fit decreasing): (starts, rows).
+
+    A start is row * width + column.
+    """
+    starts, free = [0] * len(lengths), []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, left in enumerate(free) if left >= lengths[i]), len(free))
+        if row == len(free):
+            free.append(width)
+        starts[i] = (row + 1) * width - free[row]
+        free[row] -= lengths[i]
+    return starts, len(free)
+
+
+def layout(lengths):
+    """The width of row that costs least, with the places in it: (width, starts, rows).
+
+    Wide rows leave less empty, but every token in them attends to more: on the embedded model, computing a token
+    costs about as much as attending to 512.
+    """
+    longest = max(lengths)
+    tried = [(width, *first_fit(lengths, width)) for width in range(longest, 2 * longest + 1, longest // 8 or 1)]
+    return min(tried, key=lambda t: t[2] * t[0] * (512 + t[0]))
+
+
+def attention(group, branch):
+    """The mask of packed rows, from the group and branch of each token, both (rows, width).
+
+    A token looks at itself and what came before it in its group, but not into another branch; branch 0 is common.
+    """
+    width = group.shape[1]
+    sees = torch.ones(width, width, dtype=torch.bool, device=group.device).tril()
+    sees = sees & (group[:, :, None] == group[:, None, :])
+    sees &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return torch.where(sees, 0.0, torch.finfo(torch.float32).min)[:, None]
+
+
+def pack(tokens, positions, lengths, branch=None):
+    """Pack groups of tokens that follow one another in `tokens`; all are (tokens,) but `lengths`, a list.
+
+    lengths: tokens of each group.  positions: of a token in its sequence.  branch: see `attention`; none is all 0.
+    """
+    device = tokens.device
+    width, starts, rows = layout(lengths)
+    sizes = torch.tensor(lengths, device=device)
+    shift = torch.tensor(starts, device=device) - (sizes.cumsum(0) - sizes)
+    place = torch.arange(len(tokens), device=device) + shift.repeat_interleave(sizes)
+
+    def spread(values, fill):
+        out = torch.full((rows * width,), fill, dtype=torch.long, device=device)
+        return out.index_copy(0, place, values).view(rows, width)
+
+    group = spread(torch.arange(len(lengths), device=device).repeat_interleave(sizes), -1)
+    branch = torch.zeros_like(group) if branch is None else spread(branch, 0)
+    return Packed(spread(tokens, 0), spread(positions, 0), attention(group, branch), place)
+
+
+def pack_padded(ids, mask):
+    """Pack the real tokens of a padded batch; ids, mask: (rows, columns), padding on either side.
+
+    `place` follows the order of `ids[mask.bool()]`.
+    """
+    real = mask.bool()
+    return pack(ids[real], position_ids(mask)[real], mask.sum(-1).tolist())
+
+
+def shared(group):
+    """How many tokens all lists of a group begin with; each keeps its last to itself, where its number is read."""
+    most = min(map(len, group)) - 1
+    return next((i for i in range(most) if len({row[i] for row in group}) > 1), most)
+
+
+def pack_groups(groups, device="cpu"):
+    """Pack groups of token lists; what those of a group begin with is computed once.  Returns (packed, ends).
+
+    groups: of one size, such as [row] or [chosen, rejected].  ends: (groups, size), index of the last token of each
+    list in the flattened (rows * width).
+    """
+    tokens, positions, branch, lengths, ends = [], [], [], [], []
+    for group in groups:
+        before, common = len(tokens), shared(group)
+        tokens += group[0][:common]
+        positions += range(common)
+        branch += [0] * common
+        for k, row in enumerate(group, 1):
+            tokens += row[common:]
+            positions += range(common, len(row))
+            branch += [k] * (len(row) - common)
+            ends.append(len(tokens) - 1)
+        lengths.append(len(tokens) - before)
+    tokens, positions, branch, ends = (torch.tensor(x, device=device) for x in (tokens, positions, branch, ends))
+    packed = pack(tokens, positions, lengths, branch)
+    return packed, packed.place[ends].view(len(groups), -1)
+
+
+def run(model, packed, places, **options):
+    """Call a Hugging Face model on packed rows; only at `places` is its output to be used.
+
+    places: indices in the flattened (rows * width).  The last block computes its feed-forward part there only.
+    """
+    with autocast(packed.ids.device), computed_at(last_feed_forward(model), places):
+        return model(packed.ids, attention_mask=packed.attention_mask.to(model.dtype),
+                     position_ids=packed.position_ids, use_cache=False, **options)
+
+
+def last_feed_forward(model):
+    """The feed-forward part of a model's last block, if it has the usual name; else None."""
+    lists = [m for m in model.base_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    return getattr(max(lists, key=len)[-1], "mlp", None) if lists else None
+
+
+@contextmanager
+def computed_at(module, places):
+    """Meanwhile a module that treats each token by itself, or None, computes those at `places` only; others get 0."""
+    def choose(module, inputs):
+        return (inputs[0].flatten(0, 1)[places][None], *inputs[1:])
+
+    def spread(module, inputs, out):
+        return out.new_zeros(shape.numel() // out.shape[-1], out.shape[-1]).index_copy(0, places, out[0]).view(shape)
+
+    def remember(module, inputs):
+        nonlocal shape
+        shape = inputs[0].shape
+
+    shape, hooks = None, []
+    try:
+        if module is not None:
+            hooks = [module.register_forward_pre_hook(remember), module.register_forward_pre_hook(choose),
+                     module.register_forward_hook(spread)]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def hidden_at(model, packed, places):
+    """The last hidden states of a model without its head, at `places` only: (places.shape, width of the model)."""
+    return run(model.base_model, packed, places.flatten()).last_hidden_state.flatten(0, 1)[places]
+
+
+def logits_at(model, packed, places):
+    """(logits (places, vocabulary), last hidden states (places, width of the model)) at `places` only."""
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].flatten(0, 1)[places],))
+    try:
+        out = run(model, packed, places, output_hidden_states=True)
+    finally:
+        hook.remove()
+    return out.logits, out.hidden_states[-1].flatten(0, 1)[places]
+
+
+@torch.no_grad()
+def can_pack(model):
+    """Whether a model gives the same hidden states packed as alone, tried on two short sequences.
+
+    One that ignores such a mask, or carries a state from token to token, does not.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(10, device=device) % model.config.vocab_size
+    positions = torch.tensor([*range(4), *range(6)], device=device)
+    packed = pack(ids, positions, [4, 6])  # one row of ten
+    some = torch.tensor([1, 3, 4, 9], device=device)
+    with autocast(device):
+        alone = torch.cat([model.base_model(part[None]).last_hidden_state[0] for part in (ids[:4], ids[4:])])
+    try:
+        together = hidden_at(model, packed, packed.place[some])
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return torch.allclose(alone[some], together, atol=1e-3 if device.type == "cpu" else 5e-2)
