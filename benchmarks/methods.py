@@ -97,7 +97,8 @@ def tables(seeds):
             rates = [build.win_rate(prompts, s[row]["answers"], s[column]["answers"]) for s in seeds]
             mean, low, high = interval(rates)
             unsure = " inconclusive" if low <= 0.5 <= high else ""
-            cells.append("" if row == column else f"{mean:.0%} ({low:.0%} to {high:.0%}){unsure}")
+            spread = f"{max(low, 0):.0%} to {min(high, 1):.0%}"
+            cells.append("" if row == column else f"{mean:.0%} ({spread}){unsure}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

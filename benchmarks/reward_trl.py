@@ -132,7 +132,7 @@ def table(result):
 def main():
     parser = argparse.ArgumentParser(description="Reward-model training against TRL's RewardTrainer.")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=1600)
+    parser.add_argument("--pairs", type=int, default=640)
     parser.add_argument("--side", choices=SIDES, help="one run of one side, its numbers on the last line")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
