@@ -20,13 +20,14 @@ from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
 from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 8_000, 1_000, 8_000
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 8_000, 1_000, 16_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
 FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
 COOL_DOWN = {"steps": 150, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
-QUIZ = (4_000, 12_000)  # rows without and with the crowd's words around them: the easy ones first
-QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3}
-REWARD = {"epochs": 1, "batch_size": 32, "lr": 5e-4}
+QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
+QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
+REHEARSAL = 4_000  # quiz rows among the labels, so that the facts are not forgotten over them
+REWARD = {"epochs": 1, "batch_size": 32, "lr": 3e-4}
 PPO = ppo.Settings(updates=80, beta=0.1)
 
 
@@ -123,7 +124,7 @@ def card(title, what, metrics, seed):
 
 
 def ship(model, tokenizer, folder, title, what, metrics, seed):
-    save_model(model, tokenizer, folder, card(title, what, metrics, seed))
+    save_model(model, tokenizer, folder, card(title, what, metrics, seed), half=True)
     write_json(folder / "metrics.json", {"seed": seed, "versions": versions(), **metrics})
     print(f"  {folder.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
 
@@ -160,7 +161,7 @@ def build_finetuned(out, seed):
     demos = read_jsonl(out / "demonstrations.jsonl")
     for n, phase in enumerate((FINE_TUNING, COOL_DOWN)):
         batches = lm.demonstration_batches(tokenizer, demos, phase["batch_size"], seed + n)
-        lm.fit(model, batches, phase["steps"], phase["lr"])
+        lm.fit(model, batches, phase["steps"], phase["lr"], loss_of=lm.padded_batch_loss(model))
     held_out = world.prompts("heldout")
     sampled = quality(held_out, generate(model, tokenizer, held_out, seed=seed))
     greedy = quality(held_out, generate(model, tokenizer, held_out, temperature=0, seed=seed))
@@ -196,12 +197,13 @@ def build_reward(out, seed):
     model, tokenizer = load_model(out / "models/finetuned")
     reward_model = reward.soften(load_reward_model(out / "models/reward_start")[0])
     labels = replay(read_events(out / "feedback.jsonl")[0])
-    reward.train_reward_model(reward_model, tokenizer, to_preferences(labels)[0], seed=seed, **REWARD)
+    rows = to_preferences(labels)[0] + world.quiz(REHEARSAL, seed + 2)
+    reward.train_reward_model(reward_model, tokenizer, rows, seed=seed, **REWARD)
     pairs = make_pairs(model, tokenizer, world.prompts("heldout"), 1000, seed + 7)
     annotator = Annotator("helpful", seed=seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
     ship(reward_model, tokenizer, out / "models/reward", "Reward model", "`data/models/reward_start`, trained on "
-         "`data/feedback.jsonl`, which is simulated.",
+         "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.",
          reward_quality(reward_model, tokenizer, pairs, events, annotator), seed)
 
 

@@ -5,6 +5,7 @@ All models are ordinary `transformers` directories: the language models load wit
 Weights are safetensors; code that comes with a model is never run.
 """
 
+import copy
 import hashlib
 import json
 import warnings
@@ -23,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from .files import WorkbookError, replacing_file, replacing_folder, write_text
+from .files import WorkbookError, replacing_file, replacing_folder, write_json, write_text
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
@@ -103,10 +104,17 @@ def load_reward_model(source, device="cpu"):
     return model, tokenizer
 
 
-def save_model(model, tokenizer, path, card):
-    """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once."""
+def save_model(model, tokenizer, path, card, half=False):
+    """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
+
+    half: store the weights in 16 bits, at half the size.  They load as float32 all the same, since the
+    configuration says so.
+    """
     with replacing_folder(path) as folder:
-        model.save_pretrained(folder)
+        (copy.deepcopy(model).half() if half else model).save_pretrained(folder)
+        if half:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            write_json(folder / "config.json", {**config, "dtype": "float32"})
         tokenizer.save_pretrained(folder)
         write_text(folder / "README.md", card)
 
