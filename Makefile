@@ -28,7 +28,7 @@ test-fast: $(READY)  ## run the tests that take under three minutes together
 test-colab:  ## run chapters 02 and 03 and the widget's tests with Google Colab's versions, in build/colab
 	@[ -x build/colab/bin/pip ] || $(PYTHON) -m venv --clear build/colab
 	@build/colab/bin/python -m pip install -q --disable-pip-version-check -c constraints/colab.txt -e . \
-	  papermill nbconvert notebook pytest hypothesis
+	  datasets papermill nbconvert notebook pytest hypothesis scikit-learn
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/test_colab.py \
 	  tests/test_feedback.py tests/test_labeller.py "tests/test_notebooks.py::test_runs_alone[02_decoding]" \
 	  "tests/test_notebooks.py::test_runs_alone[03_human_feedback]" $(ARGS)
