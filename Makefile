@@ -31,7 +31,8 @@ test-colab:  ## run chapters 02 and 03 and the widget's tests with Google Colab'
 	  datasets papermill nbconvert notebook pytest hypothesis scikit-learn
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/test_colab.py \
 	  tests/test_feedback.py tests/test_labeller.py "tests/test_notebooks.py::test_runs_alone[02_decoding]" \
-	  "tests/test_notebooks.py::test_runs_alone[03_human_feedback]" $(ARGS)
+	  "tests/test_notebooks.py::test_runs_alone[03_human_feedback]" \
+	  -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
 
 lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT_USER) $(ARGS) notebooks/00_start_here.ipynb

@@ -24,7 +24,7 @@ from rlhf_helpers import files, world
 from rlhf_helpers.files import ROOT
 
 LAB = Path(sys.executable).parent / "jupyter-lab"
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore:record_property is incompatible")]
 playwright_api = pytest.importorskip("playwright.sync_api")
 if not LAB.exists():
     pytest.skip("needs jupyterlab", allow_module_level=True)
@@ -491,8 +491,7 @@ def test_a_killed_kernel_loses_nothing(lab, page):
         labels = wait_labels(log, n + 1)
     pid = int((lab[2] / "dead.pid").read_text())
     os.kill(pid, signal.SIGKILL)  # at once after the click
-    page.wait_for_timeout(4000)
-    page.evaluate(RESTART)
+    page.get_by_role("dialog", name="Kernel Restarting").get_by_role("button", name="Ok").click()
     box = run_all(page, "dead.ipynb")
     assert int((lab[2] / "dead.pid").read_text()) != pid
     wait_shown(box, 2)

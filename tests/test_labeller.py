@@ -3,6 +3,7 @@
 import contextlib
 import json
 import multiprocessing
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rlhf_helpers import feedback as fb
 from rlhf_helpers import labeller as lab
 from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.files import ROOT, WorkbookError
 from rlhf_helpers.labeller import Labeller
 
 HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* '
@@ -318,7 +319,8 @@ def test_clicks_label_undo_and_show_progress(shown):
     for name in ("a", "b", "tie", "both_bad", "skip", "undo"):
         press(x, name)
     assert [e["seconds"] for e in x.labels] == [2.0] * 4 and not x.errors
-    assert "4 of 13 labelled" in x.progress.value and "30 a minute" in x.progress.value
+    assert "4 of 13 labelled · 30 a minute · less than a minute left" in x.progress.value
+    assert 'aria-valuenow="4"' in x.progress.value and "width:30.8%" in x.progress.value
     assert 'role="status"' in x.status.value and "back" in x.status.value
     words = [b.description for b in x.buttons.values()]
     assert words == ["A is better", "B is better", "Tie", "Both bad", "Skip", "Undo"]
@@ -432,3 +434,19 @@ def test_keys_are_the_buttons_and_only_hotkeys_bind_them(shown):
     for name, button in x.buttons.items():
         assert f"rlhf-press-{name}" in button._dom_classes
     assert "rlhf-keys\"" not in x.widget.children[-1].value and "rlhf-keys\"" in lab.key_guard(True).value
+
+
+def test_the_table_of_features_is_what_the_tests_gave():
+    """benchmarks/labelling.md is made of labelling.json, every row has tests, and every test exists."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import labelling
+    finally:
+        sys.path.pop(0)
+    data = json.loads((ROOT / "benchmarks" / "labelling.json").read_text(encoding="utf-8"))
+    assert (ROOT / "benchmarks" / "labelling.md").read_text(encoding="utf-8") == labelling.table(data)
+    for _, others, tests in labelling.FEATURES:
+        assert len(others) == len(labelling.TOOLS) and tests
+        for module, name in (t.split("::") for t in tests):
+            code = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+            assert f"def {name.partition('[')[0]}(" in code, name
