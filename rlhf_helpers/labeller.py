@@ -331,7 +331,9 @@ KEYS_HINT = ('<div class="rlhf-keys"><span>Single keys do not work in this front
              + ".</span></div>")
 # Ours from the first to the last character; no text of a model or of a reader is ever put into it.
 GUARD_JS = """
-const box = this.closest('.widget-vbox'), hint = box.querySelector('.rlhf-keys'), keys = KEYS;
+const box = this.closest('.widget-vbox'), keys = KEYS;
+if (!box) return;
+const hint = box.querySelector('.rlhf-keys');
 if (hint) [hint.firstChild.hidden, hint.lastChild.hidden] = [true, false];
 if (!box.hasAttribute('data-lm-suppress-shortcuts')) {
   box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
@@ -347,6 +349,7 @@ if (!box.hasAttribute('data-lm-suppress-shortcuts')) {
   }, true);
   box.addEventListener('keydown', e => {
     e.stopPropagation();                                   // for front ends that listen last
+    if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
     if (!hint || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
     if (e.target.closest('input, textarea, select')) return;
     const button = box.querySelector('.rlhf-press-' + keys[e.key.toLowerCase()]);
