@@ -568,7 +568,9 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
             times.append(page.evaluate("window.took"))
     record_property("live controls, key to new picture, median ms", round(statistics.median(times)))
     record_property("live controls, slowest ms", round(max(times)))
-    assert statistics.median(times) < 400  # the aim is 200; a busy machine is slow, not broken
+    load = os.getloadavg()[0] / os.cpu_count()  # a busy machine is slow, not broken
+    record_property("load average per core while that was measured", round(load, 1))
+    assert statistics.median(times) < 200 * max(1, load)
     for name in ("JupyterLab Light", "JupyterLab Dark"):
         theme(page, name)
         live.screenshot(path=screenshots / f"live-{name.split()[1].lower()}.png")
