@@ -5,6 +5,7 @@
 """
 
 import html
+import json
 import random
 import time
 from pathlib import Path
@@ -97,7 +98,7 @@ class Labeller:
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
         self.ask_strength, self.ask_note = ask_strength, ask_note
         self.errors, self.warnings, self.widget, self.pace = [], [], None, []
-        self.shown, self.shown_at, self.keys = 0, time.monotonic(), None
+        self.shown_at, self.said, self.replies = time.monotonic(), ("", False), 0
         self.reload()
 
     # ------------------------------------------------------------ state: what the log says
@@ -214,21 +215,18 @@ class Labeller:
                         for c, w in {**WORDS, "undo": "Undo"}.items()}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._click(name))
-        self.strength = W.Dropdown(options=STRENGTHS, value=0, description="How much better")
-        self.strength.style.description_width = "initial"
+            button.add_class(f"rlhf-press-{name}")
+        self.strength = W.Dropdown(options=STRENGTHS, value=0, description="How much better",
+                                   layout=W.Layout(width="auto", max_width="20em"))
         self.note = W.Textarea(placeholder="Why? (optional)", description="Note", rows=2,
                                layout=W.Layout(width="auto"))
+        self.strength.style.description_width = self.note.style.description_width = "9em"
         extra = [w for w, on in ((self.strength, self.ask_strength), (self.note, self.ask_note)) if on]
-        keys = []
-        if self.hotkeys:
-            self.keys = _hotkeys(self._key)
-            keys = [self.keys or W.HTML(NO_KEYS)]
-        row = W.HBox([self.buttons[c] for c in ("a", "tie", "both_bad", "b", "skip", "undo")],
-                     layout=W.Layout(flex_flow="row wrap", margin="6px 0 2px 0"))
+        row = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap", margin="6px 0 2px 0"))
         grid = W.GridBox(self.answers, layout=W.Layout(
             grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))", grid_gap="12px"))
-        self.widget = W.VBox([self.prompt, grid, *extra, row, self.progress, self.status, *keys],
-                             layout=W.Layout(max_width="60em"))
+        self.widget = W.VBox([self.prompt, grid, *extra, row, self.progress, self.status,
+                              key_guard(self.hotkeys)], layout=W.Layout(max_width="60em"))
         self.widget.add_class("rlhf-labeller")
 
     def _click(self, name):
@@ -236,8 +234,8 @@ class Labeller:
         try:
             waited = time.monotonic() - self.shown_at
             if waited < DOUBLE_CLICK:
-                return
-            if name == "undo":
+                self._say(*self.said)
+            elif name == "undo":
                 label = self.undo()
                 self._refresh("Took the last label back." if label else "There is nothing to take back.")
             elif self.done:
@@ -252,10 +250,6 @@ class Labeller:
             self.errors.append(e)
             words = str(e) if isinstance(e, WorkbookError) else f"Not saved, {type(e).__name__}: {e}"
             self._say(words, wrong=True)
-
-    def _key(self, name, token):
-        if token == self.shown:  # pressed while this very pair was on the screen
-            self._click(name)
 
     def _refresh(self, message=""):
         """Show the current pair.  Values change in place, so the focus stays where it is."""
@@ -272,38 +266,37 @@ class Labeller:
         self.strength.value, self.note.value = 0, ""
         self.progress.value = progress_html(*self._counts(), self.pace)
         self._say(message)
-        self.shown, self.shown_at = self.shown + 1, time.monotonic()
-        if self.keys is not None:
-            self.keys.token = self.shown
+        self.shown_at = time.monotonic()
 
     def _counts(self):
         left = sum(self._open(pair, again) for pair, again in self.queue)
         return len(self.labels), len(self.labels) + left
 
     def _say(self, message, wrong=False):
+        self.said, self.replies = (message, wrong), self.replies + 1
         role = "alert" if wrong else "status"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
-        self.status.value = (f'<div role="{role}" aria-live="polite" style="min-height:1.5em;{mark}">'
-                             f"{escape(message)}</div>")
+        self.status.value = (f'<div role="{role}" aria-live="polite" data-reply="{self.replies}" '
+                             f'style="min-height:1.5em;{mark}">{escape(message)}</div>')
 
 
 # ---------------------------------------------------------------- HTML
 
-STYLE = ("<style>.rlhf-labeller button:focus-visible,.rlhf-labeller [tabindex]:focus-visible"
-         "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}</style>")
 BOX = ("border:1px solid var(--jp-border-color1,#bdbdbd);background:var(--jp-layout-color1,#fff);"
        "color:var(--jp-content-font-color1,#111);border-radius:4px;padding:8px")
 TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;line-height:1.5"
-CONTROLS = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"} | {127: "\u2421"}
+CONTROLS = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"} | {127: "\u2421"} | {
+    i: f"\\x{i:02x}" for i in range(128, 160)}
 
 
 def escape(text):
-    """Text as HTML that shows it as typed; control characters become their visible pictures."""
+    """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return html.escape(text.replace("\r\n", "\n").translate(CONTROLS))
 
 
 def prompt_html(prompt):
-    return (f'{STYLE}<div>Which answer matches the prompt better?</div><div role="region" dir="auto" '
+    return (f'<div>Which answer matches the prompt better?</div><div role="region" dir="auto" '
             f'aria-label="Prompt" style="{TEXT};font-size:1.15em;font-weight:600">{escape(prompt)}</div>')
 
 
@@ -327,51 +320,54 @@ def progress_html(n, total, pace):
             f'<div style="{bar}brand-color1,#1976d2);width:{100 * n / total:.1f}%"></div></div>')
 
 
-# ---------------------------------------------------------------- single keys, where anywidget is installed
+# ---------------------------------------------------------------- keys and clicks, in the browser
 
-NO_KEYS = "Single keys need the package anywidget. Tab, Enter and the space bar work without it."
-HOTKEY_JS = """
-const KEYS = {a: "a", b: "b", t: "tie", x: "both_bad", s: "skip", u: "undo"};
-function render({model, el}) {
-  el.innerHTML = '<div class="rlhf-keys" tabindex="0" role="group" aria-label="Label with single keys" '
-    + 'style="padding:8px;border:1px dashed var(--jp-border-color1,#bdbdbd);border-radius:4px">Click here, '
-    + 'then: <b>a</b> A is better, <b>b</b> B is better, <b>t</b> tie, <b>x</b> both bad, <b>s</b> skip, '
-    + '<b>u</b> undo</div>';
-  const stop = new AbortController();
-  const listen = zone => {                 // no key may reach the notebook's own shortcuts from in here
-    zone.setAttribute("data-lm-suppress-shortcuts", "true");
-    zone.addEventListener("keydown", e => {
-      if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest("input, textarea, select")) return;
-      if (e.key !== "Tab") e.stopPropagation();
-      const name = KEYS[e.key.toLowerCase()];
-      if (!name) return;
-      e.preventDefault();
-      if (!e.repeat) model.send({name, token: model.get("token")});
-    }, {signal: stop.signal});
-  };
-  listen(el.firstChild);
-  const wait = setInterval(() => {         // once on the page: the keys work on the buttons too
-    const box = el.closest(".rlhf-labeller");
-    if (box) { clearInterval(wait); listen(box); }
-  }, 50);
-  return () => { clearInterval(wait); stop.abort(); };
+FOCUS = (".rlhf-labeller button:focus-visible,.rlhf-labeller [tabindex]:focus-visible"
+         "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}")
+KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip", "u": "undo"}
+KEYS_HINT = ('<div class="rlhf-keys"><span>Single keys do not work in this front end. Tab, Enter and the space '
+             "bar do.</span><span hidden>Click in here, then one key labels: "
+             + ", ".join(f"<b>{key}</b> {({**WORDS, 'undo': 'Undo'})[name]}" for key, name in KEYS.items())
+             + ".</span></div>")
+# Ours from the first to the last character; no text of a model or of a reader is ever put into it.
+GUARD_JS = """
+const box = this.closest('.widget-vbox'), keys = KEYS;
+if (!box) return;
+const hint = box.querySelector('.rlhf-keys');
+if (hint) [hint.firstChild.hidden, hint.lastChild.hidden] = [true, false];
+if (!box.hasAttribute('data-lm-suppress-shortcuts')) {
+  box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
+  box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
+  let reply, since;
+  box.addEventListener('click', e => {                     // one click at a time is on its way to the kernel
+    if (!e.target.closest('button')) return;
+    if (reply && reply.isConnected && Date.now() - since < 5000) return e.stopPropagation();
+    reply = box.querySelector('[data-reply]');
+    since = Date.now();
+    const waiting = reply;
+    setTimeout(() => { if (waiting && waiting.isConnected) waiting.textContent = 'SLOW'; }, 5000);
+  }, true);
+  box.addEventListener('keydown', e => {
+    e.stopPropagation();                                   // for front ends that listen last
+    if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
+    if (!hint || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
+    if (e.target.closest('input, textarea, select')) return;
+    const button = box.querySelector('.rlhf-press-' + keys[e.key.toLowerCase()]);
+    if (button) { e.preventDefault(); button.click(); }
+  });
 }
-export default {render};
 """
+SLOW = ("The kernel has not answered for five seconds. It is busy, or it was stopped: then run the cell again. "
+        "What was saved stays saved.")
 
 
-def _hotkeys(press):
-    """A zone that hears single keys and calls press(name, token); None without anywidget."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError:
-        return None
+def key_guard(hotkeys=False):
+    """A widget that keeps all keys pressed in its VBox from the notebook's own shortcuts.
 
-    class Keys(anywidget.AnyWidget):
-        _esm = HOTKEY_JS
-        token = traitlets.Int(0).tag(sync=True)
+    It also holds back a click while another is on its way, and with `hotkeys` single keys press buttons.
+    Plain HTML; where a front end does not run the handler, everything else works on.
+    """
+    import ipywidgets as W
 
-    keys = Keys()
-    keys.on_msg(lambda _, message, __: press(message.get("name"), message.get("token")))
-    return keys
+    script = GUARD_JS.replace("KEYS", json.dumps(KEYS)).replace("SLOW", SLOW)
+    return W.HTML((KEYS_HINT if hotkeys else "") + f'<style onload="{html.escape(script)}">{FOCUS}</style>')

@@ -1,4 +1,4 @@
-"""The labelling widget in JupyterLab in a real browser: mouse, keys, restart, resume, hostile text.
+"""The widgets in JupyterLab in a real browser: mouse, keys, reload, restart, resume, hostile text, looks.
 
 Screenshots go to the folder named by WORKBOOK_SCREENSHOTS, or to pytest's temporary folder.
 """
@@ -7,9 +7,10 @@ import json
 import os
 import random
 import secrets
-import shutil
+import signal
 import socket
 import statistics
+import string
 import subprocess
 import sys
 import time
@@ -23,12 +24,12 @@ from rlhf_helpers import files, world
 from rlhf_helpers.files import ROOT
 
 LAB = Path(sys.executable).parent / "jupyter-lab"
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore:record_property is incompatible")]
 playwright_api = pytest.importorskip("playwright.sync_api")
 if not LAB.exists():
     pytest.skip("needs jupyterlab", allow_module_level=True)
 
-HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> costs $5 and $6\n'
+HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> costs $5 and $6 \U0001f600\n'
            "שלום <b>bold?</b>")
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False,
@@ -51,7 +52,32 @@ RESTART = """async () => {
   const panel = window.jupyterapp.shell.currentWidget;
   await panel.sessionContext.session.kernel.restart(); await panel.sessionContext.session.kernel.info;
 }"""
-CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+NOTEBOOK = """() => {
+  const content = window.jupyterapp.shell.currentWidget.content;
+  return [content.mode, content.activeCellIndex, ...content.widgets.map(
+    c => [c.model.id, c.model.type, c.model.executionCount, c.model.sharedModel.source])];
+}"""
+WATCH = """() => { window.ran = [];
+  window.jupyterapp.commands.commandExecuted.connect((_, x) => window.ran.push(x.id)); }"""
+STICKS_OUT = """box => [...box.querySelectorAll('*')].filter(e => e.checkVisibility() &&
+  e.getBoundingClientRect().right > box.getBoundingClientRect().right + 1).map(e => e.outerHTML.slice(0, 90))"""
+CONTRAST = """box => {
+  const parse = c => (c.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const light = c => c.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return c; }
+    return [255, 255, 255]; };
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const texts = [...box.querySelectorAll('*')].filter(e => e.checkVisibility() && [...e.childNodes].some(
+    n => n.nodeType === 3 && n.data.trim()) && !e.closest('style'));
+  return texts.map(e => [e.innerText.slice(0, 30), ratio(light(parse(getComputedStyle(e).color)), light(behind(e)))]);
+}"""
+LATE = """delay => {                       // every message to the server is late, in its order, as from far away
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (...data) { setTimeout(() => send.apply(this, data), delay); };
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +164,7 @@ def notebook(root, name, *cells):
     (root / name).write_text(json.dumps(nb))
 
 
-def small_notebook(root, name, log, options=""):
+def small_notebook(root, name, log, options="", more="pass"):
     pairs = [{"pair_id": f"p{i}", "prompt": f"Question {i}: which one?", "response_a": f"First answer {i}.",
               "response_b": f"Second answer {i}. " + "It goes on for a while. " * (i % 3)} for i in range(14)]
     pairs[1] |= {"prompt": HOSTILE, "response_a": HOSTILE + " 1",
@@ -148,7 +174,7 @@ def small_notebook(root, name, log, options=""):
 import json
 from rlhf_helpers.labeller import Labeller
 labeller = Labeller(json.load(open("{name}.json")), "{log}"{options})
-labeller.show()""")
+labeller.show()""", more)
     return pairs
 
 
@@ -195,28 +221,54 @@ def prompt_of(box):
     return box.get_by_role("region", name="Prompt").inner_text()
 
 
-def test_mouse_keyboard_restart_and_resume(lab, page, screenshots):
+def shown(box, side):
+    return box.get_by_role("region", name=f"Response {side}").inner_text()
+
+
+def on_screen(box):
+    """What the reader sees of the current pair: (prompt, left answer, right answer)."""
+    return prompt_of(box), shown(box, "A"), shown(box, "B")
+
+
+def agrees(label, seen, pressed):
+    """Does a label of the file say what was on the screen and which button was pressed?"""
+    prompt, a, b = seen
+    left, right = label["left"], "b" if label["left"] == "a" else "a"
+    own = {"A is better": left, "B is better": right, "Tie": "tie", "Both bad": "both_bad", "Skip": "skip"}[pressed]
+    return (label["prompt"], label["response_" + left], label["response_" + right], label["choice"]) == (
+        prompt, a, b, own)
+
+
+def reload(page, lab, name):
+    """Reload the page as a reader does, with the kernel running on; returns the widget."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.goto(f"{lab[0]}/lab/tree/{name}?token={lab[1]}", wait_until="domcontentloaded")
+    page.wait_for_function("() => window.jupyterapp !== undefined")
+    page.wait_for_selector("#jupyterlab-splash", state="detached")
+    box = panel(page).locator(".rlhf-labeller").last
+    playwright_api.expect(button(box, "Undo")).to_be_visible()
+    return box
+
+
+def test_mouse_keyboard_restart_and_resume(lab, page, screenshots, record_property):
     root, expect = lab[2], playwright_api.expect
     log = root / "log.jsonl"
     pairs = small_notebook(root, "small", "log.jsonl", ", ask_strength=True, ask_note=True")
-    box, chosen = run_all(page, "small.ipynb"), []
+    box, presses = run_all(page, "small.ipynb"), []
 
-    def shown(side):
-        return box.get_by_role("region", name=f"Response {side}").inner_text()
+    def press(name, how):
+        wait_shown(box, len(presses))
+        presses.append((on_screen(box), name))
+        how(button(box, name))
+        return wait_labels(log, len(presses))
 
-    button(box, "A is better").click()  # mouse, sooner or later than min_seconds after the pair appeared
-    if not log.exists():
-        page.wait_for_timeout(500)
-        button(box, "A is better").click()
-    wait_labels(log, 1)
-    wait_shown(box, 1)
-    chosen.append("a")
+    press("A is better", lambda b: b.click())
     expect(box.get_by_role("region", name="Prompt")).to_contain_text("costs $5 and $6")
 
     # hostile text is on the screen as typed, and nothing of it ran
     for side in "AB":
-        assert shown(side).startswith('<img src=x onerror="window.hacked=1"><script>')
-        assert "<b>bold?</b>" in shown(side)
+        assert shown(box, side).startswith('<img src=x onerror="window.hacked=1"><script>')
+        assert "<b>bold?</b>" in shown(box, side)
     assert page.evaluate("window.hacked") is None
     assert box.locator("img, script, mjx-container").count() == 0
     for name in ("JupyterLab Light", "JupyterLab Dark"):
@@ -224,21 +276,13 @@ def test_mouse_keyboard_restart_and_resume(lab, page, screenshots):
         box.screenshot(path=screenshots / f"hostile-{name.split()[1].lower()}.png")
     theme(page, "JupyterLab Light")
 
-    # a double click is one label
-    button(box, "B is better").dblclick()
-    chosen.append("b")
-    wait_shown(box, 2)
-    wait_labels(log, 2)
+    press("B is better", lambda b: b.dblclick())  # a double click is one label
 
     # keyboard: the focus stays on the button
-    tie = button(box, "Tie")
-    tie.focus()
     for key in ("Enter", "Space"):
-        page.keyboard.press(key)
-        chosen.append("tie")
-        wait_labels(log, len(chosen))
-        wait_shown(box, len(chosen))
-        assert tie.evaluate("b => b === document.activeElement")
+        press("Tie", lambda b: b.press(key))
+        wait_shown(box, len(presses))
+        assert button(box, "Tie").evaluate("b => b === document.activeElement")
     for name in ("JupyterLab Light", "JupyterLab Dark"):
         theme(page, name)
         box.screenshot(path=screenshots / f"labeller-{name.split()[1].lower()}.png")
@@ -247,49 +291,52 @@ def test_mouse_keyboard_restart_and_resume(lab, page, screenshots):
     # strength and note are stored; undo takes one back
     box.get_by_label("How much better").select_option("clearly")
     box.get_by_label("Note").fill("kinder")
-    button(box, "A is better").click()
-    chosen.append("a")
-    assert [wait_labels(log, 5)[-1][f] for f in ("strength", "note")] == [2, "kinder"]
+    label = press("A is better", lambda b: b.click())[-1]
+    assert (label["strength"], label["note"]) == (2, "kinder")
     wait_shown(box, 5)
     button(box, "Undo").click()
     wait_labels(log, 4)
     wait_shown(box, 4)
     expect(box.get_by_role("status")).to_contain_text("back")
-    button(box, "A is better").click()
-    labels = wait_labels(log, 5)
-    wait_shown(box, 5)
-    before = prompt_of(box)
+    assert on_screen(box) == presses.pop()[0]
+    press("A is better", lambda b: b.click())
+
+    box = reload(page, lab, "small.ipynb")  # the page is reloaded: the same kernel goes on
+    press("Both bad", lambda b: b.click())
+    labels = press("Skip", lambda b: b.press("Enter"))
+    wait_shown(box, 7)
+    before = on_screen(box)
 
     # the kernel is restarted and the cell run again
     page.evaluate(RESTART)
     box = run_all(page, "small.ipynb")
-    assert prompt_of(box) == before
-    expect(box).to_contain_text("5 of ")
-    assert wait_labels(log, 5) == labels
-    assert [x["pair_id"] for x in labels] == [p["pair_id"] for p in pairs[:5]]
-    for label, choice in zip(labels, chosen):
-        side = "b" if label["left"] == "a" else "a"
-        assert label["choice"] == {"a": label["left"], "b": side}.get(choice, choice)
+    wait_shown(box, 7)
+    assert on_screen(box) == before
+    assert wait_labels(log, 7) == labels
+    assert [x["pair_id"] for x in labels] == [p["pair_id"] for p in pairs[:7]]
+    assert all(agrees(x, *p) for x, p in zip(labels, presses, strict=True))
 
     # click to next pair on the screen
     times = []
-    for i in range(6):
-        wait_shown(box, 5 + i)
+    for i in range(7):
+        wait_shown(box, 7 + i)
         old = prompt_of(box)
         times.append(page.evaluate("""([b, old]) => new Promise(done => {
             const box = b.closest('.rlhf-labeller'), start = performance.now();
             const look = () => box.querySelector('[aria-label=Prompt]')?.innerText !== old
-                ? done(performance.now() - start) : setTimeout(look, 1);
+                ? requestAnimationFrame(() => done(performance.now() - start)) : setTimeout(look, 1);
             b.click(); look(); })""", [button(box, "A is better").element_handle(), old]))
-    wait_labels(log, 11)
-    median = statistics.median(times)
-    print(f"click to next pair: median {median:.0f} ms, worst {max(times):.0f} ms")
-    assert median < 500
+    wait_labels(log, 14)
+    record_property("click to next pair, median ms", round(statistics.median(times)))
+    assert statistics.median(times) < 500
 
 
-def test_narrow_screens_stack_the_answers(lab, page, screenshots):
-    small_notebook(lab[2], "narrow", "narrow.jsonl")
+def test_the_answers_stack_on_a_narrow_screen(lab, page, screenshots):
+    small_notebook(lab[2], "narrow", "narrow.jsonl", ", hotkeys=True, ask_strength=True, ask_note=True")
     box = run_all(page, "narrow.ipynb")
+    wait_shown(box, 0)
+    button(box, "Tie").click()
+    wait_shown(box, 1)
     for width in (1000, 400):
         page.set_viewport_size({"width": width, "height": 900})
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
@@ -298,86 +345,251 @@ def test_narrow_screens_stack_the_answers(lab, page, screenshots):
         outer = box.bounding_box()
         assert (a["y"] == b["y"]) == (width == 1000)
         assert max(a["width"], b["width"]) <= outer["width"] + 1
+        assert box.evaluate(STICKS_OUT) == []
+        for one in box.get_by_role("button").all():
+            place = one.bounding_box()
+            assert place["x"] >= outer["x"] and place["x"] + place["width"] <= width
+            assert place["height"] >= 24 and place["width"] >= 24  # WCAG 2.2, target size
+            assert one.evaluate("b => b.scrollWidth <= b.clientWidth"), "a word is cut"
+        box.scroll_into_view_if_needed()
         page.screenshot(path=screenshots / f"width-{width}.png")
+        button(box, "Skip").scroll_into_view_if_needed()
+        page.screenshot(path=screenshots / f"width-{width}-buttons.png")
 
 
-def test_single_keys_label_and_never_reach_the_notebook(lab, page, screenshots):
-    pytest.importorskip("anywidget")
+def test_contrast_and_names_for_screen_readers(lab, page, screenshots):
+    small_notebook(lab[2], "looks", "looks.jsonl", ", hotkeys=True, ask_strength=True, ask_note=True")
+    box = run_all(page, "looks.ipynb")
+    wait_shown(box, 0)
+    button(box, "Tie").click()
+    wait_shown(box, 1)
+    for name in ("JupyterLab Light", "JupyterLab Dark"):
+        theme(page, name)
+        found = box.evaluate(CONTRAST)
+        assert len(found) > 12 and min(ratio for _, ratio in found) >= 4.5, found
+        tie = button(box, "Tie")
+        tie.focus()
+        page.keyboard.press("Tab")
+        focused = page.evaluate("() => { const s = getComputedStyle(document.activeElement); "
+                                "return [document.activeElement.innerText, s.outlineStyle, s.outlineWidth]; }")
+        assert focused == ["Both bad", "solid", "3px"]
+        box.screenshot(path=screenshots / f"focus-{name.split()[1].lower()}.png")
+    theme(page, "JupyterLab Light")
+    tree = box.aria_snapshot()
+    for line in ('region "Prompt"', 'region "Response A"', 'region "Response B"', 'combobox "How much better"',
+                 'textbox "Note"', 'button "A is better"', 'button "B is better"', 'button "Tie"',
+                 'button "Both bad"', 'button "Skip"', 'button "Undo"', 'progressbar "Labelled"', "status"):
+        assert f"- {line}" in tree, f"{line} is not in\n{tree}"
+
+
+@pytest.mark.parametrize("hotkeys", [False, True])
+def test_no_key_reaches_the_notebook(lab, page, hotkeys):
+    """JupyterLab's command mode would insert, cut or run cells; it must not hear one of these keys."""
+    name = f"safe{hotkeys}"
+    small_notebook(lab[2], name, f"{name}.jsonl", f", hotkeys={hotkeys}, ask_note=True, min_seconds=99")
+    box = run_all(page, f"{name}.ipynb")
+    wait_shown(box, 0)
+    places = [button(box, "Skip"), box.get_by_role("region", name="Response A"), box.get_by_label("Note")]
+    for place in (*places, box.get_by_role("region", name="Prompt"), box.get_by_role("progressbar")):
+        place.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => document.activeElement.closest('.rlhf-labeller') !== null")
+        page.evaluate(WATCH)
+        before = page.evaluate(NOTEBOOK)
+        for key in [*string.ascii_letters, *string.digits, *"-=[]/';", "Escape", "Delete", "Backspace", "ArrowUp",
+                    "ArrowDown", "Shift+ArrowDown", "Shift+Enter", "Alt+Enter", "Control+Shift+Minus", "Shift+M",
+                    "Control+b", "Control+Shift+c", "d", "d", "0", "0", "i", "i"]:
+            page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        assert page.evaluate(NOTEBOOK) == before
+        assert page.evaluate("window.ran") == []
+    assert not (lab[2] / f"{name}.jsonl").exists()
+
+
+def test_single_keys_label(lab, page, screenshots, record_property):
     log = lab[2] / "keys.jsonl"
     small_notebook(lab[2], "keys", "keys.jsonl", ", hotkeys=True, min_seconds=0.25")
-    box = run_all(page, "keys.ipynb")
-    cells = page.evaluate(CELLS)
-    zone = box.get_by_role("group", name="Label with single keys")
-    zone.click()
-    for n, key in enumerate("abtxs"):
+    box, presses = run_all(page, "keys.ipynb"), []
+    box.get_by_role("region", name="Prompt").click()
+    for n, (key, name) in enumerate(zip("abtxs", ("A is better", "B is better", "Tie", "Both bad", "Skip"))):
         wait_shown(box, n)
+        presses.append((on_screen(box), name))
         page.keyboard.press(key)
         wait_labels(log, n + 1)
+    assert all(agrees(x, *p) for x, p in zip(wait_labels(log, 5), presses, strict=True))
     box.screenshot(path=screenshots / "keys.png")
-    assert [x["choice"] for x in wait_labels(log, 5)][2:] == ["tie", "both_bad", "skip"]
     wait_shown(box, 5)
     page.keyboard.press("u")
     wait_labels(log, 4)
-    button(box, "Skip").focus()  # on a button the keys are safe too
-    for n, key in enumerate("bax", 4):
+    wait_shown(box, 4)
+    button(box, "Tie").focus()
+    for n, key in enumerate(("a", "Enter"), 5):  # held down: a key that repeats is one label
+        wait_shown(box, n - 1)
+        for _ in range(8):
+            page.keyboard.down(key)
+            page.wait_for_timeout(150)
+        page.keyboard.up(key)
         wait_shown(box, n)
-        page.keyboard.press(key)
-    wait_labels(log, 7)
-    wait_shown(box, 7)
-    for key in "dd0zcvmyr":  # shortcuts of the notebook
-        page.keyboard.press(key)
-    page.wait_for_timeout(300)
-    assert page.evaluate(CELLS) == cells == 1 and len(wait_labels(log, 7)) == 7
+        assert len(fb.replay(fb.read_events(log)[0])) == n
 
     start = time.time()
-    for n in range(8, 15):
+    for n in range(7, 15):
         playwright_api.expect(box).to_contain_text(f"{n - 1} of ")
         page.wait_for_timeout(260)
         page.keyboard.press("a")
         wait_labels(log, n)
-    print(f"scripted keyboard: {7 * 60 / (time.time() - start):.0f} labels a minute")
+    record_property("scripted keyboard, labels a minute", round(8 * 60 / (time.time() - start)))
 
 
-def test_page_reload_keeps_a_working_widget(lab, page):
-    url, token, root = lab
-    log = root / "reload.jsonl"
-    small_notebook(root, "reload", "reload.jsonl")
-    run_all(page, "reload.ipynb")
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    page.goto(f"{url}/lab/tree/reload.ipynb?token={token}", wait_until="domcontentloaded")
-    page.wait_for_selector("#jupyterlab-splash", state="detached")
-    box = panel(page).locator(".rlhf-labeller").last
-    button(box, "Both bad").click()
-    assert wait_labels(log, 1)[0]["choice"] == "both_bad"
+def test_from_far_away_a_second_press_is_not_a_label(lab, page):
+    """With 0.6 s on the way, the second press comes long after the minimum time, but on the old pair."""
+    log = lab[2] / "far.jsonl"
+    small_notebook(lab[2], "far", "far.jsonl", ", hotkeys=True")
+    box = run_all(page, "far.ipynb")
+    wait_shown(box, 0)
+    page.evaluate(LATE, 600)
+    button(box, "A is better").click()
+    page.wait_for_timeout(450)
+    button(box, "A is better").click()
+    page.keyboard.press("b")
+    wait_shown(box, 1)
+    page.wait_for_timeout(1500)
+    assert len(wait_labels(log, 1)) == 1
+    page.keyboard.press("b")
+    wait_labels(log, 2)
+
+
+BUSY = """\
+import time
+time.sleep(9 if "again" in globals() else 0)  # only when it is run again
+again = True"""
+
+
+def test_a_busy_kernel_is_told_and_labels_once(lab, page):
+    log = lab[2] / "busy.jsonl"
+    small_notebook(lab[2], "busy", "busy.jsonl", more=BUSY)
+    box = run_all(page, "busy.ipynb")
+    wait_shown(box, 0)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell'); }")  # the cell that sleeps
+    page.wait_for_timeout(500)
+    for _ in range(2):
+        button(box, "Tie").click()
+        playwright_api.expect(box.get_by_role("status")).to_contain_text("has not answered for five seconds")
+    wait_shown(box, 1)
+    page.wait_for_timeout(500)
+    assert len(wait_labels(log, 1)) == 1
+    button(box, "Tie").click()
+    wait_labels(log, 2)
+
+
+def test_a_killed_kernel_loses_nothing(lab, page):
+    log = lab[2] / "dead.jsonl"
+    small_notebook(lab[2], "dead", "dead.jsonl", more="import os; open('dead.pid', 'w').write(str(os.getpid()))")
+    box = run_all(page, "dead.ipynb")
+    for n in range(2):
+        wait_shown(box, n)
+        button(box, "Tie").click()
+        labels = wait_labels(log, n + 1)
+    pid = int((lab[2] / "dead.pid").read_text())
+    os.kill(pid, signal.SIGKILL)  # at once after the click
+    page.get_by_role("dialog", name="Kernel Restarting").get_by_role("button", name="Ok").click()
+    box = run_all(page, "dead.ipynb")
+    assert int((lab[2] / "dead.pid").read_text()) != pid
+    wait_shown(box, 2)
+    button(box, "A is better").click()
+    assert wait_labels(log, 3)[:2] == labels
 
 
 @pytest.mark.slow
 def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
     root = lab[2]
-    source = ROOT / "notebooks" / "03_human_feedback.ipynb"
     rng, rows = random.Random(0), []
     for q in rng.sample(world.questions(), 60):
         rows.append({"pair_id": q.prompt, "prompt": q.prompt, "response_a": world.answer(q, rng),
                      "response_b": world.answer(q, rng)})
     files.write_jsonl(root / "data" / "pairs.jsonl", rows)
-    shutil.copy(source, root / "chapter.ipynb")
-    nb = json.loads((root / "chapter.ipynb").read_text(encoding="utf-8"))
-    cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
-    cell["source"] = "".join(cell["source"]).replace('RUNS_DIR = ""', 'RUNS_DIR = "runs"').replace(
-        "FAST = False", "FAST = True").replace('DATA_DIR = ""', 'DATA_DIR = "data"')
-    (root / "chapter.ipynb").write_text(json.dumps(nb), encoding="utf-8")
-    box = run_all(page, "chapter.ipynb")
+    chapter(root, "03_human_feedback.ipynb", DATA_DIR="data", HOTKEYS=True)
+    box = run_all(page, "03_human_feedback.ipynb")
     log = root / "runs" / "feedback.jsonl"
     simulated = fb.read_events(log)[0]
     assert simulated and all(e["annotator"].startswith("simulated:") for e in simulated)
-    for n in range(5):
-        wait_shown(box, n)
-        button(box, "A is better").click()
-        wait_labels(log, len(fb.replay(simulated)) + n + 1)
+    presses = []
+
+    def press(name, how):
+        wait_shown(box, len(presses))
+        presses.append((on_screen(box), name))
+        how(button(box, name))
+        wait_labels(log, len(simulated) + len(presses))
+
+    for name in ("A is better", "B is better", "Tie"):  # mouse
+        press(name, lambda b: b.click())
+    for key in ("Enter", "Space"):  # keyboard
+        press("Both bad", lambda b: b.press(key))
+    for key, name in (("a", "A is better"), ("s", "Skip")):  # single keys
+        press(name, lambda _: page.keyboard.press(key))
+    box = reload(page, lab, "03_human_feedback.ipynb")
+    press("B is better", lambda b: b.click())
+    page.evaluate(RESTART)
+    box = run_all(page, "03_human_feedback.ipynb")  # resumes; nothing is overwritten or asked again
+    press("A is better", lambda b: b.click())
     events = fb.read_events(log)[0]
-    assert events[:len(simulated)] == simulated
-    assert [e["annotator"] for e in events[len(simulated):]] == ["you"] * 5
-    run_all(page, "chapter.ipynb")  # nothing of the reader's is overwritten or asked again
-    assert fb.read_events(log)[0][:len(events)] == events
-    playwright_api.expect(panel(page).locator(".rlhf-labeller").last).to_contain_text("5 of ")
-    box.screenshot(path=screenshots / "chapter.png")
+    mine = [e for e in events if e["annotator"] == "you"]
+    assert [e for e in events if e["annotator"] != "you"] == simulated
+    assert len(events) == len(simulated) + len(presses)
+    assert all(agrees(x, *p) for x, p in zip(mine, presses, strict=True))
+    for name in ("JupyterLab Light", "JupyterLab Dark"):
+        theme(page, name)
+        box.screenshot(path=screenshots / f"chapter-{name.split()[1].lower()}.png")
+        walk(page, screenshots / f"chapter-03-{name.split()[1].lower()}")
+    theme(page, "JupyterLab Light")
+
+
+@pytest.mark.slow
+def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
+    """From a key on a slider to the new page on the screen, through the kernel and back."""
+    chapter(lab[2], "02_decoding.ipynb")
+    assert not page.evaluate(RUN_ALL, "02_decoding.ipynb")["errors"]
+    live = panel(page).locator(".rlhf-live").last
+    live.scroll_into_view_if_needed()
+    times = []
+    handles = live.get_by_role("slider")
+    playwright_api.expect(handles).to_have_count(4)
+    for i in range(4):
+        handles.nth(i).focus()
+        for key in ("ArrowLeft", "ArrowRight") if i in (0, 2) else ("ArrowRight", "ArrowLeft"):
+            page.wait_for_timeout(400)
+            page.evaluate("""box => { const page = box.querySelector('table').closest('.widget-html');
+                window.took = new Promise(done => { let start;
+                  document.addEventListener('keydown', () => start = performance.now(), {once: true, capture: true});
+                  new MutationObserver((_, o) => { o.disconnect(); requestAnimationFrame(
+                    () => done(performance.now() - start)); }).observe(page, {childList: true, subtree: true}); });
+                }""", live.element_handle())
+            page.keyboard.press(key)
+            times.append(page.evaluate("window.took"))
+    record_property("live controls, key to new picture, median ms", round(statistics.median(times)))
+    record_property("live controls, slowest ms", round(max(times)))
+    load = os.getloadavg()[0] / os.cpu_count()  # a busy machine is slow, not broken
+    record_property("load average per core while that was measured", round(load, 1))
+    assert statistics.median(times) < 200 * max(1, load)
+    for name in ("JupyterLab Light", "JupyterLab Dark"):
+        theme(page, name)
+        live.screenshot(path=screenshots / f"live-{name.split()[1].lower()}.png")
+        walk(page, screenshots / f"chapter-02-{name.split()[1].lower()}")
+    theme(page, "JupyterLab Light")
+
+
+def chapter(root, name, **parameters):
+    """A copy of a chapter whose parameters cell is set, shortened and with its own runs folder."""
+    nb = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
+    cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
+    values = {"FAST": True, "RUNS_DIR": "runs", **parameters}
+    cell["source"] = "".join(cell["source"]) + "".join(f"\n{k} = {v!r}" for k, v in values.items())
+    (root / name).write_text(json.dumps(nb), encoding="utf-8")
+
+
+def walk(page, stem):
+    """Pictures of every figure and table of the open notebook, for the eye."""
+    if os.environ.get("WORKBOOK_SCREENSHOTS"):
+        for i, output in enumerate(panel(page).locator(".jp-OutputArea-output").all()):
+            if output.locator("img, table").count() and output.is_visible():
+                output.screenshot(path=f"{stem}-{i:02d}.png")

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from rlhf_helpers import decoding, models, world
 from rlhf_helpers.decoding import adjust, draw, end_tokens, greedy, rollout, sample
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.files import ROOT, WorkbookError
 
 PAD, EOS, VOCABULARY = 0, 1, 7
 SIGNIFICANCE = 1e-3  # every seed is fixed, so a test that passes once passes always
@@ -225,6 +225,33 @@ def test_draw_gives_rows_their_own_numbers():
 def test_greedy_is_generate(model, prompt):
     theirs = reference(model, prompt, max_new_tokens=20, do_sample=False)[0]
     assert greedy(model, prompt, 20, EOS) == prompt + theirs
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
+
+
+def test_greedy_is_generate_on_the_embedded_model(embedded):
+    talker, tokenizer = embedded
+    end = tokenizer.eos_token_id
+    for prompt in world.prompts("heldout")[::150][:8]:
+        ids = models.prompt_ids(tokenizer, prompt)
+        theirs = talker.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False, eos_token_id=end)
+        assert greedy(talker, ids, 30, end) == theirs[0].tolist()
+
+
+def test_sample_has_the_distribution_of_the_embedded_model(embedded):
+    """The first token of 600 answers against p itself."""
+    talker, tokenizer = embedded
+    ids, generator = models.prompt_ids(tokenizer, "What does a monkey eat?"), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        p = talker(torch.tensor([ids])).logits[0, -1].double().softmax(-1).numpy()
+    drawn = [sample(talker, ids, 1, tokenizer.eos_token_id, generator)[-1] for _ in range(600)]
+    counts = np.bincount(drawn, minlength=len(p))
+    assert fit_p(counts, p) > SIGNIFICANCE
+    sharper = p**1.3 / (p**1.3).sum()
+    assert fit_p(counts, sharper) < SIGNIFICANCE  # the test can see
 
 
 def test_greedy_stops_at_the_end_token_and_at_the_limit(model):

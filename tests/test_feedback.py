@@ -8,7 +8,8 @@ import random
 import pytest
 
 from rlhf_helpers import feedback as fb
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.annotators import Annotator
+from rlhf_helpers.files import ROOT, WorkbookError
 
 PAIR = {"pair_id": "p1", "prompt": "What does a cow eat?", "response_a": "Grass.", "response_b": "Fish."}
 
@@ -171,13 +172,33 @@ def test_written_preferences_load_and_say_what_was_left_out(tmp_path, capsys):
     assert "2 labels gave 1 preferences" in capsys.readouterr().out
 
 
-def test_written_preferences_pass_trl(tmp_path):
-    trl = pytest.importorskip("trl.data_utils")
+def test_written_preferences_load_in_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
-    fb.write_preferences(tmp_path / "p.jsonl", [label()])
-    row = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train")[0]
-    assert not trl.is_conversational(row)
-    assert trl.maybe_extract_prompt(row)["prompt"] == PAIR["prompt"]
+    rows = fb.write_preferences(tmp_path / "p.jsonl", [label(note="ß $5 <b>"), label("b", pair_id="p2", strength=2)])
+    loaded = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train",
+                                   cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == rows and loaded.features["margin"].dtype == "float64"
+
+
+def test_written_preferences_train_in_trl(tmp_path):
+    """TRL's own check of the format, its tokenizing, its collator with `margin`, and one step of its trainer."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from trl.data_utils import is_conversational, maybe_extract_prompt
+
+    fb.write_preferences(tmp_path / "p.jsonl", [label(strength=3), label("b", pair_id="p2")])
+    rows = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train",
+                                 cache_dir=str(tmp_path / "cache"))
+    assert not is_conversational(rows[0]) and maybe_extract_prompt(rows[0])["prompt"] == PAIR["prompt"]
+    reward = ROOT / "data" / "models" / "reward"
+    trainer = trl.RewardTrainer(
+        AutoModelForSequenceClassification.from_pretrained(reward), train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(reward),
+        args=trl.RewardConfig(output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2,
+                              use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True))
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert sorted(batch["margin"].tolist()) == [0.0, 1.0]
+    assert math.isfinite(trainer.train().training_loss)
 
 
 def test_labels_of_prefers_people_and_fills_up_only_when_there_are_few():
@@ -220,3 +241,22 @@ def test_wilson_solves_its_equation():
         for end in fb.wilson(k, n):  # where the score test is just at its limit
             assert abs(k / n - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n), abs=1e-9)
     assert fb.wilson(0, 0) == (0, 1)
+
+
+def test_the_numbers_in_the_prose_of_chapter_03():
+    """Whatever the chapter states as a number, worked out again."""
+    cells = json.loads((ROOT / "notebooks" / "03_human_feedback.ipynb").read_text(encoding="utf-8"))["cells"]
+    prose = " ".join(" ".join("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert "45 seconds for writing a short answer and 6 seconds" in prose
+    assert '"write": 45.0, "compare": 6.0' in code
+    assert f"fewer than {fb.ENOUGH} labels" in prose
+    assert "flips 5 % of its choices" in prose and Annotator().noise == 0.05
+    assert "82 % on repeats, say, means about one slip in ten" in prose and 0.1**2 + 0.9**2 == pytest.approx(0.82)
+    assert "73 % of the choices" in prose and "just under 0.5" in prose and 0.4 < (0.73 - 0.5) / 0.5 < 0.5
+    needed = next(n for n in range(5, 1000, 5) if fb.wilson(round(0.6 * n), n)[0] > 0.5)
+    assert "About a hundred" in prose and 90 <= needed <= 110
+    assert "hides in 40 labels" in prose and fb.wilson(24, 40)[0] < 0.5
+    assert "become ⅓, ⅔, 1" in prose
+    margins = [fb.to_preferences([label(strength=k)])[0][0]["margin"] for k in (1, 2, 3)]
+    assert margins == [1 / 3, 2 / 3, 1]

@@ -1,5 +1,6 @@
 """The queue, the log and the widget, without a browser."""
 
+import contextlib
 import json
 import multiprocessing
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rlhf_helpers import feedback as fb
 from rlhf_helpers import labeller as lab
 from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.files import ROOT, WorkbookError
 from rlhf_helpers.labeller import Labeller
 
 HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* '
@@ -233,6 +234,64 @@ def test_any_history_replays_to_the_same_state(actions):
         assert fresh.current == x.current
 
 
+STEPS = st.lists(st.tuples(st.sampled_from(["ann", "ann again", "bob"]),
+                           st.sampled_from(["a", "b", "tie", "skip", "undo", "resume", "torn"])), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_notebooks_and_annotators_on_one_file_lose_nothing(steps):
+    """Two annotators, one of them in two notebooks that do not know of each other, with crashes between."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, standing, whole = Path(folder) / "log.jsonl", {}, b""
+        open_ones = {}
+        for who, action in steps:
+            if who not in open_ones or action == "resume":
+                open_ones[who] = Labeller(make_pairs(6), path, annotator=who.split()[0], repeat_share=0.3)
+            x = open_ones[who]
+            if action == "torn":
+                with open(path, "ab") as f:
+                    f.write(b'{"schema": 1, "ev')  # a crash of another program; the next write puts it aside
+            elif action == "undo":
+                gone = x.undo()
+                standing.pop((gone or {}).get("event_id"), None)
+            elif action != "resume" and not x.done:
+                on_screen = x.current["pair"]
+                label = x.choose(action)
+                standing[label["event_id"]] = label
+                assert label["pair_id"] == on_screen["pair_id"]
+            events = b"".join(line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]) if path.exists() else b""
+            assert events.startswith(whole), "a line that was there has changed"
+            whole = events
+        for name in ("ann", "bob"):
+            fresh = Labeller(make_pairs(6), path, annotator=name, repeat_share=0.3)
+            assert fresh.labels == [x for x in standing.values() if x["annotator"] == name]
+
+
+def _label_and_tell(path, pipe):
+    x = Labeller(make_pairs(5000), path)
+    while True:
+        pipe.send(x.choose("a")["event_id"])
+
+
+def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    for after in (3, 17):
+        ours, theirs = context.Pipe(duplex=False)
+        worker = context.Process(target=_label_and_tell, args=(tmp_path / "log.jsonl", theirs))
+        worker.start()
+        told = [ours.recv() for _ in range(after)]
+        worker.kill()
+        worker.join(30)
+        theirs.close()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                told.append(ours.recv())
+        x = Labeller(make_pairs(5000), tmp_path / "log.jsonl")
+        assert set(told) <= {e["event_id"] for e in x.labels}
+        assert [e["pair_id"] for e in x.labels] == [f"p{i}" for i in range(len(x.labels))]  # none twice, no gap
+
+
 # ---------------------------------------------------------------- widget
 
 @pytest.fixture
@@ -260,7 +319,8 @@ def test_clicks_label_undo_and_show_progress(shown):
     for name in ("a", "b", "tie", "both_bad", "skip", "undo"):
         press(x, name)
     assert [e["seconds"] for e in x.labels] == [2.0] * 4 and not x.errors
-    assert "4 of 13 labelled" in x.progress.value and "30 a minute" in x.progress.value
+    assert "4 of 13 labelled · 30 a minute · less than a minute left" in x.progress.value
+    assert 'aria-valuenow="4"' in x.progress.value and "width:30.8%" in x.progress.value
     assert 'role="status"' in x.status.value and "back" in x.status.value
     words = [b.description for b in x.buttons.values()]
     assert words == ["A is better", "B is better", "Tie", "Both bad", "Skip", "Undo"]
@@ -336,9 +396,15 @@ def test_hostile_text_is_escaped_everywhere(shown):
     pair = {"pair_id": HOSTILE, "prompt": HOSTILE, "response_a": HOSTILE, "response_b": HOSTILE + "!"}
     x = shown([pair])
     for widget in (x.prompt, *x.answers):
-        text = widget.value.replace(lab.STYLE, "")
+        text = widget.value
         assert "<img" not in text and "<script" not in text and "&lt;script&gt;" in text
         assert "\x00" not in text and "\u2400\u241b[31m" in text and "$5 and $6 *b*" in text
+
+
+def test_what_cannot_be_seen_or_sent_is_shown_in_place():
+    shown = lab.escape("a\x00\x85\ud800\t<\r\n😀")
+    assert shown == "a\u2400\\x85\\ud800\t&lt;\n😀"
+    shown.encode("utf-8")  # a lone surrogate would keep the whole widget from being sent
 
 
 def test_long_right_to_left_and_multiline_text_is_kept():
@@ -347,22 +413,40 @@ def test_long_right_to_left_and_multiline_text_is_kept():
     assert 'dir="auto"' in value and "שלום\nline two\n" in value and "x" * 5000 + " 😀" in value
 
 
-def test_keys_label_only_the_pair_that_was_on_the_screen(shown):
-    pytest.importorskip("anywidget")
-    x = shown(hotkeys=True)
-    token = x.keys.token
-    x.clock.now += 2
-    x._key("a", token)
-    x.clock.now += 2
-    x._key("a", token)  # late: meant for the pair before
-    assert len(x.labels) == 1
-    x._key("undo", x.keys.token)
-    assert not x.labels and not x.errors
+def test_every_press_gets_an_answer_so_that_the_browser_lets_the_next_one_through(shown):
+    x = shown()
+    for name, after in (("a", 2), ("a", 0.1), ("a", 0.2), ("undo", 2), ("undo", 2)):
+        before = x.status.value
+        press(x, name, after)
+        assert x.status.value != before and f'data-reply="{x.replies}"' in x.status.value
+    assert not x.errors
 
 
-def test_without_anywidget_a_sentence_stands_in(shown, monkeypatch):
-    monkeypatch.setitem(sys.modules, "anywidget", None)
-    x = shown(hotkeys=True)
-    assert "anywidget" in x.widget.children[-1].value
-    press(x, "a")
-    assert len(x.labels) == 1 and not x.errors
+def test_no_text_of_a_model_or_reader_gets_into_the_script(shown):
+    pair = {"pair_id": HOSTILE, "prompt": HOSTILE, "response_a": HOSTILE, "response_b": HOSTILE + "!"}
+    hostile, plain = shown([pair], hotkeys=True, annotator="'\"<"), shown(hotkeys=True)
+    assert hostile.widget.children[-1].value == plain.widget.children[-1].value == lab.key_guard(True).value
+
+
+def test_keys_are_the_buttons_and_only_hotkeys_bind_them(shown):
+    x = shown()
+    assert set(lab.KEYS.values()) == set(x.buttons)
+    for name, button in x.buttons.items():
+        assert f"rlhf-press-{name}" in button._dom_classes
+    assert "rlhf-keys\"" not in x.widget.children[-1].value and "rlhf-keys\"" in lab.key_guard(True).value
+
+
+def test_the_table_of_features_is_what_the_tests_gave():
+    """benchmarks/labelling.md is made of labelling.json, every row has tests, and every test exists."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import labelling
+    finally:
+        sys.path.pop(0)
+    data = json.loads((ROOT / "benchmarks" / "labelling.json").read_text(encoding="utf-8"))
+    assert (ROOT / "benchmarks" / "labelling.md").read_text(encoding="utf-8") == labelling.table(data)
+    for _, others, tests in labelling.FEATURES:
+        assert len(others) == len(labelling.TOOLS) and tests
+        for module, name in (t.split("::") for t in tests):
+            code = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+            assert f"def {name.partition('[')[0]}(" in code, name
