@@ -285,7 +285,7 @@ def tables(result):
 def main():
     parser = argparse.ArgumentParser(description="PPO against TRL's PPOTrainer.")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--side", choices=("ours", "trl"), help="one run of one side, its numbers on the last line")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
