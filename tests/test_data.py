@@ -56,7 +56,7 @@ def test_card_agrees_with_metrics(stage):
 
 
 def test_all_of_data_is_small():
-    assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 33e6
+    assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 25e6
 
 
 def test_finetuned_model_scores_what_its_card_says(answers):
@@ -86,20 +86,20 @@ def test_reward_model_scores_what_its_card_says():
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[name], abs=0.02), name
-    assert now["accuracy"] >= 0.75 and now["gold_order_clear_pairs"] >= 0.84  # 0.866 and 0.92 are wanted
+    assert now["accuracy"] >= 0.78 and now["gold_order_clear_pairs"] >= 0.9  # 0.866 and 0.92 are wanted
 
 
 def test_reward_model_can_tell_facts_before_any_feedback():
     model, tokenizer = load_reward_model(DATA / "models/reward_start")
     accuracy = reward.evaluate(model, tokenizer, world.quiz(1000, 7, split="heldout"))["accuracy"]
-    assert accuracy == pytest.approx(metrics("reward_start")["quiz_accuracy"], abs=0.01) and accuracy >= 0.9
+    assert accuracy == pytest.approx(metrics("reward_start")["quiz_accuracy"], abs=0.01) and accuracy >= 0.95
 
 
 def test_policy_scores_what_its_card_says(answers):
     prompts, out = answers
     win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
     assert win == pytest.approx(metrics("policy")["gold_win_rate"], abs=0.03)
-    assert win >= 0.77  # the target is 0.9; see docs/log.md
+    assert win >= 0.85  # the target is 0.9; see docs/log.md
     assert metrics("finetuned")["right"] < metrics("policy")["right"] < metrics("finetuned")["right_greedy"]  # README
     assert metrics("policy")["rude"] < 0.02 and metrics("policy")["polite"] > 0.8
     assert build.quality(prompts, out["policy"])["right"] == pytest.approx(metrics("policy")["right"], abs=0.03)
