@@ -17,7 +17,7 @@ from IPython.display import display
 from . import feedback
 from .decoding import adjust, draw, end_tokens
 from .files import WorkbookError
-from .labeller import BOX, DOUBLE_CLICK, TEXT, escape
+from .labeller import BOX, DOUBLE_CLICK, TEXT, escape, key_guard
 from .models import prompt_ids
 from .reward import context_length
 
@@ -153,7 +153,7 @@ class Chat:
             button.on_click(lambda _, choice=choice: self._click(self._prefer, choice))
         self.choices = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
         self.widget = W.VBox([self.talk, self.choices, self.status, W.HBox([self.box, self.send]),
-                              W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap"))],
+                              W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")), key_guard()],
                              layout=W.Layout(max_width="60em"))
         self.widget.add_class("rlhf-chat")
 

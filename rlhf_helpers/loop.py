@@ -118,6 +118,8 @@ def new_reward_model(model, seed=0):
     """A reward model with the body of a language model and a new last layer: one number per sequence."""
     config = copy.deepcopy(model.config)
     config.num_labels = 1
+    if config.pad_token_id == config.eos_token_id:  # as in `models.load_reward_model`
+        config.pad_token_id = None
     judge = AutoModelForSequenceClassification.from_config(config).to(next(model.parameters()).device)
     judge.base_model.load_state_dict(model.base_model.state_dict())
     generator = torch.Generator().manual_seed(seed)

@@ -295,3 +295,14 @@ def test_what_is_typed_or_said_is_never_html():
     nasty = '<img src=x onerror="alert(1)">'
     for page in (turn_html(nasty, [nasty]), turn_html(nasty, [nasty, nasty])):
         assert "<img" not in page and page.count("&lt;img") >= 2
+
+
+def test_keys_typed_in_the_chat_stay_in_it(chat):
+    chat.show()
+    assert any("data-lm-suppress-shortcuts" in getattr(child, "value", "") for child in chat.widget.children)
+
+
+def test_a_new_reward_model_reads_the_last_token_when_the_end_also_pads(tiny):
+    model = copy.deepcopy(tiny[0])
+    model.config.pad_token_id = model.config.eos_token_id
+    assert loop.new_reward_model(model).config.pad_token_id is None
