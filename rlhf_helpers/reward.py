@@ -50,11 +50,15 @@ def padded_scores(model, groups, pad_id):
     return last_token_scores(model, ids, mask).view(len(groups), -1)
 
 
+def scores_at(model, packed, places):
+    """Scores, of the shape of `places`, at those places of packed rows."""
+    hidden = hidden_at(model, packed, places)
+    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+
+
 def packed_scores(model, groups, pad_id=None):
     """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
-    packed, ends = pack_groups(groups, next(model.parameters()).device)
-    hidden = hidden_at(model, packed, ends)
-    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+    return scores_at(model, *pack_groups(groups, next(model.parameters()).device))
 
 
 def comparable(pair):
@@ -72,8 +76,7 @@ def ending_scores(model, pairs, pad_id=None):
     packed, ends = pack_groups(pairs, next(model.parameters()).device)
     places = torch.cat([end - torch.arange(comparable(pair), device=end.device)[:, None]
                         for pair, end in zip(pairs, ends)])
-    hidden = hidden_at(model, packed, places)
-    return model.score(hidden.to(model.score.weight.dtype)).squeeze(-1).float()
+    return scores_at(model, packed, places)
 
 
 def pair_ids(tokenizer, prompt, response, limit):

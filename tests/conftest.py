@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rlhf_helpers import series
 from rlhf_helpers.files import ROOT
@@ -18,6 +19,15 @@ series.use_this_python()  # for the kernels that tests start
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")  # here only: kernels inherit the environment and draw inline
+
+
+@pytest.fixture
+def one_thread():
+    """Models as small as those of the tests are slower on several threads, and bits may depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

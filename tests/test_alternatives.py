@@ -14,18 +14,12 @@ from rlhf_helpers import alternatives, models, world
 from rlhf_helpers.decoding import generate, rollout
 from rlhf_helpers.files import ROOT, WorkbookError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return small_tokenizer()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def mean_letters(model, tokenizer, n=40):

@@ -13,18 +13,10 @@ from rlhf_helpers import models, ppo, reward
 from rlhf_helpers.decoding import end_tokens, rollout
 from rlhf_helpers.files import WorkbookError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["What is it?", "Who?", "Where does the cat sleep at night?", "Why are you so late?", "How many?",
            "Is it red or is it blue?"]
 JUNK = 1e3
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and bits may depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from transformers import (
 from rlhf_helpers import feedback, files, models, reward
 from rlhf_helpers.files import WorkbookError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUESTIONS = [f"What is the colour of number {i}?" for i in range(40)]
 GOOD, BAD = ("It is red.", "It is blue, I think.", "Green."), ("Go away.", "Look it up.", "No.")
 
@@ -67,15 +68,6 @@ def language_model(folder, name="gpt2", padding="separate", seed=0, more_dropout
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
