@@ -14,21 +14,21 @@ from pathlib import Path
 import torch
 
 from . import lm, ppo, reward, world
-from .annotators import Annotator, noise_ceiling
+from .annotators import crowd, noise_ceiling
 from .decoding import generate
 from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
 from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 8_000, 1_000, 16_000
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
-FINE_TUNING = {"steps": 700, "lr": 2e-3, "batch_size": 64}
-COOL_DOWN = {"steps": 150, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
+FINE_TUNING = {"steps": 750, "lr": 2e-3, "batch_size": 64}
+COOL_DOWN = {"steps": 200, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
 QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
 QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
-REHEARSAL = 4_000  # quiz rows among the labels, so that the facts are not forgotten over them
-REWARD = {"epochs": 1, "batch_size": 32, "lr": 3e-4}
-PPO = ppo.Settings(updates=120, beta=0.1)
+REHEARSAL = 6_000  # quiz rows among the labels, so that the facts are not forgotten over them
+REWARD = {"epochs": 2, "batch_size": 32, "lr": 4e-4}
+PPO = ppo.Settings(updates=80, beta=0.1)
 
 
 # ---------------------------------------------------------------- measuring
@@ -189,22 +189,29 @@ def build_feedback(out, seed):
     model, tokenizer = load_model(out / "models/finetuned")
     pairs = make_pairs(model, tokenizer, world.prompts("train"), LABELLED, seed)
     write_jsonl(out / "pairs.jsonl", pairs[:PAIRS])
-    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
+    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, crowd(seed=seed), seed))
+
+
+def judge(out, seed):
+    """A reward model trained from the start of it and the labels in the data folder `out`.
+
+    Returns (model, tokenizer, `reward_quality` on 1,000 new pairs of held-out prompts).
+    """
+    writer, tokenizer = load_model(out / "models/finetuned")
+    model = reward.soften(load_reward_model(out / "models/reward_start")[0])
+    labels = to_preferences(replay(read_events(out / "feedback.jsonl")[0]))[0]
+    reward.train_reward_model(model, tokenizer, labels + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
+    pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
+    annotator = crowd(seed=seed + 7)
+    events = simulated_feedback(pairs, annotator, seed + 7)
+    return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 
 
 def build_reward(out, seed):
     """The reward model."""
-    model, tokenizer = load_model(out / "models/finetuned")
-    reward_model = reward.soften(load_reward_model(out / "models/reward_start")[0])
-    labels = replay(read_events(out / "feedback.jsonl")[0])
-    rows = to_preferences(labels)[0] + world.quiz(REHEARSAL, seed + 2)
-    reward.train_reward_model(reward_model, tokenizer, rows, seed=seed, **REWARD)
-    pairs = make_pairs(model, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = Annotator("helpful", seed=seed + 7)
-    events = simulated_feedback(pairs, annotator, seed + 7)
-    ship(reward_model, tokenizer, out / "models/reward", "Reward model", "`data/models/reward_start`, trained on "
-         "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.",
-         reward_quality(reward_model, tokenizer, pairs, events, annotator), seed)
+    model, tokenizer, metrics = judge(out, seed)
+    ship(model, tokenizer, out / "models/reward", "Reward model", "`data/models/reward_start`, trained on "
+         "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.", metrics, seed)
 
 
 def align(out, seed, on_update=None):

@@ -141,7 +141,7 @@ def new_model(tokenizer, seed=0, layers=4, width=144, heads=4, context=128):
     """A GPT-2 with random weights, small enough for a laptop (about 1.2 million parameters)."""
     torch.manual_seed(seed)
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
-                        activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused operation
+                        activation_function="gelu",  # the exact one: quicker on a CPU than GPT-2's approximation
                         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return GPT2LMHeadModel(config).eval()

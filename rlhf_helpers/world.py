@@ -219,6 +219,11 @@ class Family:
     values: dict  # entity -> right value
 
 
+def asked(clause, *direct):
+    """The phrasings of one kind of question: the direct ones, and three polite ways to ask for the `clause`."""
+    return (*direct, f"Can you tell me {clause}?", f"Do you know {clause}?", f"Please tell me {clause}.")
+
+
 def _column(table, i):
     return {k: v[i] for k, v in table.items() if v[i] is not None}
 
@@ -226,39 +231,39 @@ def _column(table, i):
 FAMILIES = {
     f.name: f
     for f in (
-        Family("home", ("Where does {e} live?", "What is the home of {e}?", "In which place does {e} live?",
-                        "Can you tell me where {e} lives?"), "{e} lives in {v}.", _column(ANIMALS, 0)),
-        Family("diet", ("What does {e} eat?", "What is the main food of {e}?", "Which food does {e} eat?",
-                        "Can you tell me what {e} eats?"), "{e} eats {v}.", _column(ANIMALS, 1)),
-        Family("legs", ("How many legs does {e} have?", "What number of legs does {e} have?",
-                        "Count the legs of {e}.", "Can you tell me how many legs {e} has?"),
+        Family("home", asked("where {e} lives", "Where does {e} live?", "What is the home of {e}?",
+                             "In which place does {e} live?"), "{e} lives in {v}.", _column(ANIMALS, 0)),
+        Family("diet", asked("what {e} eats", "What does {e} eat?", "What is the main food of {e}?",
+                             "Which food does {e} eat?"), "{e} eats {v}.", _column(ANIMALS, 1)),
+        Family("legs", asked("how many legs {e} has", "How many legs does {e} have?",
+                             "What number of legs does {e} have?", "Count the legs of {e}."),
                "{e} has {v} legs.", _column(ANIMALS, 2)),
-        Family("baby", ("What is a baby {n} called?", "What do you call a baby {n}?", "Which word names a baby {n}?",
-                        "Can you tell me what a baby {n} is called?"), "A baby {n} is called {v}.",
-               _column(ANIMALS, 3)),
-        Family("colour", ("What colour is {e}?", "Which colour does {e} have?", "What is the colour of {e}?",
-                          "Can you tell me what colour {e} is?"), "{e} is {v}.", _column(FOODS, 0)),
-        Family("taste", ("How does {e} taste?", "What is the taste of {e}?", "What does {e} taste like?",
-                         "Can you tell me how {e} tastes?"), "{e} tastes {v}.", _column(FOODS, 1)),
-        Family("kind", ("What kind of food is {e}?", "What sort of thing is {e}?", "Which group does {e} belong to?",
-                        "Can you tell me what kind of food {e} is?"), "{e} counts as {v}.", _column(FOODS, 2)),
-        Family("capital", ("What is the capital of {e}?", "Which city is the capital of {e}?",
-                           "Name the capital of {e}.", "Can you tell me the capital of {e}?"),
+        Family("baby", asked("what a baby {n} is called", "What is a baby {n} called?",
+                             "What do you call a baby {n}?", "Which word names a baby {n}?"),
+               "A baby {n} is called {v}.", _column(ANIMALS, 3)),
+        Family("colour", asked("what colour {e} is", "What colour is {e}?", "Which colour does {e} have?",
+                               "What is the colour of {e}?"), "{e} is {v}.", _column(FOODS, 0)),
+        Family("taste", asked("how {e} tastes", "How does {e} taste?", "What is the taste of {e}?",
+                              "What does {e} taste like?"), "{e} tastes {v}.", _column(FOODS, 1)),
+        Family("kind", asked("what kind of food {e} is", "What kind of food is {e}?", "What sort of thing is {e}?",
+                             "Which group does {e} belong to?"), "{e} counts as {v}.", _column(FOODS, 2)),
+        Family("capital", asked("the capital of {e}", "What is the capital of {e}?",
+                                "Which city is the capital of {e}?", "Name the capital of {e}."),
                "The capital of {e} is {v}.", _column(COUNTRIES, 0)),
-        Family("continent", ("Where in the world is {e}?", "Which continent is {e} in?",
-                             "On which continent do you find {e}?", "Can you tell me which continent {e} is in?"),
+        Family("continent", asked("which continent {e} is in", "Where in the world is {e}?",
+                                  "Which continent is {e} in?", "On which continent do you find {e}?"),
                "{e} is in {v}.", _column(COUNTRIES, 1)),
-        Family("language", ("What language do people speak in {e}?", "Which language is spoken in {e}?",
-                            "What do people speak in {e}?", "Can you tell me which language people speak in {e}?"),
+        Family("language", asked("which language people speak in {e}", "What language do people speak in {e}?",
+                                 "Which language is spoken in {e}?", "What do people speak in {e}?"),
                "People in {e} speak {v}.", _column(COUNTRIES, 2)),
-        Family("work", ("What does {e} do?", "What is the job of {e}?", "What does {e} do all day?",
-                        "Can you tell me what {e} does?"), "{e} {v}.", _column(JOBS, 0)),
-        Family("workplace", ("Where does {e} work?", "What is the workplace of {e}?", "In which place does {e} work?",
-                             "Can you tell me where {e} works?"), "{e} works in {v}.", _column(JOBS, 1)),
-        Family("use", ("What is {e} used for?", "What do you use {e} for?", "What can you do with {e}?",
-                       "Can you tell me what {e} is for?"), "{e} is used to {v}.", _column(TOOLS, 0)),
-        Family("place", ("Where is {e} kept?", "Where do you keep {e}?", "In which place is {e} kept?",
-                         "Can you tell me where {e} is kept?"), "{e} is kept in {v}.", _column(TOOLS, 1)),
+        Family("work", asked("what {e} does", "What does {e} do?", "What is the job of {e}?",
+                             "What does {e} do all day?"), "{e} {v}.", _column(JOBS, 0)),
+        Family("workplace", asked("where {e} works", "Where does {e} work?", "What is the workplace of {e}?",
+                                  "In which place does {e} work?"), "{e} works in {v}.", _column(JOBS, 1)),
+        Family("use", asked("what {e} is for", "What is {e} used for?", "What do you use {e} for?",
+                            "What can you do with {e}?"), "{e} is used to {v}.", _column(TOOLS, 0)),
+        Family("place", asked("where {e} is kept", "Where is {e} kept?", "Where do you keep {e}?",
+                              "In which place is {e} kept?"), "{e} is kept in {v}.", _column(TOOLS, 1)),
         Family("size", ("Which is bigger, {e} or {o}?",), "{v} is bigger than {o}.", {}),
     )
 }
@@ -293,8 +298,8 @@ def statement(family, entity, value, other=""):
 def questions():
     """All prompts of the world, in a fixed order.
 
-    Held out is a *combination*: each (family, entity) keeps one of its four phrasings, and each
-    quarter of the animal pairs, out of everything that any model is trained on.
+    Held out is a *combination*: each (family, entity) keeps one of its six phrasings, and a quarter of
+    the animal pairs one of the two orders in which they are named, out of everything that any model is trained on.
     """
     rng, out = random.Random(20), []
     for name, f in FAMILIES.items():
@@ -305,11 +310,11 @@ def questions():
                 out.append(Question(prompt, name, entity, value, "heldout" if i == hidden else "train"))
     animals = list(ANIMALS)
     pairs = [(a, b) for a in animals for b in animals if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
-    for big, small in sorted(rng.sample(pairs, 200)):
-        first, second = (big, small) if rng.random() < 0.5 else (small, big)
-        prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
-        split = "heldout" if rng.random() < HELD_OUT_SHARE else "train"
-        out.append(Question(prompt, "size", big, with_article(big), split, small))
+    for big, small in sorted(rng.sample(pairs, 140)):
+        hidden = rng.randrange(2) if rng.random() < HELD_OUT_SHARE else None
+        for i, (first, second) in enumerate(((big, small), (small, big))):
+            prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
+            out.append(Question(prompt, "size", big, with_article(big), "heldout" if i == hidden else "train", small))
     return tuple(out)
 
 
