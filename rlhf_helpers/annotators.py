@@ -81,12 +81,6 @@ class Annotator:
         return "tie" if tie else "left" if draw < p else "right"
 
 
-def crowd(taste="helpful", seed=0):
-    """An annotator as undecided as people are: over pairs of the fine-tuned model's answers two of taste "helpful" agree
-    about seven times in ten, as the labellers of InstructGPT did (72.6 %; Ouyang et al. 2022)."""
-    return Annotator(taste, temperature=1.0, seed=seed)
-
-
 def noise_ceiling(annotator, triples):
     """Expected accuracy of a perfect judge on this annotator's labels of (prompt, a, b) triples.
 

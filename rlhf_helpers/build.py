@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import lm, ppo, reward, world
-from .annotators import crowd, noise_ceiling
+from .annotators import Annotator, noise_ceiling
 from .decoding import generate
 from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
@@ -189,7 +189,7 @@ def build_feedback(out, seed):
     model, tokenizer = load_model(out / "models/finetuned")
     pairs = make_pairs(model, tokenizer, world.prompts("train"), LABELLED, seed)
     write_jsonl(out / "pairs.jsonl", pairs[:PAIRS])
-    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, crowd(seed=seed), seed))
+    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
 
 
 def judge(out, seed):
@@ -202,7 +202,7 @@ def judge(out, seed):
     labels = to_preferences(replay(read_events(out / "feedback.jsonl")[0]))[0]
     reward.train_reward_model(model, tokenizer, labels + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = crowd(seed=seed + 7)
+    annotator = Annotator("helpful", seed=seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 
