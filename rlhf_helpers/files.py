@@ -158,12 +158,10 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     if not data.is_dir():
         raise WorkbookError(f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
                             "data that ships with the workbook.")
-    general = bool(MODEL) and not _speaks_the_embedded_language(MODEL, data)
-    if general:
-        runs = runs / re.sub(r"[^\w.]+", "-", MODEL).strip("-.")
-        if ANNOTATOR not in ("you", "brief"):
-            raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
-                                'world. With a MODEL of your own choose "you" or "brief".')
+    general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
+    if general and ANNOTATOR not in ("you", "brief"):
+        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
+                            'world. With a MODEL of your own choose "you" or "brief".')
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -175,14 +173,19 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
                            data=data.resolve(), runs=runs.resolve(), general=general)
 
 
-def _speaks_the_embedded_language(model, data):
-    """Whether a model folder has the tokenizer of the embedded models, as those that the chapters make have."""
+def is_general(model, data):
+    """Whether a MODEL has another tokenizer than the embedded models and those that the chapters make of them."""
     def vocabulary(folder):
         return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     try:
-        return vocabulary(Path(model).expanduser()) == vocabulary(data / "models" / "base")
-    except (OSError, ValueError, KeyError):
-        return False
+        return bool(model) and vocabulary(Path(model).expanduser()) != vocabulary(data / "models" / "base")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def made_in(runs, model, data):
+    """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own."""
+    return runs / re.sub(r"[^\w.]+", "-", model).strip("-.") if is_general(model, data) else runs
 
 
 OF_A_MODEL = ("pairs.jsonl", "feedback.jsonl", "models/finetuned", "models/reward", "models/reward_start",

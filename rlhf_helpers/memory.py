@@ -63,9 +63,10 @@ def activations(shape, rows, tokens, answer, bits=32):
     """
     n, size = rows * tokens, bits // 8
     layer = size * (n * (16 * shape.width + 3 * shape.inner) + 2 * rows * shape.heads * tokens**2)
-    inside = (layer + 4 * n * shape.width * shape.layers if shape.parameters > RECOMPUTE_ABOVE
-              else layer * shape.layers)
-    return inside + 16 * rows * answer * shape.vocabulary
+    logits = 16 * rows * answer * shape.vocabulary
+    if shape.parameters > RECOMPUTE_ABOVE:  # the two are not there at the same time
+        return 4 * n * shape.width * shape.layers + max(layer, logits)
+    return layer * shape.layers + logits
 
 
 def estimate(shape, stage, rows, answer, asked=None, bits=32):
@@ -150,6 +151,6 @@ def table(settings):
         shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)
         rows = settings.batch_size // settings.minibatches
         need = sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, 32).values()) / GIB
-        cells = [f"{minutes(parameters, settings, c):.1f}" if need < CARDS[c][2] else "-" for c in CARDS]
+        cells = [f"{minutes(parameters, settings, c):.2g}" if need < CARDS[c][2] else "-" for c in CARDS]
         lines.append(f"| {name} | {need:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)
