@@ -126,12 +126,13 @@ def check(source, device, stage, rows, answer=48, asked=None):
 CARDS = {"T4": (8.1e12, 320e9, 15, 32), "L4": (121e12, 300e9, 22, 16), "A100": (312e12, 1555e9, 40, 16),
          "H100": (989e12, 3350e9, 80, 16)}  # FLOP/s, bytes/s, GiB, bits; from the makers' data sheets
 USED = 0.3  # share of a card's arithmetic that is reached, assumed
+LAUNCH = 1e-3  # seconds that a layer takes at least, however small, to be called from Python, assumed
 SIZES = {"0.1 B": (124e6, 12, 768), "0.5 B": (494e6, 24, 896), "1.5 B": (1.54e9, 28, 1536), "3 B": (3.1e9, 36, 2048),
          "7 B": (7.6e9, 28, 3584)}  # parameters, layers, width; of the usual proportions
 
 
-def minutes(parameters, settings, card):
-    """Minutes of PPO on a card of CARDS: each token of an answer reads all weights once, the rest is arithmetic.
+def minutes(shape, settings, card):
+    """Minutes of PPO on a card of CARDS: reading the weights for each token of an answer, and the arithmetic.
 
     A token costs 2 operations per weight forward and 4 backward; a forward pass is computed by policy, reference and
     reward model, and once more in each step of training where activations are computed again.
@@ -139,9 +140,11 @@ def minutes(parameters, settings, card):
     flops, bandwidth, _, bits = CARDS[card]
     read = 4 if bits == 32 else 8  # bytes a weight: where the arithmetic is in 16 bits, each step casts it first
     tokens = settings.batch_size * (PROMPT + settings.max_new_tokens)
-    again = 2 if parameters > RECOMPUTE_ABOVE else 0
-    arithmetic = tokens * parameters * (2 * 4 + settings.epochs * (6 + again)) / (USED * flops)
-    return settings.updates * (settings.max_new_tokens * read * parameters / bandwidth + arithmetic) / 60
+    again = 2 if shape.parameters > RECOMPUTE_ABOVE else 0
+    arithmetic = tokens * shape.parameters * (2 * 4 + settings.epochs * (6 + again)) / (USED * flops)
+    steps = settings.max_new_tokens + 4 + 4 * settings.epochs * settings.minibatches  # passes through the layers
+    reading = settings.max_new_tokens * read * shape.parameters / bandwidth
+    return settings.updates * (reading + arithmetic + LAUNCH * shape.layers * steps) / 60
 
 
 def table(settings):
@@ -151,6 +154,6 @@ def table(settings):
         shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)
         rows = settings.batch_size // settings.minibatches
         need = sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, 32).values()) / GIB
-        cells = [f"{minutes(parameters, settings, c):.2g}" if need < CARDS[c][2] else "-" for c in CARDS]
+        cells = [f"{minutes(shape, settings, c):.1f}" if need < CARDS[c][2] else "-" for c in CARDS]
         lines.append(f"| {name} | {need:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)

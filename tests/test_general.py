@@ -241,6 +241,15 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch,
         memory.check(folder, torch.device("cpu"), "PPO", rows=4)
 
 
+def test_minutes_are_those_of_a_calculation_by_hand():
+    shape = memory.Shape(124_000_000, 12, 768, 3072, 12, 12, 150_000)
+    settings = ppo.Settings(updates=40, batch_size=32, epochs=2, minibatches=8, max_new_tokens=48)
+    reading = 48 * 4 * 124e6 / 320e9
+    arithmetic = 32 * (64 + 48) * 124e6 * (4 * 2 + 2 * (6 + 2)) / (0.3 * 8.1e12)
+    calling = 12 * (48 + 4 + 4 * 2 * 8) / 1000
+    assert memory.minutes(shape, settings, "T4") == pytest.approx(40 * (reading + arithmetic + calling) / 60)
+
+
 def test_the_readme_has_the_table_that_the_formula_gives():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert memory.table(tasks.PPO) in text
