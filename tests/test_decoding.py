@@ -247,7 +247,7 @@ def test_sample_has_the_distribution_of_the_embedded_model(embedded):
     ids, generator = models.prompt_ids(tokenizer, "What does a monkey eat?"), torch.Generator().manual_seed(0)
     with torch.no_grad():
         p = talker(torch.tensor([ids])).logits[0, -1].double().softmax(-1).numpy()
-    drawn = [sample(talker, ids, 1, tokenizer.eos_token_id, generator)[-1] for _ in range(600)]
+    drawn = [sample(talker, ids, 1, {tokenizer.eos_token_id}, generator)[-1] for _ in range(600)]
     counts = np.bincount(drawn, minlength=len(p))
     assert fit_p(counts, p) > SIGNIFICANCE
     sharper = p**1.3 / (p**1.3).sum()
