@@ -25,7 +25,15 @@ def warm(prompt, answer):
             - 0.5 * a["broken"])
 
 
-TASTES = {"helpful": gold_score, "terse": terse, "warm": warm}
+def brief(prompt, answer):
+    """Fewer words are better, whatever they say, with 0 at twenty; an empty answer is as bad as sixty.
+
+    The one taste that needs no knowledge of the embedded world, and so works on any prompt.
+    """
+    return 0.25 * (20 - (len(answer.split()) or 60))
+
+
+TASTES = {"helpful": gold_score, "terse": terse, "warm": warm, "brief": brief}
 
 
 def sigmoid(x):

@@ -11,25 +11,25 @@ from .models import autocast, encode_prompts, position_ids
 
 @torch.no_grad()
 def greedy(model, ids, max_new_tokens, eos):
-    """Continue `ids` (list of int) with the most probable token, each time."""
+    """Continue `ids` (list of int) with the most probable token, each time; `eos`: the set of ids that end."""
     ids = list(ids)
     for _ in range(max_new_tokens):
         logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
         ids.append(int(logits.argmax()))
-        if ids[-1] == eos:
+        if ids[-1] in eos:
             break
     return ids
 
 
 @torch.no_grad()
 def sample(model, ids, max_new_tokens, eos, generator):
-    """Continue `ids` (list of int) with tokens drawn by their probability."""
+    """Continue `ids` (list of int) with tokens drawn by their probability; `eos`: the set of ids that end."""
     ids = list(ids)
     for _ in range(max_new_tokens):
         logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
         p = logits.softmax(-1)
         ids.append(int(torch.multinomial(p, 1, generator=generator)))
-        if ids[-1] == eos:
+        if ids[-1] in eos:
             break
     return ids
 

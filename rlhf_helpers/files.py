@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -129,8 +130,9 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     """Check a notebook's parameters, seed every generator and return the workspace.
 
     The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
-    `device` (torch.device), `fast`, `data` and `runs` (Paths).  Raises WorkbookError with one
-    sentence that names the parameter.
+    `device` (torch.device), `fast`, `data` and `runs` (Paths), and `general`: whether MODEL is none of the
+    embedded world's.  What is made of such a model lies in a folder of its own in RUNS_DIR, so that nothing of two
+    models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
     import torch
 
@@ -147,11 +149,19 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     if ANNOTATOR not in ("you", *TASTES):
         raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of "
                             f"{', '.join(['you', *TASTES])}.")
+    for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
+        if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
+            raise WorkbookError(f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
+                                "first: from google.colab import drive; drive.mount('/content/drive').")
     data = Path(DATA_DIR).expanduser() if DATA_DIR else ROOT / "data"
     runs = Path(RUNS_DIR).expanduser() if RUNS_DIR else ROOT / "runs"
     if not data.is_dir():
         raise WorkbookError(f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
                             "data that ships with the workbook.")
+    general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
+    if general and ANNOTATOR not in ("you", "brief"):
+        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
+                            'world. With a MODEL of your own choose "you" or "brief".')
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -160,17 +170,46 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     random.seed(SEED)
     torch.manual_seed(SEED)
     return SimpleNamespace(model=MODEL, annotator=ANNOTATOR, seed=SEED, device=pick_device(DEVICE), fast=FAST,
-                           data=data.resolve(), runs=runs.resolve())
+                           data=data.resolve(), runs=runs.resolve(), general=general)
+
+
+def is_general(model, data):
+    """Whether a MODEL has another tokenizer than the embedded models and those that the chapters make of them."""
+    def vocabulary(folder):
+        return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    try:
+        return bool(model) and vocabulary(Path(model).expanduser()) != vocabulary(data / "models" / "base")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def made_in(runs, model, data):
+    """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own."""
+    return runs / re.sub(r"[^\w.]+", "-", model).strip("-.") if is_general(model, data) else runs
+
+
+OF_A_MODEL = ("pairs.jsonl", "feedback.jsonl", "models/finetuned", "models/reward", "models/reward_start",
+              "models/policy")  # these ship for the embedded model only
 
 
 def find(ws, name, quiet=False):
-    """The path of an artefact: what the reader made in `runs/`, else what ships in `data/`; says which."""
-    for folder, words in ((ws.runs, "which you made"), (ws.data, "which ships with the workbook")):
-        path = folder / name
-        if path.exists():
+    """The path of an artefact: what the reader made in `runs/`, else what ships in `data/`; says which.
+
+    With a MODEL of the reader's own nothing that belongs to the embedded model takes its place; there a shortened
+    run goes on with what a shortened run made.
+    """
+    own = ws.general and name in OF_A_MODEL
+    places = [(ws.runs, f"{name}-fast", "which a shortened run made")] if own and ws.fast else []
+    places += [(ws.runs, name, "which you made")]
+    places += [] if own else [(ws.data, name, "which ships with the workbook")]
+    for folder, file, words in places:
+        if (folder / file).exists():
             if not quiet:
-                print(f"Using {folder.name}/{name}, {words}.")
-            return path
+                print(f"Using {folder.name}/{file}, {words}.")
+            return folder / file
+    if own:
+        raise WorkbookError(f"There is no {name} made with the model {ws.model!r} in {ws.runs} yet. First run the "
+                            "chapter that makes it, with the same MODEL, RUNS_DIR and FAST.")
     raise WorkbookError(f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
                         "fresh copy of the data folder.")
 

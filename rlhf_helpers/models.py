@@ -29,6 +29,8 @@ from .files import WorkbookError, replacing_file, replacing_folder, write_json, 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
 
+RECOMPUTE_ABOVE = 100_000_000  # parameters; smaller models keep their activations
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -80,15 +82,45 @@ def _load(cls, source, device, **options):
     if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
+    if model.num_parameters() > RECOMPUTE_ABOVE and model.supports_gradient_checkpointing:
+        recompute_activations(model)
     return model.to(device).eval(), tokenizer
 
 
 def load_model(source, device="cpu"):
     """A causal language model and its tokenizer, in fp32, eval mode, dropout off.
 
-    Raises WorkbookError when `source` is neither a model folder nor a reachable hub id.
+    Raises WorkbookError when `source` is neither a model folder nor a reachable hub id, and when the model is
+    not a decoder-only one.
     """
-    return _load(AutoModelForCausalLM, source, device)
+    model, tokenizer = _load(AutoModelForCausalLM, source, device)
+    if not is_causal(model):
+        raise WorkbookError(f"The model {str(source)!r} reads a text in both directions, so it can write none. Choose "
+                            "a decoder-only language model, such as a GPT-2, Llama or Qwen.")
+    return model, tokenizer
+
+
+@torch.no_grad()
+def is_causal(model):
+    """Whether a token changes nothing of what the model says before it, tried on four tokens."""
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=next(model.parameters()).device)
+    first, second = model(ids % model.config.vocab_size).logits.float()
+    changes = (first - second).abs().amax(-1)
+    return bool((changes[:3] <= 1e-4 * changes[3]).all())
+
+
+def recompute_activations(model):
+    """Gradient checkpointing (Chen et al. 2016): the backward pass computes the activations inside a layer again.
+
+    That costs a third more time and saves most of the memory of long rows.  Layers do it in training mode only, so
+    a hook puts them there where a gradient is asked for, and out of it, key-value cache and all, elsewhere.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.base_model.register_forward_pre_hook(_train_where_there_is_a_gradient)
+
+
+def _train_where_there_is_a_gradient(module, inputs):
+    module.train(torch.is_grad_enabled())
 
 
 def load_reward_model(source, device="cpu"):
@@ -211,10 +243,13 @@ def load_checkpoint(path, run, model, optimizer):
 # ---------------------------------------------------------------- text to tokens
 
 def format_prompt(tokenizer, prompt):
-    """The text a model sees for a prompt: its chat template where it has one, else a plain question."""
+    """The text a model sees for a prompt: its chat template where it has one, else a plain question.
+
+    A template that lets the model think aloud first is asked not to: answers here are short.
+    """
     if tokenizer.chat_template:
         return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                             add_generation_prompt=True)
+                                             add_generation_prompt=True, enable_thinking=False)
     return f"Question: {prompt}\nAnswer:"
 
 
@@ -223,7 +258,9 @@ def prompt_ids(tokenizer, prompt):
     if not isinstance(prompt, str) or not prompt.strip():
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
     text = format_prompt(tokenizer, prompt)
-    return tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    bos = tokenizer.bos_token_id  # some templates leave it to the tokenizer, others write it
+    return [bos, *ids] if tokenizer("")["input_ids"][:1] == [bos] != ids[:1] else ids
 
 
 def response_ids(tokenizer, response):

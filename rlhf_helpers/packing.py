@@ -126,7 +126,8 @@ def run(model, packed, places, **options):
 
     places: indices in the flattened (rows * width).  The last block computes its feed-forward part there only.
     """
-    with autocast(packed.ids.device), computed_at(last_feed_forward(model), places):
+    last = None if model.is_gradient_checkpointing else last_feed_forward(model)  # hooks are gone when it recomputes
+    with autocast(packed.ids.device), computed_at(last, places):
         return model(packed.ids, attention_mask=packed.attention_mask.to(model.dtype),
                      position_ids=packed.position_ids, use_cache=False, **options)
 

@@ -189,7 +189,7 @@ def run(paths, runs, parameters=None, outputs=False):
     from tqdm import tqdm
 
     cells = sum(len(nbformat.read(p, 4).cells) + bool(parameters) for p in paths)
-    rows = []
+    rows, made = [], files.made_in(Path(runs), (parameters or {}).get("MODEL", ""), ROOT / "data")
     with tqdm(total=cells, unit="cell", disable=None, bar_format="{desc} {bar} {percentage:3.0f}% "
               "{n_fmt}/{total_fmt} cells, {elapsed}") as bar:
         try:
@@ -199,7 +199,7 @@ def run(paths, runs, parameters=None, outputs=False):
                 nb = execute(path, Path(runs) / "series", parameters, on_cell=lambda cell: bar.update())
                 if outputs:
                     refresh(path, nb)
-                rows.append((path.stem, time.perf_counter() - clock, key_result(runs, path.stem, began)))
+                rows.append((path.stem, time.perf_counter() - clock, key_result(made, path.stem, began)))
                 bar.write(f"[{n}/{len(paths)}] {path.stem}: {rows[-1][1]:.1f} s")
         finally:
             bar.close()
@@ -220,11 +220,13 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, help="the SEED of every chapter (0)")
     parser.add_argument("--annotator", choices=["you", *annotators.TASTES],
                         help='who labels: "you" (your labels, if there are any), or a simulated taste')
+    parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
     parser.add_argument("--runs-dir", type=Path, help="where everything is written (runs/)")
     parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
     options = parser.parse_args(arguments)
     runs = (options.runs_dir or ROOT / "runs").expanduser().resolve()
-    parameters = {"FAST": options.fast or None, "SEED": options.seed, "ANNOTATOR": options.annotator,
+    model = str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model
+    parameters = {"MODEL": model, "FAST": options.fast or None, "SEED": options.seed, "ANNOTATOR": options.annotator,
                   "RUNS_DIR": str(runs) if options.runs_dir else None}
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)

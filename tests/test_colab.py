@@ -1,14 +1,21 @@
-"""The versions that Google Colab ships: what the file says of them, and whether `make test-colab` runs them."""
+"""Google Colab: its versions, the stamp in the notebooks, and every notebook opened alone as it is there."""
 
+import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib import metadata
 
 import pytest
 from packaging.requirements import Requirement
+from test_notebooks import CHECKS
 
-from rlhf_helpers.files import ROOT
+from rlhf_helpers import colab, files, series
+from rlhf_helpers.files import ROOT, WorkbookError
 
 TEXT = (ROOT / "constraints" / "colab.txt").read_text(encoding="utf-8")
 PINS = dict(line.split("==") for line in TEXT.splitlines() if line and not line.startswith("#"))
@@ -36,3 +43,115 @@ def test_these_are_the_versions():
             pass
     assert {"ipywidgets", "ipython", "numpy", "pandas", "matplotlib", "transformers", "torch"} <= set(found)
     assert found == {name: PINS[name] for name in found}
+
+
+# ---------------------------------------------------------------- the stamp
+
+def test_every_file_is_stamped():
+    """Stamping changes nothing; run `python -m rlhf_helpers.colab` when this fails."""
+    for path in colab.stampable():
+        assert colab.stamped(path) == path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_stamp_changes_owner_name_and_tag_everywhere(monkeypatch):
+    monkeypatch.setattr(colab, "REPOSITORY", "some-one/else")
+    for path in colab.stampable():
+        text = colab.stamped(path)
+        repositories = set(re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+)", text)) - {"googlecolab/backend-info"}
+        assert repositories == {"some-one/else"}, (path.name, repositories)
+
+
+def test_a_badge_gets_the_path_of_its_own_file():
+    nb = json.loads(colab.stampable()[0].read_text(encoding="utf-8"))
+    nb["cells"][0]["source"] = "".join(nb["cells"][0]["source"]).replace("00_start_here.ipynb)", "99_other.ipynb)")
+    head = "".join(colab.stamp(nb, "00_start_here.ipynb")["cells"][0]["source"])
+    assert "/blob/main/notebooks/00_start_here.ipynb)" in head and "99_other" not in head
+
+
+def test_notebooks_ask_for_a_gpu():
+    for path in colab.stampable()[:-1]:
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        assert metadata["accelerator"] == "GPU" and metadata["colab"]["gpuType"] == "T4"
+
+
+def test_the_cell_does_nothing_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    before = list(sys.path)
+    exec(colab.CELL.format(url="file:///nowhere", tag="v0"), {})
+    assert sys.path == before and not list(tmp_path.iterdir())
+    assert colab.download_button(tmp_path) is None
+
+
+def test_what_was_made_is_packed_without_checkpoints(tmp_path):
+    runs = tmp_path / "runs"
+    files.write_text(runs / "feedback.jsonl", "{}\n")
+    files.write_text(runs / "checkpoints" / "policy.pt", "large")
+    with zipfile.ZipFile(colab.pack_runs(runs)) as z:
+        assert z.namelist() == ["runs/feedback.jsonl"] and z.testzip() is None
+
+
+def test_a_drive_that_is_not_mounted_is_not_written_to():
+    with pytest.raises(WorkbookError, match="RUNS_DIR .*/content/drive.* mount"):
+        files.setup(RUNS_DIR="/content/drive/MyDrive/rlhf")
+
+
+# ---------------------------------------------------------------- opened alone, as in Colab
+
+STARTUP = """
+import pathlib, sys
+import google.colab  # a Colab kernel has it loaded
+sys.path[:] = [p for p in sys.path if not (pathlib.Path(p or ".") / "rlhf_helpers").exists()]
+sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
+"""
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    """The URL of a local repository that holds this working tree, tagged as a release."""
+    repository = tmp_path_factory.mktemp("release")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout, so there is nothing to clone")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A", "-f"], [*who, "commit", "-qm", "release"], ["tag", colab.TAG]):
+        subprocess.run(["git", *command], cwd=repository, check=True, capture_output=True)
+    return repository.as_uri()
+
+
+@pytest.fixture
+def simulated_colab(tmp_path, monkeypatch):
+    """Kernels get a module `google.colab` and have not got the package, wherever it is installed."""
+    package = tmp_path / "site" / "google" / "colab"
+    files.write_text(package / "__init__.py", "")
+    files.write_text(package / "files.py", "def download(path): pass\n")
+    files.write_text(tmp_path / "ipython" / "profile_default" / "startup" / "00.py", STARTUP)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", colab.stampable()[:-1], ids=lambda p: p.stem)
+def test_opened_alone(path, tmp_path, release, simulated_colab):
+    """One notebook in a folder of its own, and a clone URL: all that a reader in Colab has.
+
+    Chapter 03 stands for the others where the versions are not Colab's (`make test-colab` runs them all).
+    """
+    if path.stem[:2] != "03" and not os.environ.get("WORKBOOK_COLAB"):
+        pytest.skip("only in `make test-colab`")
+    nb = colab.stamp(json.loads(path.read_text(encoding="utf-8")), path.name, release)
+    alone = tmp_path / "content" / path.name
+    files.write_text(alone, json.dumps(nb))
+    done = series.execute(alone, tmp_path / "executed", {"FAST": True})
+    assert series.widget_errors(done) == []
+    clone = alone.parent / f"rlhf-workbook-{colab.TAG}"
+    metrics = json.loads((clone / "runs" / "metrics" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    assert metrics["key_result"] and metrics["fast"] is True
+    CHECKS.get(path.stem[:2], lambda runs, metrics: None)(clone / "runs", metrics)
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
+    assert changed.stdout == "", "something outside runs/ was written"
+    assert "Download what I made" in json.dumps(done.metadata["widgets"])

@@ -224,7 +224,7 @@ def test_draw_gives_rows_their_own_numbers():
 @pytest.mark.parametrize("prompt", PROMPTS, ids=str)
 def test_greedy_is_generate(model, prompt):
     theirs = reference(model, prompt, max_new_tokens=20, do_sample=False)[0]
-    assert greedy(model, prompt, 20, EOS) == prompt + theirs
+    assert greedy(model, prompt, 20, {EOS}) == prompt + theirs
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_greedy_is_generate_on_the_embedded_model(embedded):
     for prompt in world.prompts("heldout")[::150][:8]:
         ids = models.prompt_ids(tokenizer, prompt)
         theirs = talker.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False, eos_token_id=end)
-        assert greedy(talker, ids, 30, end) == theirs[0].tolist()
+        assert greedy(talker, ids, 30, {end}) == theirs[0].tolist()
 
 
 def test_sample_has_the_distribution_of_the_embedded_model(embedded):
@@ -247,7 +247,7 @@ def test_sample_has_the_distribution_of_the_embedded_model(embedded):
     ids, generator = models.prompt_ids(tokenizer, "What does a monkey eat?"), torch.Generator().manual_seed(0)
     with torch.no_grad():
         p = talker(torch.tensor([ids])).logits[0, -1].double().softmax(-1).numpy()
-    drawn = [sample(talker, ids, 1, tokenizer.eos_token_id, generator)[-1] for _ in range(600)]
+    drawn = [sample(talker, ids, 1, {tokenizer.eos_token_id}, generator)[-1] for _ in range(600)]
     counts = np.bincount(drawn, minlength=len(p))
     assert fit_p(counts, p) > SIGNIFICANCE
     sharper = p**1.3 / (p**1.3).sum()
@@ -255,18 +255,18 @@ def test_sample_has_the_distribution_of_the_embedded_model(embedded):
 
 
 def test_greedy_stops_at_the_end_token_and_at_the_limit(model):
-    whole = greedy(model, [2, 5], 12, eos=-1)
+    whole = greedy(model, [2, 5], 12, eos=())
     assert len(whole) == 14
     token = whole[5]
-    stopped = greedy(model, [2, 5], 12, eos=token)
+    stopped = greedy(model, [2, 5], 12, eos={token})
     first = whole.index(token, 2)
     assert stopped == whole[:first + 1]
 
 
 def test_greedy_and_sample_leave_the_prompt_alone(model):
     prompt = [2, 5]
-    greedy(model, prompt, 3, EOS)
-    sample(model, prompt, 3, EOS, torch.Generator().manual_seed(0))
+    greedy(model, prompt, 3, {EOS})
+    sample(model, prompt, 3, {EOS}, torch.Generator().manual_seed(0))
     assert prompt == [2, 5]
 
 
@@ -275,7 +275,7 @@ def test_greedy_and_sample_leave_the_prompt_alone(model):
 @pytest.fixture(scope="module")
 def samples(model):
     generator = torch.Generator().manual_seed(0)
-    return [sample(model, [3, 6], 2, EOS, generator)[2:] for _ in range(2000)]
+    return [sample(model, [3, 6], 2, {EOS}, generator)[2:] for _ in range(2000)]
 
 
 def test_sample_has_the_exact_distribution(model, samples):
@@ -294,7 +294,7 @@ def test_sample_has_the_distribution_of_generate(model, samples):
 
 def test_sample_repeats_with_its_seed(model):
     def one(seed):
-        return sample(model, [2], 20, -1, torch.Generator().manual_seed(seed))
+        return sample(model, [2], 20, (), torch.Generator().manual_seed(seed))
 
     assert one(5) == one(5)
     assert len({tuple(one(seed)) for seed in range(8)}) > 4
@@ -302,7 +302,7 @@ def test_sample_repeats_with_its_seed(model):
 
 def test_sample_stops_after_the_end_token(model):
     for seed in range(20):
-        row = sample(model, [2, 5], 15, EOS, torch.Generator().manual_seed(seed))[2:]
+        row = sample(model, [2, 5], 15, {EOS}, torch.Generator().manual_seed(seed))[2:]
         assert EOS not in row[:-1] and (row[-1] == EOS or len(row) == 15)
 
 
@@ -313,7 +313,7 @@ def test_rollout_at_temperature_0_is_greedy(model, rows):
     ids, mask = padded(PROMPTS[:rows])
     out, out_mask, _ = rollout(model, ids, mask, 20, EOS, temperature=0)
     ours = answers(out, out_mask, ids.shape[1])
-    assert ours == [greedy(model, p, 20, EOS)[len(p):] for p in PROMPTS[:rows]]
+    assert ours == [greedy(model, p, 20, {EOS})[len(p):] for p in PROMPTS[:rows]]
     theirs = model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
     assert ours == [until_end(r) for r in theirs[:, ids.shape[1]:].tolist()]
 
@@ -448,7 +448,7 @@ def test_generate_greedily_does_not_depend_on_the_batch(talker):
     assert decoding.generate(*talker, prompts, temperature=0, max_new_tokens=8, batch_size=2) == whole
     model, tokenizer = talker
     asked = models.prompt_ids(tokenizer, prompts[3])
-    alone = greedy(model, asked, 8, tokenizer.eos_token_id)[len(asked):]
+    alone = greedy(model, asked, 8, {tokenizer.eos_token_id})[len(asked):]
     assert tokenizer.decode(alone, skip_special_tokens=True).strip() == whole[3]
 
 

@@ -109,10 +109,10 @@ def test_windows_lines_and_a_byte_order_mark_are_read(tmp_path):
 
 def test_setup_returns_the_workspace(tmp_path):
     runs = tmp_path / "new" / "runs"
-    ws = files.setup(MODEL="gpt2", ANNOTATOR="terse", SEED=7, DEVICE="cpu", FAST=True, RUNS_DIR=str(runs))
+    ws = files.setup(MODEL="gpt2", ANNOTATOR="brief", SEED=7, DEVICE="cpu", FAST=True, RUNS_DIR=str(runs))
     first = torch.rand(1)
-    assert (ws.model, ws.annotator, ws.seed, ws.fast) == ("gpt2", "terse", 7, True)
-    assert ws.runs == runs.resolve() and runs.is_dir() and ws.data == files.ROOT / "data"
+    assert (ws.model, ws.annotator, ws.seed, ws.fast) == ("gpt2", "brief", 7, True)
+    assert ws.runs == runs.resolve() / "gpt2" and ws.runs.is_dir() and ws.data == files.ROOT / "data"
     assert ws.device == torch.device("cpu")
     files.setup(SEED=7, RUNS_DIR=str(runs))
     assert torch.equal(torch.rand(1), first)
@@ -162,7 +162,7 @@ def test_a_runs_folder_that_cannot_be_made(tmp_path):
 def ws(tmp_path):
     for name in ("runs", "data"):
         (tmp_path / name).mkdir()
-    return SimpleNamespace(runs=tmp_path / "runs", data=tmp_path / "data", seed=5, fast=True)
+    return SimpleNamespace(runs=tmp_path / "runs", data=tmp_path / "data", seed=5, fast=True, general=False)
 
 
 def test_find_prefers_what_the_reader_made_and_says_so(ws, capsys):

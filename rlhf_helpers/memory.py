@@ -1,0 +1,159 @@
+"""What a chapter will need: memory by parts, before anything is loaded, and minutes on a named card.
+
+Both are formulas, not measurements.  The weights are kept in 32 bits for training, and so is everything beside them;
+where the card has bf16, the arithmetic (and what is kept of it for the backward pass) is in 16 bits.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .files import WorkbookError
+from .models import RECOMPUTE_ABOVE, autocast
+
+GIB = 2**30
+PROMPT = 64  # tokens of a formatted prompt, assumed
+# what of the weights' size each stage holds at its peak; "kept beside" are further copies in the chapter
+COPIES = {
+    "answers": {"model": 1},
+    "reward model": {"reward model": 1, "gradients": 1, "optimiser": 2, "kept beside": 3},
+    "PPO": {"policy": 1, "gradients": 1, "optimiser": 2, "last good policy": 1, "reference": 1, "reward model": 1,
+            "kept beside": 4},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the formulas need to know of a model."""
+
+    parameters: int
+    layers: int
+    width: int
+    inner: int  # width of the feed-forward part
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+
+def shape_of(source):
+    """The Shape of a model folder or hub id, from its configuration alone.  Raises WorkbookError without one."""
+    try:
+        config = AutoConfig.from_pretrained(os.path.expanduser(str(source)), trust_remote_code=False)
+        with torch.device("meta"):
+            parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    except (OSError, ValueError, KeyError) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise WorkbookError(f"The model {str(source)!r} cannot be loaded. It must be the folder of a decoder-only "
+                            f"language model, or the id of one on the Hugging Face hub. ({reason})") from None
+    heads, width = getattr(config, "num_attention_heads", 1), config.hidden_size
+    inner = next((v for v in (getattr(config, n, None) for n in ("intermediate_size", "ffn_dim", "n_inner")) if v),
+                 4 * width)
+    return Shape(parameters, config.num_hidden_layers, width, inner, heads,
+                 getattr(config, "num_key_value_heads", None) or heads, config.vocab_size)
+
+
+def activations(shape, rows, tokens, answer, bits=32):
+    """Bytes kept for the backward pass of `rows` rows of `tokens`, of which the last `answer` have logits.
+
+    Per layer and token about 16 widths and 3 feed-forward widths, and the attention weights twice; with gradient
+    checkpointing one layer of that, and each layer's input.  Logits are counted four times: as they come, in float32,
+    as log-softmax, and their gradient.
+    """
+    n, size = rows * tokens, bits // 8
+    layer = size * (n * (16 * shape.width + 3 * shape.inner) + 2 * rows * shape.heads * tokens**2)
+    logits = 16 * rows * answer * shape.vocabulary
+    if shape.parameters > RECOMPUTE_ABOVE:  # the two are not there at the same time
+        return 4 * n * shape.width * shape.layers + max(layer, logits)
+    return layer * shape.layers + logits
+
+
+def estimate(shape, stage, rows, answer, asked=None, bits=32):
+    """{part: bytes} of a stage of COPIES.  rows: of one step of training; asked: prompts answered together."""
+    weights, tokens = 4 * shape.parameters, PROMPT + answer
+    parts = {name: n * weights for name, n in COPIES[stage].items()}
+    cache = 2 * shape.layers * shape.width * shape.kv_heads // shape.heads * tokens * bits // 8
+    rolling = (asked or rows) * (cache + 8 * shape.vocabulary)  # key-value cache, and the logits of one token
+    scoring = 16 * (asked or rows) * answer * shape.vocabulary if stage == "PPO" else 0
+    training = 0 if stage == "answers" else activations(shape, rows, tokens, answer if stage == "PPO" else 0, bits)
+    return parts | {"activations": max(rolling, scoring, training)}
+
+
+def free_memory(device):
+    """Bytes that can still be used on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
+    except (OSError, ValueError, AttributeError):  # Windows
+        import psutil  # comes with the notebook's kernel
+
+        return psutil.virtual_memory().available
+
+
+def _page_cache():
+    """Bytes of files that the system holds in memory and gives up when asked; 0 where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            return 1024 * next(int(line.split()[1]) for line in f if line.startswith("Cached:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def _words(size):
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
+def check(source, device, stage, rows, answer=48, asked=None):
+    """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit."""
+    shape = shape_of(source)
+    bits = 16 if autocast(device).fast_dtype == torch.bfloat16 and autocast(device)._enabled else 32
+    parts = estimate(shape, stage, rows, answer, asked, bits)
+    need, free = sum(parts.values()), free_memory(device)
+    print(f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
+          + ", ".join(f"{name} {_words(size)}" for name, size in parts.items()) + f"; {_words(need)} in all.")
+    if need > free:
+        raise WorkbookError(f"{stage} with this model needs about {_words(need)}, and {device} has {_words(free)} "
+                            "free. Choose a smaller MODEL, close other programs, or use a machine "
+                            "with more memory.")
+
+
+# ---------------------------------------------------------------- minutes
+
+CARDS = {"T4": (8.1e12, 320e9, 15, 32), "L4": (121e12, 300e9, 22, 16), "A100": (312e12, 1555e9, 40, 16),
+         "H100": (989e12, 3350e9, 80, 16)}  # FLOP/s, bytes/s, GiB, bits; from the makers' data sheets
+USED = 0.3  # share of a card's arithmetic that is reached, assumed
+LAUNCH = 1e-3  # seconds that a layer takes at least, however small, to be called from Python, assumed
+SIZES = {"0.1 B": (124e6, 12, 768), "0.5 B": (494e6, 24, 896), "1.5 B": (1.54e9, 28, 1536), "3 B": (3.1e9, 36, 2048),
+         "7 B": (7.6e9, 28, 3584)}  # parameters, layers, width; of the usual proportions
+
+
+def minutes(shape, settings, card):
+    """Minutes of PPO on a card of CARDS: reading the weights for each token of an answer, and the arithmetic.
+
+    A token costs 2 operations per weight forward and 4 backward; a forward pass is computed by policy, reference and
+    reward model, and once more in each step of training where activations are computed again.
+    """
+    flops, bandwidth, _, bits = CARDS[card]
+    read = 4 if bits == 32 else 8  # bytes a weight: where the arithmetic is in 16 bits, each step casts it first
+    tokens = settings.batch_size * (PROMPT + settings.max_new_tokens)
+    again = 2 if shape.parameters > RECOMPUTE_ABOVE else 0
+    arithmetic = tokens * shape.parameters * (2 * 4 + settings.epochs * (6 + again)) / (USED * flops)
+    steps = settings.max_new_tokens + 4 + 4 * settings.epochs * settings.minibatches  # passes through the layers
+    reading = settings.max_new_tokens * read * shape.parameters / bandwidth
+    return settings.updates * (reading + arithmetic + LAUNCH * shape.layers * steps) / 60
+
+
+def table(settings):
+    """README's table: model size -> memory of PPO in GiB -> minutes of PPO on each card, "-" where it does not fit."""
+    lines = ["| parameters | GiB | " + " | ".join(CARDS) + " |", "|---" * (len(CARDS) + 2) + "|"]
+    for name, (parameters, layers, width) in SIZES.items():
+        shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)
+        rows = settings.batch_size // settings.minibatches
+        need = sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, 32).values()) / GIB
+        cells = [f"{minutes(shape, settings, c):.1f}" if need < CARDS[c][2] else "-" for c in CARDS]
+        lines.append(f"| {name} | {need:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,326 @@
+"""A MODEL of the reader's own: any decoder-only architecture, with its own tokenizer, through chapters 02 to 06."""
+
+import json
+import math
+import weakref
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    GemmaConfig,
+    GenerationConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen3Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from rlhf_helpers import annotators, decoding, files, lm, memory, models, ppo, reward, series, tasks
+from rlhf_helpers.files import ROOT, WorkbookError
+
+PROMPTS = [r["prompt"] for r in files.read_jsonl(ROOT / "data" / "general_prompts.jsonl")]
+TEMPLATE = ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}[assistant] {% endif %}")
+# architecture: (has a pad token, puts a BOS before a text, chat template)
+KINDS = {"gpt2": (False, False, None), "llama": (False, True, "{{ bos_token }}" + TEMPLATE),
+         "qwen3": (True, False, TEMPLATE), "gemma": (True, True, TEMPLATE), "gpt_neox": (False, False, None),
+         "opt": (True, True, None)}
+
+
+def tokenizer_for(name):
+    """A byte-level tokenizer of 400 tokens, with the special tokens that the architecture usually comes with."""
+    pad, bos, template = KINDS[name]
+    tokenizer = models.new_tokenizer(PROMPTS, vocab_size=400)
+    tokenizer.chat_template = template
+    tokenizer.pad_token = tokenizer.pad_token if pad else None
+    if bos:
+        tokenizer.add_special_tokens({"bos_token": "<s>"})
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    else:
+        tokenizer.bos_token = tokenizer.eos_token if name != "qwen3" else None
+    return tokenizer
+
+
+def language_model(folder, name, context=512, layers=2):
+    """Write a small model with random weights and its tokenizer as a folder; the answers may end with two tokens."""
+    tokenizer = tokenizer_for(name)
+    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
+              "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    usual = common | {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
+                      "max_position_embeddings": context}
+    config = {"gpt2": lambda: GPT2Config(n_embd=32, n_layer=layers, n_head=2, n_positions=context, **common),
+              "llama": lambda: LlamaConfig(intermediate_size=64, num_key_value_heads=1, **usual),
+              "qwen3": lambda: Qwen3Config(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
+              "gemma": lambda: GemmaConfig(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
+              "gpt_neox": lambda: GPTNeoXConfig(intermediate_size=64, **usual),
+              "opt": lambda: OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **usual)}[name]()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")]
+    model.generation_config = GenerationConfig(eos_token_id=ends, bos_token_id=tokenizer.bos_token_id,
+                                               pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+every_kind = pytest.mark.parametrize("name", KINDS)
+
+
+# ---------------------------------------------------------------- loading and prompting
+
+@every_kind
+def test_a_prompt_has_one_bos_at_most_and_its_template(tmp_path, name):
+    pad, bos, template = KINDS[name]
+    model, tokenizer = models.load_model(language_model(tmp_path, name))
+    ids = models.prompt_ids(tokenizer, PROMPTS[0])
+    if bos:
+        assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    text = tokenizer.decode(ids)
+    assert ("[assistant]" in text) == bool(template) and ("Question:" in text) == (not template)
+    assert tokenizer.pad_token_id is not None and model.config.pad_token_id == tokenizer.pad_token_id
+    assert len(decoding.end_tokens(model, tokenizer)) == 2
+
+
+@every_kind
+def test_an_answer_ends_at_either_end_token_and_with_greedy_too(tmp_path, name):
+    model, tokenizer = models.load_model(language_model(tmp_path, name))
+    ends = decoding.end_tokens(model, tokenizer)
+    head = model.get_output_embeddings()
+    for end in ends:  # a bias that makes one end certain
+        hook = head.register_forward_hook(lambda m, i, out: out.index_fill(-1, torch.tensor([end]), 1e4))
+        ids = models.prompt_ids(tokenizer, PROMPTS[0])
+        assert decoding.greedy(model, ids, 5, ends) == [*ids, end]
+        assert decoding.generate(model, tokenizer, PROMPTS[:2], max_new_tokens=5) == ["", ""]
+        hook.remove()
+
+
+def test_encoders_are_refused_in_a_sentence(tmp_path):
+    tokenizer = tokenizer_for("qwen3")
+    small = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 64}
+    torch.manual_seed(0)
+    BertForMaskedLM(BertConfig(**small)).save_pretrained(tmp_path / "bert")
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1,
+                                        num_heads=2)).save_pretrained(tmp_path / "t5")
+    for name, words in (("bert", "both directions"), ("t5", "cannot be loaded")):
+        tokenizer.save_pretrained(tmp_path / name)
+        with pytest.raises(WorkbookError, match=words) as error:
+            models.load_model(tmp_path / name)
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("source", ["no/such-model", "./no/such/folder", "/no/such/folder"])
+def test_an_unknown_model_is_named(source):
+    for load in (models.load_model, memory.shape_of):
+        with pytest.raises(WorkbookError, match="cannot be loaded") as error:
+            load(source)
+        assert source in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_prompts_that_are_too_long_are_refused_before_training(tmp_path):
+    model, tokenizer = models.load_model(language_model(tmp_path, "llama", context=64))
+    with pytest.raises(WorkbookError, match="reads only 64"):
+        ppo.train(model, tokenizer, lambda p, r: torch.zeros(len(p)), [PROMPTS[0] * 4], ppo.Settings(updates=1))
+
+
+# ---------------------------------------------------------------- memory
+
+@every_kind
+def test_recomputed_activations_give_the_same_gradient(tmp_path, monkeypatch, name):
+    """And roll-outs, which need the key-value cache, the same answers; also in a copy of the model."""
+    folder = language_model(tmp_path, name, layers=3)
+    plain, tokenizer = models.load_model(folder)
+    monkeypatch.setattr(models, "RECOMPUTE_ABOVE", 0)
+    spared = models.load_model(folder)[0]
+    assert spared.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    answers = [decoding.generate(m, tokenizer, PROMPTS[:3], max_new_tokens=8) for m in (plain, spared)]
+    assert answers[0] == answers[1]
+    ids, mask, loss_mask = lm.demonstration_batch(tokenizer, [{"prompt": p, "response": "A short answer."}
+                                                              for p in PROMPTS[:3]])
+    for loss_of in (lm.plain_loss, lm.packed_loss):
+        loss_of(plain, ids, mask, loss_mask).backward()
+        loss_of(spared, ids, mask, loss_mask).backward()
+        for one, other in zip(plain.parameters(), spared.parameters()):
+            assert (one.grad is None) == (other.grad is None)
+            assert one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-5)
+    torch.manual_seed(0)
+    judge = models.load_reward_model(folder)[0]
+    assert judge.is_gradient_checkpointing
+    rows = [{"prompt": p, "chosen": "Yes.", "rejected": "No, never."} for p in PROMPTS[:8]]
+    history = reward.train_reward_model(judge, tokenizer, rows, batch_size=4)
+    assert all(math.isfinite(h["loss"]) for h in history)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+def test_the_shape_is_read_from_the_configuration(tmp_path, name):
+    shape = memory.shape_of(language_model(tmp_path, name))
+    model, _ = models.load_model(tmp_path)
+    assert (shape.parameters, shape.layers, shape.width) == (model.num_parameters(), 2, 32)
+    assert shape.inner == (128 if name == "gpt2" else 64) and shape.vocabulary == model.config.vocab_size
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of new tensors that were alive at once inside the block, forward and backward."""
+
+    def __enter__(self):
+        self.alive, self.now, self.most = set(), 0, 0
+        return super().__enter__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in self.alive | self.known:
+                storage = t.untyped_storage()
+                self.alive.add(storage.data_ptr())
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.gone, storage.data_ptr(), storage.nbytes())
+        return out
+
+    def gone(self, pointer, size):
+        self.alive.discard(pointer)
+        self.now -= size
+
+
+@pytest.mark.parametrize("spared", [False, True])
+def test_activations_are_estimated_within_a_factor_of_two(tmp_path, monkeypatch, spared):
+    """Against the peak of one step on a model of usual proportions, in the plain form of PPO's loss."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(
+        vocab_size=4000, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=256))
+    model.config.save_pretrained(tmp_path)
+    monkeypatch.setattr(memory, "RECOMPUTE_ABOVE", 0 if spared else 10**12)
+    if spared:
+        models.recompute_activations(model)
+    rows, answer = 6, 48
+    ids = torch.randint(0, 4000, (rows, memory.PROMPT + answer))
+    policy = ppo.PolicyWithValue(model)
+    gradients = sum(p.numel() * 4 for p in policy.parameters())
+    peak = Peak()
+    peak.known = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+    with peak:
+        logits, values = policy(ids, torch.ones_like(ids), memory.PROMPT)
+        (ppo.token_logprobs(logits, ids[:, memory.PROMPT:]).sum() + values.sum()).backward()
+    seen = peak.most - gradients
+    said = memory.activations(memory.shape_of(tmp_path), rows, memory.PROMPT + answer, answer)
+    assert seen / 2 < said < seen * 2, (seen, said)
+
+
+def test_copies_are_counted_as_ppo_holds_them(tmp_path):
+    model, _ = models.load_model(language_model(tmp_path, "llama"))
+    policy = ppo.PolicyWithValue(model)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    for p in policy.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    state = sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values())
+    parts = memory.estimate(memory.shape_of(tmp_path), "PPO", rows=4, answer=48)
+    assert state == pytest.approx(parts["optimiser"], rel=0.02)
+    assert parts["policy"] == parts["gradients"] == parts["reference"] == 4 * model.num_parameters()
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch, capsys):
+    folder = language_model(tmp_path, "llama")
+    memory.check(folder, torch.device("cpu"), "PPO", rows=4)
+    assert "optimiser" in capsys.readouterr().out
+    (folder / "model.safetensors").unlink()  # the estimate reads the configuration only
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(WorkbookError, match="PPO with this model needs about .* free. Choose a smaller MODEL"):
+        memory.check(folder, torch.device("cpu"), "PPO", rows=4)
+
+
+def test_minutes_are_those_of_a_calculation_by_hand():
+    shape = memory.Shape(124_000_000, 12, 768, 3072, 12, 12, 150_000)
+    settings = ppo.Settings(updates=40, batch_size=32, epochs=2, minibatches=8, max_new_tokens=48)
+    reading = 48 * 4 * 124e6 / 320e9
+    arithmetic = 32 * (64 + 48) * 124e6 * (4 * 2 + 2 * (6 + 2)) / (0.3 * 8.1e12)
+    calling = 12 * (48 + 4 + 4 * 2 * 8) / 1000
+    assert memory.minutes(shape, settings, "T4") == pytest.approx(40 * (reading + arithmetic + calling) / 60)
+
+
+def test_the_readme_has_the_table_that_the_formula_gives():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert memory.table(tasks.PPO) in text
+
+
+# ---------------------------------------------------------------- the general task
+
+def test_general_prompts_are_of_several_kinds_and_split():
+    task = tasks.general(ROOT / "data")
+    train, held_out = task.prompts("train"), task.prompts("heldout")
+    assert len(train) + len(held_out) == len(set(train) | set(held_out)) == 120 and len(held_out) == 40
+    assert set(task.families.values()) == {task.families[p] for p in train} == {task.families[p] for p in held_out}
+    assert len(set(task.families.values())) >= 6
+
+
+def test_the_stand_in_is_called_simulated_and_likes_few_words():
+    taste = annotators.Annotator("brief", noise=0, temperature=0.01)
+    assert taste.name == "simulated:brief"
+    assert taste.choose(PROMPTS[0], "Yes.", "Yes, and here is much more of it.") == "left"
+    assert taste.choose(PROMPTS[0], "", "Ten words are a better answer than none at all.") == "right"
+
+
+def test_both_tasks_can_do_the_same():
+    for task in (tasks.embedded(), tasks.general(ROOT / "data")):
+        prompt = task.prompts("heldout")[0]
+        quality = task.quality([prompt], ["An answer. An answer."])
+        assert {"gold", "words", *task.shares} <= set(quality) and all(0 <= quality[s] <= 1 for s in task.shares)
+        assert set(task.compared) <= set(task.axes(prompt, "An answer."))
+        assert {task.stand_in, task.users} <= set(task.tastes) and task.judges(prompt)
+        assert "gold" in task.card("Title", "What.", quality, 0)
+
+
+def test_nothing_of_the_embedded_model_takes_the_place_of_ones_own(tmp_path):
+    folder = language_model(tmp_path / "own", "llama")
+    ws = files.setup(MODEL=str(folder), FAST=True, RUNS_DIR=str(tmp_path / "runs"))
+    assert ws.general and ws.runs.parent == (tmp_path / "runs").resolve()
+    for name in ("pairs.jsonl", "models/reward"):
+        with pytest.raises(WorkbookError, match="First run the chapter"):
+            files.find(ws, name)
+    (ws.runs / "models" / "reward-fast").mkdir(parents=True)
+    assert files.find(ws, "models/reward", quiet=True) == ws.runs / "models" / "reward-fast"
+    with pytest.raises(WorkbookError, match='ANNOTATOR .* choose "you" or "brief"'):
+        files.setup(MODEL=str(folder), ANNOTATOR="warm", RUNS_DIR=str(tmp_path / "runs"))
+    embedded = files.setup(MODEL=str(ROOT / "data/models/policy"), RUNS_DIR=str(tmp_path / "runs"))
+    assert not embedded.general and embedded.runs == (tmp_path / "runs").resolve()
+
+
+# ---------------------------------------------------------------- through the chapters
+
+IN_THE_SUITE = ("llama", "gpt2")  # the others: `make test-matrix`
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n if n in IN_THE_SUITE else pytest.param(n, marks=pytest.mark.matrix)
+                                  for n in KINDS])
+def test_chapters_02_to_06_run_on_any_model(tmp_path, name):
+    folder = language_model(tmp_path / "model", name)
+    for path in series.chapters(["02", "03", "04", "05", "06"]):
+        nb = series.execute(path, tmp_path / "executed", {"FAST": True, "MODEL": str(folder),
+                                                          "RUNS_DIR": str(tmp_path / "runs")})
+        assert series.widget_errors(nb) == []
+        said = "".join(o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs
+                       if o.output_type == "stream")
+        assert "SIMULATED taste `brief`" in said, path.stem
+    runs, = (tmp_path / "runs").iterdir()
+    prompts = {r["prompt"] for r in files.read_jsonl(runs / "feedback.jsonl")}
+    assert prompts and prompts <= set(PROMPTS)
+    assert {r["annotator"] for r in files.read_jsonl(runs / "feedback.jsonl")} == {"simulated:brief"}
+    assert json.loads((runs / "report.json").read_text(encoding="utf-8"))["rounds"]
+    tuned, tokenizer = models.load_model(folder)
+    policy, _ = models.load_model(runs / "models" / "policy-fast")
+    assert models.digest(policy) != models.digest(tuned)
+    assert all(math.isfinite(s) for s in reward.score(
+        *models.load_reward_model(runs / "models" / "reward-fast"), PROMPTS[:4], ["One.", "Two.", "", "Three."]))
