@@ -28,7 +28,8 @@ INSTALL = 'python -m pip install -c constraints/scale.txt -e ".[scale]"'
 
 def missing():
     """The modules of the engine that are not installed here, as a list of names."""
-    return [name for name in ENGINE if importlib.util.find_spec(name) is None]
+    found = {name: importlib.util.find_spec(name) for name in ENGINE}
+    return [name for name, spec in found.items() if spec is None or spec.origin is None]  # a mere folder has no origin
 
 
 # ---------------------------------------------------------------- exports
