@@ -167,11 +167,12 @@ def launch(config, what, folder):
     if missing():
         raise WorkbookError(f"{', '.join(missing())} is not installed here. Run: {INSTALL}")
     folder, log = Path(folder), Path(folder) / f"{what}.log"
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if "use_cpu: true" in Path(config).read_text(encoding="utf-8") else {}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
     with open(log, "w", encoding="utf-8") as out:
         process = subprocess.Popen(launch_command(config, what, folder), stdout=out, stderr=subprocess.STDOUT,
-                                   env=os.environ | {"OMP_NUM_THREADS": "1"} | quiet)
+                                   env=os.environ | {"OMP_NUM_THREADS": "1"} | quiet | hidden)
         try:
             code = process.wait()
         except BaseException:  # an interrupt: the launcher ends its processes when it is asked to end

@@ -48,6 +48,7 @@ def test_without_the_engine_one_sentence_says_what_to_install(monkeypatch, tmp_p
 
 
 def test_a_run_that_fails_is_one_sentence_with_its_reason_and_its_log(monkeypatch, tmp_path):
+    (tmp_path / "c.yaml").write_text(scale.config_text(CONFIGS["here"]))
     monkeypatch.setattr(scale, "missing", lambda: [])
     monkeypatch.setattr(scale, "launch_command", lambda *a: [sys.executable, "-c", "raise ValueError('no batch')"])
     with pytest.raises(WorkbookError, match=r"ValueError: no batch\); .*reward\.log"):
