@@ -213,11 +213,11 @@ def cache_bytes(layers, width, heads, kv_heads, **more):
 def update_flops(policy, judge, prompt, answer, epochs=1):
     """Arithmetic (FLOP) for one answer: `prompt` and `answer` in tokens, the models in parameters.
 
-    A forward pass takes 2 FLOP a parameter and token, a training step 6 (Kaplan et al. 2020).  Forward: the
-    policy writes, then policy, reference and reward model read it once.
+    A forward pass takes 2 FLOP a parameter and token, a training step 6 (Kaplan et al. 2020).  Policy, reference
+    and reward model read the answer once each, and the policy learns.  Writing is not in it: see `decoding_seconds`.
     """
     tokens = prompt + answer
-    return tokens * (2 * policy + 2 * policy + 2 * policy + 2 * judge + 6 * policy * epochs)
+    return tokens * (2 * policy + 2 * policy + 2 * judge + 6 * policy * epochs)
 
 
 def decoding_seconds(parameters, cache, batch, prompt, answer, bandwidth):
