@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast test-matrix test-colab lab models clean reset
+.PHONY: help setup run test test-fast test-matrix test-colab test-scale lab models clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -23,7 +23,7 @@ test: $(READY)  ## run all the tests
 	@$(IN_VENV) -m pytest $(ARGS)
 
 test-fast: $(READY)  ## run the tests that take under three minutes together
-	@$(IN_VENV) -m pytest -m "not slow and not browser" $(ARGS)
+	@$(IN_VENV) -m pytest -m "not slow and not browser and not matrix and not scale" $(ARGS)
 
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out
 	@$(IN_VENV) -m pytest -m matrix $(ARGS)
@@ -34,6 +34,12 @@ test-colab:  ## run every chapter, opened alone, and the widget's tests with Goo
 	  datasets papermill nbconvert notebook pytest hypothesis scikit-learn
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/test_colab.py \
 	  tests/test_feedback.py tests/test_labeller.py -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
+
+test-scale:  ## run chapter 07 with TRL, in two processes, and its tests, in build/scale
+	@[ -x build/scale/bin/pip ] || $(PYTHON) -m venv --clear build/scale
+	@build/scale/bin/python -m pip install -q --disable-pip-version-check -c constraints/scale.txt \
+	  -e ".[notebooks,test,scale]"
+	@PATH="$(CURDIR)/build/scale/bin:$$PATH" build/scale/bin/python -m pytest -m scale $(ARGS)
 
 lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT_USER) $(ARGS) notebooks/00_start_here.ipynb

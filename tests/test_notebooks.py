@@ -10,11 +10,11 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from rlhf_helpers import files, series
+from rlhf_helpers import files, scale, series
 from rlhf_helpers.files import ROOT
 
 NAMES = ["00_start_here", "01_pretraining_and_finetuning", "02_decoding", "03_human_feedback",
-         "04_reward_model", "05_ppo", "06_inference_and_continuous_feedback"]
+         "04_reward_model", "05_ppo", "06_inference_and_continuous_feedback", "07_scaling_up"]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {"MODEL": "", "ANNOTATOR": "you", "SEED": 0, "DEVICE": "auto", "FAST": False, "DATA_DIR": "",
               "RUNS_DIR": ""}
@@ -26,7 +26,7 @@ every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
 def test_the_chapters_are_all_there():
-    assert [p.stem for p in PATHS if p.name[:2] <= "06"] == NAMES
+    assert [p.stem for p in PATHS] == NAMES
 
 
 # ---------------------------------------------------------------- reading
@@ -242,8 +242,23 @@ def check_06(runs, metrics):
     assert json.loads((runs / "report.json").read_text(encoding="utf-8"))
 
 
+def check_07(runs, metrics):
+    """The export is complete, and TRL's own run is there exactly where TRL is installed."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    folder, installed = runs / "scale", not scale.missing()
+    load(AutoModelForCausalLM, folder / "models" / "finetuned")
+    for name in ("reward_start", "reward"):
+        assert load(AutoModelForSequenceClassification, folder / "models" / name).config.num_labels == 1
+    rows = files.read_jsonl(folder / "preferences.jsonl", ("prompt", "chosen", "rejected"))
+    assert metrics["same_tokens"] == metrics["rows"] == len(rows)
+    assert len(list(folder.glob("*.yaml"))) == 5
+    assert (folder / "trl_policy").exists() == (folder / "trl_reward").exists() == installed
+    assert ("TRL over ours" in metrics["blind"]) == ("TRL" in metrics["reward"]) == installed
+
+
 CHECKS = {"00": check_00, "01": check_01, "02": check_02, "03": check_03, "04": check_04, "05": check_05,
-          "06": check_06}
+          "06": check_06, "07": check_07}
 
 
 def snapshot(folder):

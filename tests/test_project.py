@@ -28,12 +28,13 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def requirements():
-    return [Requirement(r) for r in PROJECT["dependencies"] + sum(EXTRAS.values(), [])]
+    """Everything but the extra `scale`, which has constraints of its own."""
+    return [Requirement(r) for r in PROJECT["dependencies"] + sum((EXTRAS[e] for e in EXTRAS if e != "scale"), [])]
 
 
-def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+def pins(name="constraints.txt"):
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith(("#", "-c ")))
 
 
 # ---------------------------------------------------------------- packaging
@@ -66,6 +67,17 @@ def test_constraints_pin_what_is_needed_and_nothing_else():
             if more.marker is None or any(more.marker.evaluate(w) for w in where):
                 todo.append(more)
     assert set(pinned) - needed == set()
+
+
+def test_the_engine_is_an_extra_pinned_to_what_was_tested():
+    engine, = map(Requirement, EXTRAS["scale"])
+    pinned = pins("constraints/scale.txt")
+    assert engine.name == "trl" and engine.specifier.contains(pinned["trl"])
+    assert {s.operator for s in engine.specifier} == {">=", "<"}
+    assert not engine.specifier.contains("1.15.0") and not engine.specifier.contains("2.0.0")
+    assert "-c ../constraints.txt" in (ROOT / "constraints/scale.txt").read_text().splitlines()
+    assert not set(pinned) & set(pins()), "pinned twice"
+    assert not {"trl", "accelerate", "datasets"} & {r.name for r in requirements()}
 
 
 def test_requirements_leave_what_colab_has_alone():
@@ -145,6 +157,7 @@ def test_ci_runs_the_readme_command():
     assert "set -euo pipefail" in text and text.rstrip().endswith("make test")
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert jobs["test"]["steps"][-1]["run"] == "make test"
+    assert jobs["scale"]["steps"][-1]["run"] == "make test-scale"
     assert "make test" in README and "make run" in README and "make lab" in README
 
 
