@@ -32,7 +32,7 @@ class Settings:
 
     labels: int = 64  # comparisons asked for
     answers: int = 4  # sampled for each of them; two are shown
-    ppo: PPOSettings = field(default_factory=lambda: PPOSettings(updates=60, batch_size=64, minibatches=2))
+    ppo: PPOSettings = field(default_factory=lambda: PPOSettings(updates=50, beta=0.2, batch_size=64, minibatches=2))
 
 
 @dataclass
