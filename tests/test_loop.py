@@ -266,7 +266,8 @@ def test_any_script_gets_an_answer(chat, text):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(text=st.one_of(st.text(max_size=80), st.text(st.sampled_from("\0\u202e\u200d\ufeff🙂مש你\ud800\r\t <|>"), max_size=40),
+@given(text=st.one_of(st.text(max_size=80),
+                      st.text(st.sampled_from("\0\u202e\u200d\ufeff🙂مש你\ud800\r\t <|>"), max_size=40),
                       st.builds(str.__mul__, st.text(min_size=1, max_size=3), st.sampled_from([1000, 100_000]))))
 def test_whatever_is_typed_gets_an_answer_or_a_sentence(chat, text):
     try:
