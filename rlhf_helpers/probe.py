@@ -68,21 +68,27 @@ class Probe:
 
     def __init__(self, model, tokenizer, prompts, responses, reward_model=None):
         self.model, self.tokenizer, self.reward_model = model, tokenizer, reward_model
-        self.mean, self.scale, self.weights = 0.0, 1.0, None
-        x = self.read(prompts, responses)
-        self.mean, scale = x.mean(0), 1 / x.std(0).clamp_min(1e-3)
-        width = 4 * model.config.hidden_size
-        scale[:width] *= (PRIOR_VARIANCE / width) ** 0.5
-        scale[width:] *= HINT
-        self.scale = scale
+        x, width = self.see(prompts, responses), 4 * model.config.hidden_size
+        self.low, self.high, self.weights = x.min(0).values, x.max(0).values, None
+        self.scale = 1 / x.std(0).clamp_min(1e-3)
+        self.scale[:width] *= (PRIOR_VARIANCE / width) ** 0.5
+        self.scale[width:] *= HINT
 
-    def read(self, prompts, responses):
-        """Features in the scale of the prior: (answers, features)."""
+    def see(self, prompts, responses):
+        """Features as they are: (answers, features)."""
         x = features(self.model, self.tokenizer, prompts, responses)
         if self.reward_model is not None:
             hint = reward.score(self.reward_model, self.tokenizer, prompts, responses)
             x = torch.cat([x, hint[:, None]], 1)
-        return (x - self.mean) * self.scale
+        return x
+
+    def read(self, prompts, responses):
+        """Features in the scale of the prior: (answers, features).
+
+        Each is held within the range that it had on the answers given at the start: a straight line drawn through
+        them says nothing about what lies beyond, and PPO would go there.
+        """
+        return self.see(prompts, responses).clamp(self.low, self.high) * self.scale
 
     def learn(self, rows):
         """Learn from preference rows, ties included (see `feedback.to_preferences`); returns loss and accuracy.

@@ -21,7 +21,7 @@ PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell",
            for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
 SETTINGS = loop.Settings(labels=128,
-                         ppo=ppo.Settings(updates=20, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
+                         ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
 
 
 def short(prompt, answer):
@@ -156,6 +156,15 @@ def test_features_do_not_depend_on_the_batch(tiny):
     alone = torch.cat([probe.features(model, tokenizer, [p], [s]) for p, s in zip(TRAIN, said)])
     assert together.shape == (8, 4 * model.config.hidden_size)
     assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_what_lies_beyond_the_answers_seen_earns_nothing(tiny):
+    model, tokenizer = tiny
+    judge = probe.Probe(model, tokenizer, TRAIN[:40], [SAYINGS[i % 4] for i in range(40)])
+    judge.learn([{"prompt": p, "chosen": SAYINGS[0], "rejected": SAYINGS[1]} for p in TRAIN[:8]])
+    odd = judge.read(TRAIN[:2], ["Yes." * 20, "?!" * 20])
+    assert (odd <= judge.high * judge.scale).all() and (odd >= judge.low * judge.scale).all()
+    assert judge(TRAIN[:1], [SAYINGS[0]]) > judge(TRAIN[:1], [SAYINGS[1]])
 
 
 def test_the_pairs_that_are_asked(tiny):
