@@ -1,5 +1,6 @@
 """The closed loop without a widget: answers -> labels -> reward model -> PPO -> gate -> answers.
 
+The reward model of a round is a `probe`: one linear layer, which a few dozen labels can teach any taste.
 `one_round` makes a candidate from the labels of any annotator, `gate` decides from its report, and
 `improve` goes round and keeps the history.  An annotator is anything with a `name` and
 `choose(prompt, left, right)` -> "left", "right" or "tie".  Nothing here knows the gold judge.
@@ -13,14 +14,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
-from transformers import AutoModelForSequenceClassification
 
-from . import ppo, reward
-from .build import make_pairs, simulated_feedback
-from .decoding import decode_responses, end_tokens, rollout
+from . import ppo
+from .build import simulated_feedback
+from .decoding import decode_responses, end_tokens, generate, rollout
 from .feedback import to_preferences, wilson
 from .files import WorkbookError
 from .models import encode_prompts
+from .probe import Probe
 
 PPOSettings = ppo.Settings
 
@@ -30,10 +31,8 @@ class Settings:
     """The dials of one round."""
 
     labels: int = 64  # comparisons asked for
-    epochs: int = 8  # passes of the reward model over them
-    batch_size: int = 16
-    lr: float = 5e-4  # of the reward model
-    ppo: PPOSettings = field(default_factory=lambda: PPOSettings(updates=30, batch_size=64, minibatches=2))
+    answers: int = 4  # sampled for each of them; two are shown
+    ppo: PPOSettings = field(default_factory=lambda: PPOSettings(updates=50, beta=0.2, batch_size=64, minibatches=2))
 
 
 @dataclass
@@ -114,29 +113,80 @@ def words(answers):
 
 # ---------------------------------------------------------------- one round
 
-def new_reward_model(model, seed=0):
-    """A reward model with the body of a language model and a new last layer: one number per sequence."""
-    config = copy.deepcopy(model.config)
-    config.num_labels = 1
-    if config.pad_token_id == config.eos_token_id:  # as in `models.load_reward_model`
-        config.pad_token_id = None
-    judge = AutoModelForSequenceClassification.from_config(config).to(next(model.parameters()).device)
-    judge.base_model.load_state_dict(model.base_model.state_dict())
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(judge.score.weight.shape, generator=generator)
-    with torch.no_grad():
-        judge.score.weight.copy_(weight * (judge.score.in_features + 1) ** -0.5)
-    return judge.eval()
+def candidates(model, tokenizer, prompts, n, answers=4, seed=0):
+    """`n` lists of different answers, as [(prompt, texts)]: up to `answers` sampled for each, at least two.
+
+    Fewer where the model says the same thing again and again.
+    """
+    rng, groups = random.Random(f"{seed} prompts"), []
+    for turn in range(10):
+        asked = []
+        while len(asked) < n - len(groups):
+            asked += rng.sample(list(prompts), min(len(prompts), n - len(groups) - len(asked)))
+        said = generate(model, tokenizer, [p for p in asked for _ in range(answers)], seed=seed + 1000 * turn)
+        for i, prompt in enumerate(asked):
+            texts = list(dict.fromkeys(said[i * answers:(i + 1) * answers]))
+            groups += [(prompt, texts)] if len(texts) > 1 else []
+        if len(groups) >= n:
+            break
+    return groups[:n]
+
+
+def in_common(a, b):
+    """The share of words that two texts have in common (Jaccard index), in [0, 1]."""
+    a, b = set(a.lower().split()), set(b.lower().split())
+    return len(a & b) / max(len(a | b), 1)
+
+
+def most_different(prompt, texts, rng):
+    """The two answers with the fewest words in common: before anything is known, they say the most."""
+    return min(((a, b) for i, a in enumerate(texts) for b in texts[:i]), key=lambda pair: in_common(*pair))
+
+
+def best_and_another(judge):
+    """A way to choose a pair: the answer that `judge` likes best, against another one.
+
+    PPO will go where the judge points, so that is where the judge must be checked.
+    """
+    def choose(prompt, texts, rng):
+        scores = judge([prompt] * len(texts), texts)
+        best = texts[int(scores.argmax())]
+        return best, rng.choice([t for t in texts if t != best])
+    return choose
+
+
+def ask(groups, choose, annotator, seed, known=0):
+    """Label events of `annotator` for a pair from each group, chosen by `choose(prompt, texts, rng)`.
+
+    known: how many pairs were asked before, so that every pair has an id of its own.
+    """
+    rng, pairs = random.Random(f"{seed} pairs {known}"), []
+    for n, (prompt, texts) in enumerate(groups, known):
+        a, b = rng.sample(choose(prompt, texts, rng), 2)
+        pairs.append({"pair_id": f"p{n:05d}", "prompt": prompt, "response_a": a, "response_b": b})
+    return simulated_feedback(pairs, annotator, seed + known)
+
+
+def two_halves(groups, probe, annotator, seed, earlier=()):
+    """Labels in two halves: pairs that differ most, then pairs that check what was learned from the first half."""
+    half = (len(groups) + 1) // 2
+    labels = ask(groups[:half], most_different, annotator, seed)
+    rows = [*earlier, *to_preferences(labels, ties=True)[0]]
+    if rows and groups[half:]:
+        probe.learn(rows)
+        labels += ask(groups[half:], best_and_another(probe), annotator, seed, half)
+    return labels
 
 
 def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None, seed=0, *, labels_by=None,
               labels=None, earlier=(), reward_model=None, anchor=None, on_update=None):
     """One turn of the loop: (candidate, report).  `model` itself is not changed.
 
-    The model answers `prompts` twice, `labels_by` (default: `annotator`) compares, a copy of `reward_model`
-    (default: a new one) learns from these labels and the `earlier` preference rows, PPO makes the candidate,
-    and `annotator` judges it blind against `model` on `judge_prompts`.  `labels`: label events to use
-    instead, such as a person's.  `anchor`: the model from which the drift is measured (default: `model`).
+    The model answers `prompts`, `labels_by` (default: `annotator`) compares, a `probe.Probe` learns from
+    these labels, ties included, and from the `earlier` preference rows, PPO makes the candidate, and
+    `annotator` judges it blind against `model` on `judge_prompts`.  `reward_model`: one whose score is a
+    feature of the probe.  `labels`: label events to use instead, such as a person's.  `anchor`: the model
+    from which the drift is measured (default: `model`).
     The report can be written as JSON; report["rows"] are the new preference rows.
     """
     settings, began = settings or Settings(), time.time()
@@ -144,25 +194,31 @@ def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
+    frozen = copy.deepcopy(model)
+    groups = candidates(model, tokenizer, prompts, max(settings.labels, 64), settings.answers, seed)
+    pool = [(prompt, text) for prompt, texts in groups for text in texts]
+    if not pool:
+        raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
+    probe = Probe(frozen, tokenizer, *map(list, zip(*pool)), reward_model)
     if labels is None:
-        pairs = make_pairs(model, tokenizer, prompts, settings.labels, seed)
-        labels = simulated_feedback(pairs, labels_by or annotator, seed)
-    rows, left_out = to_preferences(labels)
-    judge = copy.deepcopy(reward_model) if reward_model else new_reward_model(model, seed)
-    learning = reward.train_reward_model(judge, tokenizer, [*earlier, *rows], epochs=settings.epochs,
-                                         lr=settings.lr, batch_size=settings.batch_size, seed=seed)
-    longest = settings.ppo.max_new_tokens
+        labels = two_halves(groups[:settings.labels], probe, labels_by or annotator, seed, earlier)
+    rows, left_out = to_preferences(labels, ties=True)
+    if all(r.get("tie") for r in [*earlier, *rows]):
+        raise WorkbookError("There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
+                            "one answer better.")
+    learning, longest = probe.learn([*earlier, *rows]), settings.ppo.max_new_tokens
     some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
-    scores = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), some, start)
+    scores = ppo.normalized_reward(probe, some, start)
     candidate = copy.deepcopy(model)
     history, health = ppo.train(candidate, tokenizer, scores, list(prompts), settings.ppo, seed, on_update,
-                                (judge,))
+                                (frozen,) if reward_model is None else (frozen, reward_model))
     ours, kl, ended = sample_answers(candidate, anchor or model, tokenizer, judge_prompts, longest, seed)
     theirs, _, _ = sample_answers(model, model, tokenizer, judge_prompts, longest, seed + 1)
     return candidate, {
         "labels": len(labels), "labelled_by": sorted({x["annotator"] for x in labels}), "left_out": left_out,
-        "rows": rows, "learned_from": len(rows) + len(earlier), "reward_accuracy": learning[-1]["accuracy"],
+        "rows": rows, "ties": sum(bool(r.get("tie")) for r in rows), "learned_from": len(rows) + len(earlier),
+        "reward_accuracy": learning["accuracy"],
         "reward_start": history[0]["reward"], "reward_end": history[-1]["reward"], "health": health,
         "judged_by": annotator.name, "blind": blind_test(judge_prompts, ours, theirs, annotator, seed),
         "kl": kl, "ended": ended, "empty": statistics.mean(not a for a in ours),

@@ -578,6 +578,43 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
     theme(page, "JupyterLab Light")
 
 
+@pytest.mark.slow
+def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
+    root, name = lab[2], "06_inference_and_continuous_feedback.ipynb"
+    chapter(root, name, RUNS_DIR="runs06")
+    expect, runs = playwright_api.expect, root / "runs06"
+    run_all(page, name)
+    talk = panel(page).locator(".rlhf-chat").last
+    talk.scroll_into_view_if_needed()
+    for n, question in enumerate(("Where does a fox live?", "مرحبا 🙂", "What is the capital of Peru?"), 1):
+        talk.get_by_role("textbox").first.fill(question)
+        page.wait_for_timeout(400)
+        button(talk, "Send").click()
+        expect(talk.get_by_role("log").get_by_text(question)).to_be_visible()
+        expect(talk.get_by_role("status")).to_have_text("Which answer is better?" if n == 3 else "")
+    for look in ("JupyterLab Light", "JupyterLab Dark"):
+        theme(page, look)
+        talk.screenshot(path=screenshots / f"chat-{look.split()[1].lower()}.png")
+    theme(page, "JupyterLab Light")
+    button(talk, "B is better").click()
+    expect(talk.get_by_role("status")).to_contain_text("Saved")
+    mine = [x for x in wait_labels(runs / "feedback.jsonl", 1) if x["annotator"] == "you"]
+    assert [(x["prompt"], x["choice"]) for x in mine] == [("What is the capital of Peru?", "b")]
+    blind = panel(page).locator(".rlhf-labeller").first
+    blind.scroll_into_view_if_needed()
+    for n in range(12):
+        wait_shown(blind, n)
+        button(blind, "A is better").click()
+        wait_labels(runs / "blind_test.jsonl", n + 1)
+    run_all(page, name)  # the verdict counts what was chosen
+    said = panel(page).locator(".jp-OutputArea-output", has_text="Verdict of you: win rate").first
+    expect(said).to_be_visible()
+    for look in ("JupyterLab Light", "JupyterLab Dark"):
+        theme(page, look)
+        walk(page, screenshots / f"chapter-06-{look.split()[1].lower()}")
+    theme(page, "JupyterLab Light")
+
+
 def chapter(root, name, **parameters):
     """A copy of a chapter whose parameters cell is set, shortened and with its own runs folder."""
     nb = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))

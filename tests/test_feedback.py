@@ -260,3 +260,10 @@ def test_the_numbers_in_the_prose_of_chapter_03():
     assert "become ⅓, ⅔, 1" in prose
     margins = [fb.to_preferences([label(strength=k)])[0][0]["margin"] for k in (1, 2, 3)]
     assert margins == [1 / 3, 2 / 3, 1]
+
+
+def test_a_tie_is_a_row_where_it_is_asked_for():
+    tie = label() | {"choice": "tie"}
+    assert fb.to_preferences([tie]) == ([], {"tie": 1})
+    rows, left_out = fb.to_preferences([tie], ties=True)
+    assert [r["tie"] for r in rows] == [True] and left_out == {}

@@ -7,8 +7,10 @@ import random
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from rlhf_helpers import feedback, lm, loop, models, ppo, world
+from rlhf_helpers import feedback, lm, loop, models, ppo, probe, world
 from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.chat import Chat, turn_html
 from rlhf_helpers.files import WorkbookError
@@ -18,8 +20,8 @@ PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell",
                                            "paint", "move", "keep", "bend")
            for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(labels=128, epochs=6, lr=3e-3,
-                         ppo=ppo.Settings(updates=20, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
+SETTINGS = loop.Settings(labels=128,
+                         ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
 
 
 def short(prompt, answer):
@@ -31,7 +33,7 @@ def greets(prompt, answer):
 
 
 def annotator(taste=short, seed=0):
-    return Annotator(taste, noise=0.1, temperature=0.1, seed=seed)
+    return Annotator(taste, noise=0.1, temperature=0.1, tie_width=1e-9, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
 
 def test_the_same_seed_gives_the_same_round(tiny):
     model, tokenizer = tiny
-    few = loop.Settings(labels=16, epochs=1, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
+    few = loop.Settings(labels=16, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
     reports = [loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, seed=s)[1] for s in (1, 1, 2)]
     for r in reports:
         r.pop("seconds")
@@ -116,7 +118,7 @@ def test_labels_of_a_person_can_be_used(tiny):
     model, tokenizer = tiny
     pair = {"pair_id": "1", "prompt": TRAIN[0], "response_a": "Yes.", "response_b": "No, no, no, not now."}
     labels = [feedback.label_event({**pair, "pair_id": str(i)}, "a", "a", "you") for i in range(8)]
-    few = loop.Settings(epochs=1, ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
+    few = loop.Settings(ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
     _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, labels=labels)
     assert report["labelled_by"] == ["you"] and len(report["rows"]) == 8
 
@@ -130,6 +132,51 @@ def test_what_a_round_cannot_use_is_said(tiny):
     ties = Annotator(lambda p, a: 0.0, tie_width=1.0)
     with pytest.raises(WorkbookError, match="no pair to learn from"):
         loop.one_round(model, tokenizer, TRAIN, HELD_OUT, ties, SETTINGS)
+
+
+# ---------------------------------------------------------------- the reward model of few labels
+
+def test_the_probe_finds_the_direction_and_ties_hold_the_rest_still():
+    torch.manual_seed(0)
+    x = torch.randn(300, 5)
+    w = probe.fit(x, (x[:, 0] > 0).float())
+    assert w[0] > 1 and w[0] > 4 * w[1:].abs().max()
+    p = torch.sigmoid(x.double() @ w.double())  # the gradient of the penalised loss is zero there
+    assert (x.double().T @ (p - (x[:, 0] > 0).double()) + probe.RIDGE * w).abs().max() < 1e-3
+    one = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    with_ties = probe.fit(one, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    without = probe.fit(one[:2], torch.tensor([1.0, 1.0]))
+    assert abs(without[0] - without[1]) < 1e-6 and with_ties[0] > with_ties[1] + 0.1
+
+
+def test_features_do_not_depend_on_the_batch(tiny):
+    model, tokenizer = tiny
+    said = [SAYINGS[i % 4] for i in range(8)]
+    together = probe.features(model, tokenizer, TRAIN[:8], said)
+    alone = torch.cat([probe.features(model, tokenizer, [p], [s]) for p, s in zip(TRAIN, said)])
+    assert together.shape == (8, 4 * model.config.hidden_size)
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_what_lies_beyond_the_answers_seen_earns_nothing(tiny):
+    model, tokenizer = tiny
+    judge = probe.Probe(model, tokenizer, TRAIN[:40], [SAYINGS[i % 4] for i in range(40)])
+    judge.learn([{"prompt": p, "chosen": SAYINGS[0], "rejected": SAYINGS[1]} for p in TRAIN[:8]])
+    odd = judge.read(TRAIN[:2], ["Yes." * 20, "?!" * 20])
+    assert (odd <= judge.high * judge.scale).all() and (odd >= judge.low * judge.scale).all()
+    assert judge(TRAIN[:1], [SAYINGS[0]]) > judge(TRAIN[:1], [SAYINGS[1]])
+
+
+def test_the_pairs_that_are_asked(tiny):
+    model, tokenizer = tiny
+    rng = random.Random(0)
+    assert set(loop.most_different("?", ["a b c", "a b d", "x y"], rng)) == {"x y", "a b c"}
+    choose = loop.best_and_another(lambda prompts, texts: torch.tensor([float(len(t)) for t in texts]))
+    assert all(choose("?", ["a", "bb", "ccc"], rng)[0] == "ccc" for _ in range(5))
+    groups = loop.candidates(model, tokenizer, TRAIN, 100)
+    assert len(groups) == 100 and all(len(set(t)) == len(t) > 1 for _, t in groups)
+    labels = loop.ask(groups[:10], loop.most_different, annotator(), 0)
+    assert len({x["pair_id"] for x in labels}) == 10 and {x["event"] for x in labels} == {"label"}
 
 
 # ---------------------------------------------------------------- the gate, by hand
@@ -227,6 +274,19 @@ def test_any_script_gets_an_answer(chat, text):
     json.loads(chat.prompts_path.read_text().splitlines()[0])
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=st.one_of(st.text(max_size=80),
+                      st.text(st.sampled_from("\0\u202e\u200d\ufeff🙂مש你\ud800\r\t <|>"), max_size=40),
+                      st.builds(str.__mul__, st.text(min_size=1, max_size=3), st.sampled_from([1000, 100_000]))))
+def test_whatever_is_typed_gets_an_answer_or_a_sentence(chat, text):
+    try:
+        answers = chat.ask(text)
+        assert 1 <= len(answers) <= 2 and all(isinstance(a, str) for a in answers)
+        turn_html(text, answers)
+    except WorkbookError as e:
+        assert str(e) and "\n" not in str(e)
+
+
 @pytest.mark.parametrize("text, words", [("", "empty"), ("  \n", "empty"), ("what " * 200, "too long"), (None, "text"),
                                          (7, "text")])
 def test_bad_input_gets_a_sentence(chat, text, words):
@@ -301,8 +361,3 @@ def test_keys_typed_in_the_chat_stay_in_it(chat):
     chat.show()
     assert any("data-lm-suppress-shortcuts" in getattr(child, "value", "") for child in chat.widget.children)
 
-
-def test_a_new_reward_model_reads_the_last_token_when_the_end_also_pads(tiny):
-    model = copy.deepcopy(tiny[0])
-    model.config.pad_token_id = model.config.eos_token_id
-    assert loop.new_reward_model(model).config.pad_token_id is None

@@ -1,0 +1,112 @@
+"""The closed loop on any taste: `python benchmarks/tastes.py --tastes greets short --seeds 0 1 2`.
+
+Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
+says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all held-out prompts, one sampled
+answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
+tastes.json run by run, and tastes.md is made of them: a run cut short leaves what it has.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from rlhf_helpers import annotators, build, loop, models, world
+from rlhf_helpers.annotators import Annotator
+from rlhf_helpers.files import ROOT, versions, write_json, write_text
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
+
+
+def short(prompt, answer):
+    """The fewer words, the better."""
+    return -float(len(answer.split()))
+
+
+def greets(prompt, answer):
+    """Opens with a greeting, or not."""
+    return float(answer.startswith(world.GREETINGS))
+
+
+def names(prompt, answer):
+    """How often the answer names the thing asked about."""
+    return float(answer.lower().count(world.question_by_prompt()[prompt].entity.lower()))
+
+
+def names_once(prompt, answer):
+    """Names the thing asked about, or not."""
+    return float(names(prompt, answer) > 0)
+
+
+def few_e(prompt, answer):
+    """The fewer letters e, the better."""
+    return -float(answer.lower().count("e"))
+
+
+def kind_end(prompt, answer):
+    """Ends with a kind word, or not."""
+    return float(answer.endswith(world.KIND_CLOSERS))
+
+
+TASTES = {f.__name__: f for f in (short, greets, names, names_once, few_e, kind_end)} | annotators.TASTES
+
+
+def one_run(taste, seed, updates=None):
+    """One round from the fine-tuned model: a dict of what came of it."""
+    folder, function = ROOT / "data/models", TASTES[taste]
+    model, tokenizer = models.load_model(folder / "finetuned")
+    start, _ = models.load_reward_model(folder / "reward_start")
+    annotator = Annotator(function, noise=0.1, tie_width=1e-9, seed=seed)
+    settings, held_out = loop.Settings(), world.prompts("heldout")
+    settings.ppo.updates = updates or settings.ppo.updates
+    candidate, report = loop.one_round(model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed,
+                                       reward_model=start)
+    began = time.time()
+    ours, _, _ = loop.sample_answers(candidate, model, tokenizer, held_out, seed=seed + 10)
+    theirs, _, _ = loop.sample_answers(model, model, tokenizer, held_out, seed=seed + 11)
+    best = max(function(p, r) for p, r in zip(held_out, theirs))
+    return {"taste": taste, "seed": seed, "win_rate": build.win_rate(held_out, ours, theirs, function),
+            "ceiling": statistics.mean(1 - (function(p, r) == best) / 2 for p, r in zip(held_out, theirs)),
+            **{k: report[k] for k in ("kl", "ties", "ended", "empty", "words", "words_before", "seconds")},
+            "promoted": loop.gate(report)[0], "blind": report["blind"]["win_rate"], "measuring": time.time() - began,
+            "examples": list(zip(held_out, theirs, ours))[::62]}
+
+
+def table(runs):
+    """One row for each taste."""
+    lines = ["| taste | seeds | win rate, mean | least | most | ceiling | KL (nats) | ties of 64 | words | seconds | "
+             "promoted |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for taste in dict.fromkeys(r["taste"] for r in runs):
+        some = [r for r in runs if r["taste"] == taste]
+        mean = {k: statistics.mean(r[k] for r in some) for k in COLUMNS}
+        wins = [r["win_rate"] for r in some]
+        lines.append(f"| {taste} | {len(some)} | {mean['win_rate']:.3f} | {min(wins):.3f} | {max(wins):.3f} | "
+                     f"{mean['ceiling']:.3f} | {mean['kl']:.2f} | {mean['ties']:.1f} | {mean['words']:.1f} | "
+                     f"{mean['seconds']:.0f} | {sum(r['promoted'] for r in some)} |")
+    return "\n".join(lines) + ("\n\nThe ceiling is what a model would win that always gave the answer that this taste "
+                               "likes best of all that were sampled: ties with answers that are as good are split.\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="The closed loop on given tastes.")
+    parser.add_argument("--tastes", nargs="+", choices=TASTES, default=["greets", "short", "names"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.Settings")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", default=str(HERE / "tastes"), help="where to write, without .json and .md")
+    options, runs = parser.parse_args(), []
+    torch.set_num_threads(options.threads)
+    for seed in options.seeds:
+        for taste in options.tastes:
+            runs.append(one_run(taste, seed, options.updates))
+            print({k: v for k, v in runs[-1].items() if k != "examples"}, flush=True)
+            write_json(Path(f"{options.out}.json"), {"versions": versions(), "threads": options.threads,
+                                                     "settings": vars(loop.Settings().ppo), "runs": runs})
+            write_text(Path(f"{options.out}.md"), table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A reward model for a few dozen labels: one linear layer on the states of a frozen language model.
+
+Sixty-four choices can't steer a million weights.  So the model stays as it is, and only the last layer is
+learned, as a logistic regression on the difference of two answers with a normal prior on its weights (ridge):
+the Bradley-Terry loss of `reward`, with one minimum that Newton's method finds in a second.  A tie is a label
+too: its target is one half.  What the model reads of an answer is taken over all its tokens, not the last one
+only, because a taste may lie anywhere in it.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from . import reward
+from .models import autocast, context_length, pad, position_ids, prompt_ids
+
+PRIOR_VARIANCE = 5.0  # of an answer's score before any label; few labels then move it far, none decides it
+RIDGE = 1.0  # a standard normal prior on each weight
+HINT = 0.56  # weight of a given reward model's score, as one more feature in standard deviations
+
+
+@torch.no_grad()
+def features(model, tokenizer, prompts, responses, batch_size=256):
+    """What a frozen language model reads of answers given as text: a float tensor (answers, 4 * width) on the CPU.
+
+    Mean and sum, over the tokens of the answer, of the token embeddings and of the last hidden states: which words
+    there are, what they mean here, and how many.  Of an answer that is too long, the beginning is read.
+    """
+    device, limit = next(model.parameters()).device, context_length(model)
+    rows = [reward.readable_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
+    starts = [len(prompt_ids(tokenizer, p)) for p in prompts]
+    order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
+    for i in range(0, len(rows), batch_size):  # like lengths together: less padding
+        some = order[i:i + batch_size]
+        ids, mask = pad([rows[j] for j in some], tokenizer.pad_token_id, device=device)
+        with autocast(device):
+            states = model.base_model(ids, attention_mask=mask, position_ids=position_ids(mask),
+                                      output_hidden_states=True).hidden_states
+        columns, first = torch.arange(ids.shape[1], device=device), torch.tensor([starts[j] for j in some],
+                                                                                 device=device)
+        said = (mask * (columns >= first[:, None]))[:, :, None].float()
+        sums = torch.cat([(h.float() * said).sum(1) for h in (states[0], states[-1])], 1)
+        out.update(zip(some, torch.cat([sums / said.sum(1), sums], 1).cpu()))
+    return torch.stack([out[i] for i in range(len(rows))])
+
+
+def fit(differences, targets, ridge=RIDGE, steps=50):
+    """Weights (features,) of the penalised logistic regression, by Newton's method.
+
+    differences: (pairs, features) of left minus right; targets: (pairs,), 1 left is better, 0 right is, 1/2 a tie.
+    """
+    x, t = differences.double(), targets.double()
+    w, eye = torch.zeros(x.shape[1], dtype=x.dtype), ridge * torch.eye(x.shape[1], dtype=x.dtype)
+    for _ in range(steps):
+        p = torch.sigmoid(x @ w)
+        step = torch.linalg.solve(x.T @ ((p * (1 - p))[:, None] * x) + eye, x.T @ (p - t) + ridge * w)
+        w = w - step
+        if step.norm() < 1e-8:
+            break
+    return w.float()
+
+
+class Probe:
+    """A linear reward model on the frozen `model`; the score of a `reward_model`, if there is one, is a feature.
+
+    prompts, responses: answers of `model`, from which the features get their scale; no label is needed for that.
+    `learn(rows)` sets the weights; calling it gives scores (answers,), as `reward.score` does.
+    """
+
+    def __init__(self, model, tokenizer, prompts, responses, reward_model=None):
+        self.model, self.tokenizer, self.reward_model = model, tokenizer, reward_model
+        x, width = self.see(prompts, responses), 4 * model.config.hidden_size
+        self.low, self.high, self.weights = x.min(0).values, x.max(0).values, None
+        self.scale = 1 / x.std(0).clamp_min(1e-3)
+        self.scale[:width] *= (PRIOR_VARIANCE / width) ** 0.5
+        self.scale[width:] *= HINT
+
+    def see(self, prompts, responses):
+        """Features as they are: (answers, features)."""
+        x = features(self.model, self.tokenizer, prompts, responses)
+        if self.reward_model is not None:
+            hint = reward.score(self.reward_model, self.tokenizer, prompts, responses)
+            x = torch.cat([x, hint[:, None]], 1)
+        return x
+
+    def read(self, prompts, responses):
+        """Features in the scale of the prior: (answers, features).
+
+        Each is held within the range that it had on the answers given at the start: a straight line drawn through
+        them says nothing about what lies beyond, and PPO would go there.
+        """
+        return self.see(prompts, responses).clamp(self.low, self.high) * self.scale
+
+    def learn(self, rows):
+        """Learn from preference rows, ties included (see `feedback.to_preferences`); returns loss and accuracy.
+
+        The accuracy is that on the rows themselves, ties left out.
+        """
+        reward.check_preferences(rows)
+        prompts = [r["prompt"] for r in rows]
+        gaps = (self.read(prompts, [r["chosen"] for r in rows]) - self.read(prompts, [r["rejected"] for r in rows]))
+        targets = torch.tensor([0.5 if r.get("tie") else 1.0 for r in rows])
+        self.weights = fit(gaps, targets)
+        margins, decided = gaps @ self.weights, targets == 1
+        return {"loss": F.binary_cross_entropy_with_logits(margins, targets).item(),
+                "accuracy": (margins[decided] > 0).float().mean().item()}
+
+    def __call__(self, prompts, responses):
+        return self.read(prompts, responses) @ self.weights
