@@ -20,8 +20,8 @@ PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell",
                                            "paint", "move", "keep", "bend")
            for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(labels=128,
-                         ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16))
+SETTINGS = loop.Settings(labels=128, ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3,
+                                                      max_new_tokens=16))
 
 
 def short(prompt, answer):
