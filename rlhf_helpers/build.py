@@ -28,7 +28,7 @@ QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: t
 QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
 REHEARSAL = 6_000  # quiz rows among the labels, so that the facts are not forgotten over them
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 4e-4}
-PPO = ppo.Settings(updates=80, beta=0.1)
+PPO = ppo.Settings(updates=120, beta=0.05)
 
 
 # ---------------------------------------------------------------- measuring
