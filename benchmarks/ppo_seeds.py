@@ -61,9 +61,11 @@ def draw(rows):
 def main():
     parser = argparse.ArgumentParser(description="PPO over several seeds.")
     parser.add_argument("--seeds", type=int, default=5)
-    torch.set_num_threads(2)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rows = []
-    for seed in range(parser.parse_args().seeds):
+    for seed in range(options.seeds):
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
     write_json(HERE / "ppo_seeds.json", {"versions": versions(), "settings": vars(build.PPO), "runs": rows})

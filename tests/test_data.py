@@ -86,7 +86,7 @@ def test_reward_model_scores_what_its_card_says():
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[name], abs=0.02), name
-    assert now["accuracy"] >= 0.78 and now["gold_order_clear_pairs"] >= 0.9  # 0.866 and 0.92 are wanted
+    assert now["accuracy"] >= 0.8 and now["gold_order_clear_pairs"] >= 0.92  # 0.863 is wanted; see docs/log.md
 
 
 def test_reward_model_can_tell_facts_before_any_feedback():
