@@ -108,14 +108,17 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=build.PPO.updates)
     parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     settings = dataclasses.replace(build.PPO, updates=options.updates)
     seeds = [one_seed(seed, settings) for seed in range(options.seeds)]
     write_json(options.out / "methods.json", {"versions": versions(), "settings": vars(settings), "RLOO": RLOO,
                                               "DPO": DPO, "seeds": seeds})
-    write_text(options.out / "methods.md", tables(seeds))
-    print(tables(seeds))
+    text = (f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, which are "
+            f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds))
+    write_text(options.out / "methods.md", text)
+    print(text)
 
 
 if __name__ == "__main__":
