@@ -115,7 +115,7 @@ def main():
     seeds = [one_seed(seed, settings) for seed in range(options.seeds)]
     write_json(options.out / "methods.json", {"versions": versions(), "settings": vars(settings), "RLOO": RLOO,
                                               "DPO": DPO, "seeds": seeds})
-    text = (f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, which are "
+    text = (f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, that is "
             f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds))
     write_text(options.out / "methods.md", text)
     print(text)
