@@ -188,29 +188,42 @@ def pair_key(row):
     return tuple(row[field] for field in fields)
 
 
-def to_preferences(labels, ties=False):
+def to_preferences(labels):
     """Rows for training, and a count of the labels that give none: (rows, left_out).
 
     A row is {"prompt", "chosen", "rejected", "margin"}.  The first label of a pair by an annotator
     counts; margin is a third of the strength (0 if none was given), as in Llama 2 (Touvron et al. 2023).
-    ties: whether a tie gives a row too, with "tie": True; its two answers are then in no order.
     """
     rows, left_out, seen = [], Counter(), set()
     for label in labels:
         key = (label["annotator"], *pair_key(label))
         if key in seen:
             left_out["repeat"] += 1
-        elif label["choice"] in ("a", "b") or (ties and label["choice"] == "tie"):
-            tie = label["choice"] == "tie"
-            chosen, other = ("b", "a") if label["choice"] == "b" else ("a", "b")
+        elif label["choice"] in ("a", "b"):
+            other = "b" if label["choice"] == "a" else "a"
             rows.append({"prompt": label["prompt"],
-                         "chosen": label["response_" + chosen],
+                         "chosen": label["response_" + label["choice"]],
                          "rejected": label["response_" + other],
-                         "margin": (label["strength"] or 0) / 3} | ({"tie": True} if tie else {}))
+                         "margin": (label["strength"] or 0) / 3})
         else:
             left_out[label["choice"]] += 1
         seen.add(key)
     return rows, dict(left_out)
+
+
+def tie_rows(labels):
+    """A row {"prompt", "chosen", "rejected", "margin", "tie": True} for each tie; its two answers are in no order.
+
+    As in `to_preferences`, the first label of a pair by an annotator counts.
+    """
+    rows, seen = [], set()
+    for label in labels:
+        key = (label["annotator"], *pair_key(label))
+        if label["choice"] == "tie" and key not in seen:
+            rows.append({"prompt": label["prompt"], "chosen": label["response_a"], "rejected": label["response_b"],
+                         "margin": 0.0, "tie": True})
+        seen.add(key)
+    return rows
 
 
 def write_preferences(path, labels):

@@ -18,7 +18,7 @@ import torch
 from . import ppo
 from .build import simulated_feedback
 from .decoding import decode_responses, end_tokens, generate, rollout
-from .feedback import to_preferences, wilson
+from .feedback import tie_rows, to_preferences, wilson
 from .files import WorkbookError
 from .models import encode_prompts
 from .probe import Probe
@@ -171,7 +171,7 @@ def two_halves(groups, probe, annotator, seed, earlier=()):
     """Labels in two halves: pairs that differ most, then pairs that check what was learned from the first half."""
     half = (len(groups) + 1) // 2
     labels = ask(groups[:half], most_different, annotator, seed)
-    rows = [*earlier, *to_preferences(labels, ties=True)[0]]
+    rows = [*earlier, *to_preferences(labels)[0], *tie_rows(labels)]
     if rows and groups[half:]:
         probe.learn(rows)
         labels += ask(groups[half:], best_and_another(probe), annotator, seed, half)
@@ -202,7 +202,8 @@ def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None
     probe = Probe(frozen, tokenizer, *map(list, zip(*pool)), reward_model)
     if labels is None:
         labels = two_halves(groups[:settings.labels], probe, labels_by or annotator, seed, earlier)
-    rows, left_out = to_preferences(labels, ties=True)
+    (rows, left_out), ties = to_preferences(labels), tie_rows(labels)
+    rows, left_out = rows + ties, {k: n for k, n in left_out.items() if k != "tie"}
     if all(r.get("tie") for r in [*earlier, *rows]):
         raise WorkbookError("There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
                             "one answer better.")

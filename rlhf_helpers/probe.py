@@ -91,7 +91,7 @@ class Probe:
         return self.see(prompts, responses).clamp(self.low, self.high) * self.scale
 
     def learn(self, rows):
-        """Learn from preference rows, ties included (see `feedback.to_preferences`); returns loss and accuracy.
+        """Learn from preference rows, ties included (see `feedback.tie_rows`); returns loss and accuracy.
 
         The accuracy is that on the rows themselves, ties left out.
         """

@@ -265,5 +265,6 @@ def test_the_numbers_in_the_prose_of_chapter_03():
 def test_a_tie_is_a_row_where_it_is_asked_for():
     tie = label() | {"choice": "tie"}
     assert fb.to_preferences([tie]) == ([], {"tie": 1})
-    rows, left_out = fb.to_preferences([tie], ties=True)
-    assert [r["tie"] for r in rows] == [True] and left_out == {}
+    rows = fb.tie_rows([tie, label(), tie])
+    assert [(r["tie"], r["chosen"], r["rejected"]) for r in rows] == [(True, tie["response_a"], tie["response_b"])]
+    assert fb.tie_rows([label(), tie]) == []  # the first label of a pair counts
