@@ -142,9 +142,10 @@ class Chat:
         with warnings.catch_warnings():  # deprecated in 8, but the only way for Enter that both versions have
             warnings.simplefilter("ignore")
             self.box.on_submit(lambda _: self._click(self._send))
-        self.send = W.Button(description="Send", layout=W.Layout(width="auto"))
+        self.send = W.Button(description="Send", layout=W.Layout(width="auto", flex="none"))
         self.send.on_click(lambda _: self._click(self._send))
-        self.dials = [W.FloatSlider(value=value, min=low, max=high, step=0.05, description=name)
+        self.dials = [W.FloatSlider(value=value, min=low, max=high, step=0.05, description=name,
+                                    style={"description_width": "6.5em"})
                       for name, value, low, high in (("Temperature", self.temperature, 0, 2),
                                                      ("Top-p", self.top_p, 0.05, 1))]
         self.buttons = {c: W.Button(description=w, layout=W.Layout(width="auto"))
