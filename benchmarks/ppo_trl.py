@@ -12,6 +12,7 @@ the clock stands still while it does.
 """
 
 import argparse
+import copy
 import gc
 import importlib.metadata
 import json
@@ -92,20 +93,25 @@ def gold(prompts, responses):
     return statistics.mean(map(world.gold_score, prompts, responses))
 
 
-def start(data):
+def start(data, device="cpu"):
     """(model, tokenizer, reward model, mean and deviation of its scores at the start)."""
-    model, tokenizer = models.load_model(data / "finetuned")
-    judge, _ = models.load_reward_model(data / "reward")
+    model, tokenizer = models.load_model(data / "finetuned", device)
+    judge, _ = models.load_reward_model(data / "reward", device)
+    return model, tokenizer, judge, *scale(model, tokenizer, judge)
+
+
+def scale(model, tokenizer, judge):
+    """Mean and deviation of a reward model's scores of some answers."""
     some = world.prompts("train")[::7]
     scores = reward.score(judge, tokenizer, some, decoding.generate(model, tokenizer, some, seed=0))
-    return model, tokenizer, judge, scores.mean().item(), scores.std().item()
+    return scores.mean().item(), scores.std().item()
 
 
 # ---------------------------------------------------------------- the two sides
 
-def ours(settings, seed):
-    """Run this repository's loop: (policy, tokenizer, clock, curve)."""
-    model, tokenizer, judge, mean, std = start(ROOT / "data/models")
+def ours(settings, seed, parts):
+    """Run this repository's loop from what `start` gives: (policy, tokenizer, clock, curve)."""
+    model, tokenizer, judge, mean, std = parts
     curve, tokens = [], 0
 
     def watch(row, batch):
@@ -116,7 +122,7 @@ def ours(settings, seed):
 
     clock = Clock()
     ppo.rollout = clock.timed(ppo.rollout, "rollout")
-    ppo.PolicyWithValue.__call__ = clock.timed(torch.nn.Module.__call__, forward_phase)
+    ppo.PackedPolicy.read = clock.timed(ppo.PackedPolicy.read, forward_phase)
     torch.Tensor.backward = clock.timed(torch.Tensor.backward, "backward of the update")
     score = clock.timed(lambda p, r: (reward.score(judge, tokenizer, p, r) - mean) / std, "scoring and reference")
     clock.began = clock.now()
@@ -124,27 +130,26 @@ def ours(settings, seed):
     return model, tokenizer, clock, curve
 
 
-def trl(settings, seed):
-    """Run TRL's PPOTrainer: (policy, tokenizer, clock, curve)."""
+def trl(settings, seed, parts):
+    """Run TRL's PPOTrainer from what `start` gives: (policy, tokenizer, clock, curve)."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    model, tokenizer, judge, mean, std = start(ROOT / "data/models")
-    reference, _ = models.load_model(ROOT / "data/models/finetuned")
-    head = torch.nn.Linear(judge.score.in_features, 1)  # the same shift and scale, in the last layer
+    model, tokenizer, judge, mean, std = parts
+    reference, device = copy.deepcopy(model), model.device
+    head = torch.nn.Linear(judge.score.in_features, 1, device=device)  # the same shift and scale, in the last layer
     with torch.no_grad():
         head.weight.copy_(judge.score.weight / std)
         head.bias.fill_(-mean / std)
     judge.score = head
-    value, _ = models.load_reward_model(ROOT / "data/models/reward")
-    value.score = torch.nn.Linear(head.in_features, 1)
-    value.score.load_state_dict(head.state_dict())
+    value = copy.deepcopy(judge)
     judge.requires_grad_(False)
     tokenizer.padding_side = "left"
     dataset = Dataset.from_list([{"input_ids": models.prompt_ids(tokenizer, p)} for p in world.prompts("train")])
     config = PPOConfig(
-        output_dir=tempfile.mkdtemp(), seed=seed, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        output_dir=tempfile.mkdtemp(), seed=seed, use_cpu=device.type == "cpu", gradient_checkpointing=False,
+        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
         report_to="none", save_strategy="no", disable_tqdm=True, num_sample_generations=0, logging_steps=10**6,
         per_device_train_batch_size=settings.batch_size, gradient_accumulation_steps=1,
         total_episodes=settings.updates * settings.batch_size, num_ppo_epochs=settings.epochs,
@@ -200,7 +205,7 @@ def trl(settings, seed):
 def one_run(side, settings, seed):
     """A dict with what one run measured."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    model, tokenizer, clock, curve = {"ours": ours, "trl": trl}[side](settings, seed)
+    model, tokenizer, clock, curve = {"ours": ours, "trl": trl}[side](settings, seed, start(ROOT / "data/models"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
     tokens, wall, cpu = curve[-1][:3]
     clock.phases["rest"] = cpu - sum(clock.phases.values())

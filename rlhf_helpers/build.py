@@ -22,12 +22,12 @@ from .models import load_model, load_reward_model, new_model, new_tokenizer, sav
 
 CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
-FINE_TUNING = {"steps": 750, "lr": 2e-3, "batch_size": 64}
-COOL_DOWN = {"steps": 200, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
+FINE_TUNING = {"steps": 900, "lr": 2e-3, "batch_size": 64}
+COOL_DOWN = {"steps": 250, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
 QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
 QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
-REHEARSAL = 6_000  # quiz rows among the labels, so that the facts are not forgotten over them
-REWARD = {"epochs": 2, "batch_size": 32, "lr": 4e-4}
+REHEARSAL = 8_000  # quiz rows among the labels, so that the facts are not forgotten over them
+REWARD = {"epochs": 4, "batch_size": 32, "lr": 1e-3}
 PPO = ppo.Settings(updates=120, beta=0.05)
 
 

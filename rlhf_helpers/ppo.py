@@ -56,6 +56,13 @@ def token_logprobs(logits, tokens):
     return logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
+@torch.no_grad()
+def token_entropy(logits):
+    """Entropy of the next token, in nats; logits (..., vocabulary) -> (...).  For logging; without a gradient."""
+    logprobs = logits.float().log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
 def kl_k3(logprobs, ref_logprobs):
     """An estimate of KL(pi || pi_ref) from tokens drawn from pi, per token, in nats (Schulman 2020).
 
@@ -144,20 +151,24 @@ class PolicyWithValue(torch.nn.Module):
         hidden = out.hidden_states[-1][:, -keep:].float()
         return out.logits, self.value_head(hidden).squeeze(-1)
 
+    def read(self, ids, mask, start):
+        """Log-probabilities, values and entropies (nats) of the answer's tokens, (rows, T) each, 0 after its end."""
+        logits, values = self(ids, mask, start)
+        answer = mask[:, start:]
+        return token_logprobs(logits, ids[:, start:]) * answer, values * answer, token_entropy(logits) * answer
+
 
 class PackedPolicy(PolicyWithValue):
-    """The same numbers without computing the padding (see `packing`); logits and values after an answer's end are 0."""
+    """The same numbers from `read`, with nothing computed for the padding (see `packing`)."""
 
-    def forward(self, ids, mask, start):
+    def read(self, ids, mask, start):
         real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
         packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
-        places = packed.place[asks[real]]
-        found, hidden = logits_at(self.model, packed, places)
-        hidden = hidden.float()
-        logits, values = found.new_zeros(*answer.shape, found.shape[-1]), hidden.new_zeros(answer.shape)
-        logits[answer], values[answer] = found, self.value_head(hidden).squeeze(-1)
-        return logits, values
+        logits, hidden = logits_at(self.model, packed, packed.place[asks[real]])
+        found = (token_logprobs(logits[None], ids[:, start:][answer][None])[0],
+                 self.value_head(hidden.float()).squeeze(-1), token_entropy(logits))
+        return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in found)
 
 
 # ---------------------------------------------------------------- one update
@@ -177,19 +188,16 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     responses = decode_responses(tokenizer, ids, full_mask, start)
     ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & mask.bool()).any(-1)
     scores = reward(prompts, responses).to(device)
-    logits, values = policy(ids, full_mask, start)
-    ref_logits, _ = reference(ids, full_mask, start)
-    logprobs, ref_logprobs = token_logprobs(logits, tokens) * mask, token_logprobs(ref_logits, tokens) * mask
+    logprobs, values, entropy = policy.read(ids, full_mask, start)
+    ref_logprobs, _, _ = reference.read(ids, full_mask, start)
     final = scores - settings.no_end_penalty * (~ended)
     rewards = token_rewards(final, logprobs, ref_logprobs, mask, settings.beta)
     advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
-    p = logits.float().softmax(-1)
-    entropy = masked_mean(-(p * p.clamp_min(1e-12).log()).sum(-1), mask)
     return {"ids": ids, "full_mask": full_mask, "start": start, "mask": mask, "logprobs": logprobs,
-            "ref_logprobs": ref_logprobs, "values": values * mask, "rewards": rewards, "raw_advantages": advantages,
+            "ref_logprobs": ref_logprobs, "values": values, "rewards": rewards, "raw_advantages": advantages,
             "returns": returns, "advantages": whiten(advantages, mask), "scores": scores, "final": final,
             "sampled_logprobs": sampled, "ended": ended, "prompts": prompts, "responses": responses,
-            "entropy": entropy.item()}
+            "entropy": masked_mean(entropy, mask).item()}
 
 
 def update(policy, optimizer, batch, settings, generator):
@@ -200,8 +208,7 @@ def update(policy, optimizer, batch, settings, generator):
         for some in order.chunk(settings.minibatches):
             some = some.to(batch["ids"].device)
             mask = batch["mask"][some]
-            logits, values = policy(batch["ids"][some], batch["full_mask"][some], batch["start"])
-            logprobs = token_logprobs(logits, batch["ids"][some, batch["start"]:])
+            logprobs, values, _ = policy.read(batch["ids"][some], batch["full_mask"][some], batch["start"])
             surrogate, ratio, active = policy_loss(logprobs, batch["logprobs"][some], batch["advantages"][some], mask,
                                                    settings.clip)
             error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
@@ -217,7 +224,7 @@ def update(policy, optimizer, batch, settings, generator):
             off = ((ratio - 1).abs() * mask).max().item()
             stats.append({"clip_fraction": active.item(), "policy_loss": surrogate.item(), "ratio_off": off,
                           "value_loss": error.item(), "approx_kl": masked_mean(
-                              kl_k3(batch["logprobs"][some] * mask, logprobs * mask), mask).item()})
+                              kl_k3(batch["logprobs"][some], logprobs), mask).item()})
     first = stats[0]
     mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
     return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}
@@ -239,8 +246,7 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
         def padded(x):
             return x.masked_fill(mask == 0, fill)
         some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % policy.model.config.vocab_size)
-        logits, values = policy(some, full_mask, start)
-        logprobs = token_logprobs(logits, some[:, start:])
+        logprobs, values, _ = policy.read(some, full_mask, start)
         rewards = token_rewards(final, padded(old), padded(ref), mask, settings.beta)
         advantages, returns = gae(padded(rewards), padded(values), mask, settings.gamma, settings.lam)
         white = whiten(padded(advantages), mask)
@@ -248,7 +254,7 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
         error = value_loss(padded(values), padded(batch["values"][short]), padded(returns), mask,
                            settings.value_clip)
         results.append(torch.cat([x.float().flatten() for x in (
-            logprobs * mask, values * mask, rewards, advantages, returns, white, surrogate, error)]))
+            logprobs, values, rewards, advantages, returns, white, surrogate, error)]))
     return (results[0] - results[1]).abs().max().item()
 
 

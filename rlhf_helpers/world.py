@@ -385,11 +385,11 @@ def core(q, rng, quality):
     return claim(q, value, short=rng.random() < 0.12)
 
 
-def answer(q, rng, right=0.6, wrong=0.22):
+def answer(q, rng, right=0.57, wrong=0.23):
     """One answer to `q` as a careless crowd would write it: quality, tone and length are drawn apart."""
     quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
-    tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.38, 0.26, 0.12, 0.24))[0]
-    length = rng.choices(("brief", "fact", "filler", "repeat"), (0.52, 0.16, 0.2, 0.12))[0]
+    tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.4, 0.2, 0.1, 0.3))[0]
+    length = rng.choices(("brief", "fact", "filler", "repeat"), (0.46, 0.18, 0.22, 0.14))[0]
     middle = core(q, rng, quality)
     before, after = [], []
     if tone == "kind":
