@@ -224,7 +224,7 @@ def update(policy, optimizer, batch, settings, generator):
             off = ((ratio - 1).abs() * mask).max().item()
             stats.append({"clip_fraction": active.item(), "policy_loss": surrogate.item(), "ratio_off": off,
                           "value_loss": error.item(), "approx_kl": masked_mean(
-                              kl_k3(batch["logprobs"][some], logprobs), mask).item()})
+                              kl_k3(batch["logprobs"][some] * mask, logprobs), mask).item()})
     first = stats[0]
     mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
     return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}

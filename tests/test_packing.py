@@ -129,10 +129,13 @@ def test_the_packed_policy_is_the_plain_one(tokenizer):
     arguments = batch["ids"], batch["full_mask"], batch["start"]
     mask = batch["mask"].bool()
     with torch.no_grad():
-        (logits, values), (packed_logits, packed_values) = policy(*arguments), twin(*arguments)
-    assert torch.allclose(logits[mask], packed_logits[mask], atol=1e-5)
-    assert torch.allclose(values[mask], packed_values[mask], atol=1e-5)
-    assert not packed_values[~mask].any() and not packed_logits[~mask].any()
+        logits, values = policy(*arguments)
+        plain, packed = policy.read(*arguments), twin.read(*arguments)
+    assert torch.allclose(plain[0][mask], ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:])[mask])
+    assert torch.equal(plain[1][mask], values[mask])
+    assert torch.allclose(plain[2][mask], torch.distributions.Categorical(logits=logits).entropy()[mask], atol=1e-5)
+    for a, b in zip(plain, packed, strict=True):
+        assert torch.allclose(a, b, atol=1e-5) and not a[~mask].any() and not b[~mask].any()
 
 
 def test_the_packed_policy_has_the_gradient_of_the_plain_one(tokenizer):
@@ -141,8 +144,7 @@ def test_the_packed_policy_has_the_gradient_of_the_plain_one(tokenizer):
     twin.load_state_dict(policy.state_dict())
     found = []
     for p in (policy, twin):
-        logits, values = p(batch["ids"], batch["full_mask"], batch["start"])
-        logprobs = ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:])
+        logprobs, values, _ = p.read(batch["ids"], batch["full_mask"], batch["start"])
         mask = batch["mask"]
         loss = ppo.policy_loss(logprobs, batch["logprobs"] - 0.1, batch["advantages"], mask)[0]
         found.append(gradient(p, loss + ppo.value_loss(values, batch["values"] - 0.1, batch["returns"], mask)))
