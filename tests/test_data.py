@@ -72,7 +72,10 @@ def test_finetuned_model_is_worth_labelling(answers):
     """In the format on 99 % of held-out prompts, of mixed quality, and more often right when greedy."""
     prompts, out = answers
     sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
-    assert sampled["in_format"] >= 0.99 and sampled["broken"] < 0.08 and greedy["in_format"] >= 0.99
+    model, tokenizer = load_model(DATA / "models/finetuned")
+    many = [r for seed in range(2, 8) for r in generate(model, tokenizer, prompts, seed=seed)]  # one slip is 0.3 % of one
+    assert sum(map(build.in_format, many)) / len(many) >= 0.99
+    assert sampled["broken"] < 0.08 and greedy["in_format"] >= 0.99
     assert 0.4 <= sampled["right"] <= 0.8 and 0.1 <= sampled["rude"] <= 0.4
     assert greedy["right"] >= sampled["right"] + 0.1
 
@@ -86,7 +89,7 @@ def test_reward_model_scores_what_its_card_says():
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[name], abs=0.02), name
-    assert now["accuracy"] >= 0.8 and now["gold_order_clear_pairs"] >= 0.92  # 0.863 is wanted; see docs/log.md
+    assert now["accuracy"] >= 0.83 and now["gold_order_clear_pairs"] >= 0.92  # 0.868 is wanted; see docs/log.md
 
 
 def test_reward_model_can_tell_facts_before_any_feedback():
@@ -99,7 +102,7 @@ def test_policy_scores_what_its_card_says(answers):
     prompts, out = answers
     win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
     assert win == pytest.approx(metrics("policy")["gold_win_rate"], abs=0.03)
-    assert win >= 0.85  # the target is 0.9; see docs/log.md
+    assert win >= 0.9
     assert metrics("finetuned")["right"] < metrics("policy")["right"] < metrics("finetuned")["right_greedy"]  # README
     assert metrics("policy")["rude"] < 0.02 and metrics("policy")["polite"] > 0.8
     assert build.quality(prompts, out["policy"])["right"] == pytest.approx(metrics("policy")["right"], abs=0.03)
