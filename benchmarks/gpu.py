@@ -29,7 +29,8 @@ from rlhf_helpers.files import ROOT, versions, write_json, write_text
 HERE = Path(__file__).resolve().parent
 QWEN = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
         "num_key_value_heads": 2, "vocab_size": 151_936, "max_position_embeddings": 2048, "tie_word_embeddings": True}
-SMALL = QWEN | {"hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2000}  # to try this
+SMALL = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "vocab_size": 2000}  # to try the script itself, with --device cpu
 SHAPES = {"embedded": None, "Qwen2.5-0.5B, random weights": QWEN, "small": SMALL}
 PEAK = {"H100": (989e12, 3350e9), "H200": (989e12, 4800e9), "A100": (312e12, 1555e9), "L4": (121e12, 300e9),
         "T4": (65e12, 320e9)}  # FLOP/s in 16 bits and bytes/s of memory, from the makers' data sheets
@@ -42,10 +43,11 @@ def parts(name, device):
         return ppo_trl.start(ROOT / "data/models", device)
     _, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     torch.manual_seed(0)
-    config = Qwen2Config(**shape, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen2Config(**shape, **ends, num_labels=1)
     model = AutoModelForCausalLM.from_config(config).to(device).eval()
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    judge = AutoModelForSequenceClassification.from_config(config, num_labels=1).to(device).eval()
+    judge = AutoModelForSequenceClassification.from_config(config).to(device).eval()
     return model, tokenizer, judge, 0.0, 1.0
 
 

@@ -2,6 +2,10 @@
 
 Each run starts from data/models/finetuned and is judged by data/models/reward; the gold judge only measures.
 Writes ppo_seeds.json (all numbers), ppo_seeds.md (the table) and ppo_seeds.png (the curves) beside this file.
+
+With `--taste terse`, or another of `annotators.TASTES`, a simulated annotator of that taste labels the pairs in
+data/feedback.jsonl anew, a reward model is trained on them (once, with seed 0), and that taste takes the place of the
+gold judge, in the columns called gold and win rate too; the files then end in the name of the taste.
 """
 
 import argparse
@@ -12,25 +16,30 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from rlhf_helpers import build, plots, world
+from rlhf_helpers import annotators, build, plots, world
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
 
 
-def one_seed(seed):
+def one_seed(seed, taste, judge=None):
     """Train with one seed: a dict with gold before and after, win rate, KL, seconds and the history."""
+    function = annotators.TASTES[taste]
+
+    def mean(prompts, responses):
+        return statistics.mean(map(function, prompts, responses))
+
     def watch(row, batch):
-        pairs = zip(batch["prompts"], batch["responses"], strict=True)
-        row["gold"] = statistics.mean(world.gold_score(p, r) for p, r in pairs)
+        row["gold"] = mean(batch["prompts"], batch["responses"])
 
     began = time.time()
-    _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch)
+    _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch, judge)
     seconds, held_out = time.time() - began, world.prompts("heldout")
     before, after = build.quality(held_out, theirs), build.quality(held_out, ours)
-    return {"seed": seed, "gold_before": before["gold"], "gold_after": after["gold"], "right_before": before["right"],
-            "right_after": after["right"], "win_rate": build.win_rate(held_out, ours, theirs),
+    return {"seed": seed, "gold_before": mean(held_out, theirs), "gold_after": mean(held_out, ours),
+            "right_before": before["right"], "right_after": after["right"],
+            "win_rate": build.win_rate(held_out, ours, theirs, function),
             "kl": history[-1]["kl"], "seconds": seconds, "history": history}
 
 
@@ -44,7 +53,7 @@ def table(rows):
     return "\n".join([*lines, "| mean | " + " | ".join(f"{m:.3f}" for m in means) + " |"]) + "\n"
 
 
-def draw(rows):
+def draw(rows, taste, path):
     """Proxy reward, gold score and KL over the updates: the mean of the seeds and the band of all."""
     plots.use_style()
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
@@ -54,23 +63,29 @@ def draw(rows):
         ax.fill_between(steps, values.min(0).values, values.max(0).values, color=colour, alpha=0.25, lw=0)
         ax.plot(steps, values.mean(0), color=colour)
         ax.set(xlabel="update", ylabel=label)
-    figure.suptitle(f"PPO, {len(rows)} seeds: mean and range", x=0.01, ha="left")
-    figure.savefig(HERE / "ppo_seeds.png")
+    figure.suptitle(f"PPO, taste {taste}, {len(rows)} seeds: mean and range", x=0.01, ha="left")
+    figure.savefig(path)
 
 
 def main():
     parser = argparse.ArgumentParser(description="PPO over several seeds.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--taste", choices=annotators.TASTES, default="helpful")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
+    rows, judge, found, path = [], None, {}, HERE / "ppo_seeds"
+    if options.taste != "helpful":
+        judge, _, found = build.judge(ROOT / "data", 0, options.taste)
+        print("the judge:", found, flush=True)
+        path = HERE / f"ppo_seeds_{options.taste}"
     for seed in range(options.seeds):
-        rows.append(one_seed(seed))
+        rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    write_json(HERE / "ppo_seeds.json", {"versions": versions(), "settings": vars(build.PPO), "runs": rows})
-    write_text(HERE / "ppo_seeds.md", table(rows))
-    draw(rows)
+    write_json(path.with_suffix(".json"), {"versions": versions(), "settings": vars(build.PPO), "judge": found,
+                                           "runs": rows})
+    write_text(path.with_suffix(".md"), table(rows))
+    draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))
 
 

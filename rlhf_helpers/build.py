@@ -99,10 +99,10 @@ def simulated_feedback(pairs, annotator, seed=0):
 
 
 def reward_quality(model, tokenizer, pairs, events, annotator):
-    """Held-out accuracy of a reward model against the labels, their noise ceiling, and the gold order."""
+    """Held-out accuracy of a reward model against the labels, their noise ceiling, and the order by the very taste."""
     rows, _ = to_preferences(events)
     triples = [(p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
-    gaps = torch.tensor([world.gold_score(p, a) - world.gold_score(p, b) for p, a, b in triples])
+    gaps = torch.tensor([annotator.score(p, a) - annotator.score(p, b) for p, a, b in triples])
     prompts = [t[0] for t in triples]
     s = reward.score(model, tokenizer, prompts * 2, [t[1] for t in triples] + [t[2] for t in triples])
     margins, clear = s[:len(pairs)] - s[len(pairs):], gaps.abs() >= 1
@@ -192,17 +192,20 @@ def build_feedback(out, seed):
     write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
 
 
-def judge(out, seed):
-    """A reward model trained from the start of it and the labels in the data folder `out`.
+def judge(out, seed, taste="helpful"):
+    """A reward model trained from the start of it and the labels in the data folder `out`; by another taste, new ones.
 
     Returns (model, tokenizer, `reward_quality` on 1,000 new pairs of held-out prompts).
     """
     writer, tokenizer = load_model(out / "models/finetuned")
     model = reward.soften(load_reward_model(out / "models/reward_start")[0])
-    labels = to_preferences(replay(read_events(out / "feedback.jsonl")[0]))[0]
-    reward.train_reward_model(model, tokenizer, labels + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
+    labels = replay(read_events(out / "feedback.jsonl")[0])
+    if taste != "helpful":
+        labels = simulated_feedback(labels, Annotator(taste, seed=seed), seed)  # each label holds its pair
+    rows = to_preferences(labels)[0]
+    reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = Annotator("helpful", seed=seed + 7)
+    annotator = Annotator(taste, seed=seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 
@@ -214,13 +217,13 @@ def build_reward(out, seed):
          "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.", metrics, seed)
 
 
-def align(out, seed, on_update=None):
-    """PPO from the fine-tuned model against the reward model, both in the data folder `out`.
+def align(out, seed, on_update=None, reward_model=None):
+    """PPO from the fine-tuned model against the reward model, both in the data folder `out`, or against another one.
 
     Returns (model, tokenizer, history, before, after); the last two are sampled answers to the held-out prompts.
     """
     model, tokenizer = load_model(out / "models/finetuned")
-    reward_model, _ = load_reward_model(out / "models/reward")
+    reward_model = reward_model or load_reward_model(out / "models/reward")[0]
     asked, held_out = world.prompts("train"), world.prompts("heldout")
     before = generate(model, tokenizer, held_out, seed=seed + 1)
     judge = ppo.normalized_reward(lambda p, r: reward.score(reward_model, tokenizer, p, r), asked,
@@ -240,7 +243,7 @@ def build_policy(out, seed):
 
 
 def build(out, seed=0, start="world"):
-    """Make the data folder at `out`, from stage `start` on; about twenty minutes (estimated) for all."""
+    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all."""
     began = time.time()
     for stage in STAGES[STAGES.index(start):]:
         print(f"[{time.time() - began:4.0f} s] {stage}", flush=True)
