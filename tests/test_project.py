@@ -274,3 +274,12 @@ def test_results_in_the_readme_are_those_measured():
     means = [sum(r[n] for r in runs) / len(runs) for n in names]
     assert [float(x) for x in lines[7].strip("| ").split("|")[1:]] == pytest.approx(means, abs=6e-4)
     assert len(runs) == 5 and all(r["gold_after"] > r["gold_before"] + 0.5 and r["win_rate"] > 0.6 for r in runs)
+
+
+def test_readme_shows_the_tastes_that_were_measured():
+    runs = json.loads((ROOT / "benchmarks/tastes.json").read_text(encoding="utf-8"))["runs"]
+    lines = (ROOT / "benchmarks/tastes.md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    assert "\n".join(lines) in README
+    for taste in ("greets", "short", "names"):
+        wins = [r["win_rate"] for r in runs if r["taste"] == taste]
+        assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
