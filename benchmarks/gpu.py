@@ -111,7 +111,7 @@ def main():
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("This benchmark needs a GPU, and PyTorch sees none. On a CPU, run benchmarks/ppo_trl.py.")
-    settings = ppo.Settings(beta=0.1, updates=options.updates, batch_size=options.batch_size)
+    settings = ppo.Settings(beta=0.05, updates=options.updates, batch_size=options.batch_size)
     if options.side:
         print(json.dumps(one_run(options.side, options.models[0], options.device, settings)))
         return

@@ -34,7 +34,7 @@ from rlhf_helpers.files import ROOT, versions, write_json, write_text
 HERE = Path(__file__).resolve().parent
 PHASES = ("rollout", "scoring and reference", "forward of the update", "backward of the update", "garbage collection",
           "rest")
-SETTINGS = ppo.Settings(beta=0.1)  # the shipped ones, but for the number of updates
+SETTINGS = ppo.Settings(beta=0.05)  # the shipped ones, but for the number of updates
 DIFFERENCES = """What is not the same:
 
 - TRL trains two networks, the policy and a value model (started from the reward model); here the value head is one

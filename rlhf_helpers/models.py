@@ -253,20 +253,33 @@ def format_prompt(tokenizer, prompt):
     return f"Question: {prompt}\nAnswer:"
 
 
-def prompt_ids(tokenizer, prompt):
-    """Token ids of a formatted prompt, with exactly one BOS where the tokenizer asks for one."""
-    if not isinstance(prompt, str) or not prompt.strip():
+def prompts_ids(tokenizer, prompts):
+    """Token ids of formatted prompts, a list each, with exactly one BOS where the tokenizer asks for one."""
+    if not all(isinstance(p, str) and p.strip() for p in prompts):
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
-    text = format_prompt(tokenizer, prompt)
-    ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    texts = [format_prompt(tokenizer, p) for p in prompts]
+    rows = tokenizer(texts, add_special_tokens=not tokenizer.chat_template)["input_ids"] if texts else []
     bos = tokenizer.bos_token_id  # some templates leave it to the tokenizer, others write it
-    return [bos, *ids] if tokenizer("")["input_ids"][:1] == [bos] != ids[:1] else ids
+    wanted = [bos] if tokenizer("")["input_ids"][:1] == [bos] else []
+    return [ids if ids[:1] == wanted else wanted + ids for ids in rows]
+
+
+def prompt_ids(tokenizer, prompt):
+    """Token ids of one formatted prompt; see `prompts_ids`."""
+    return prompts_ids(tokenizer, [prompt])[0]
+
+
+def responses_ids(tokenizer, responses):
+    """Token ids of answers, a list each, end-of-text included."""
+    space = "" if tokenizer.chat_template else " "
+    said = [space + response for response in responses]
+    rows = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
+    return [ids + [tokenizer.eos_token_id] for ids in rows]
 
 
 def response_ids(tokenizer, response):
-    """Token ids of an answer, end-of-text included."""
-    space = "" if tokenizer.chat_template else " "
-    return tokenizer(space + response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    """Token ids of one answer, end-of-text included."""
+    return responses_ids(tokenizer, [response])[0]
 
 
 def pad(rows, pad_id, side="right", device="cpu"):
@@ -284,7 +297,7 @@ def encode_prompts(tokenizer, prompts, device="cpu"):
     """Prompts -> left-padded (ids, mask), so that every answer starts at the same column."""
     if not prompts:
         raise WorkbookError("The list of prompts is empty; give at least one.")
-    return pad([prompt_ids(tokenizer, p) for p in prompts], tokenizer.pad_token_id, "left", device)
+    return pad(prompts_ids(tokenizer, prompts), tokenizer.pad_token_id, "left", device)
 
 
 def position_ids(mask):

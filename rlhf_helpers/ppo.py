@@ -22,7 +22,7 @@ from .models import (
     encode_prompts,
     load_checkpoint,
     position_ids,
-    prompt_ids,
+    prompts_ids,
     save_checkpoint,
 )
 from .packing import can_pack, logits_at, pack_padded
@@ -316,8 +316,8 @@ def check_run(model, tokenizer, prompts, settings):
     for name in ("batch_size", "epochs", "minibatches", "max_new_tokens"):
         if getattr(settings, name) < 1:
             raise WorkbookError(f"The setting {name} of PPO is {getattr(settings, name)}, but it must be at least 1.")
-    longest = max(prompts, key=lambda p: len(prompt_ids(tokenizer, p)))
-    needed, limit = len(prompt_ids(tokenizer, longest)) + settings.max_new_tokens, context_length(model)
+    length, longest = max(zip(map(len, prompts_ids(tokenizer, prompts)), prompts))
+    needed, limit = length + settings.max_new_tokens, context_length(model)
     if needed > limit:
         raise WorkbookError(f"The prompt {longest[:40]!r} with an answer of {settings.max_new_tokens} tokens takes "
                             f"{needed} tokens, but the policy reads only {limit}. Lower max_new_tokens or leave the "

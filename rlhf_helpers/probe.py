@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import reward
-from .models import autocast, context_length, pad, position_ids, prompt_ids
+from .models import autocast, context_length, pad, position_ids, prompts_ids
 
 PRIOR_VARIANCE = 5.0  # of an answer's score before any label; few labels then move it far, none decides it
 RIDGE = 1.0  # a standard normal prior on each weight
@@ -26,8 +26,8 @@ def features(model, tokenizer, prompts, responses, batch_size=256):
     there are, what they mean here, and how many.  Of an answer that is too long, the beginning is read.
     """
     device, limit = next(model.parameters()).device, context_length(model)
-    rows = [reward.readable_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
-    starts = [len(prompt_ids(tokenizer, p)) for p in prompts]
+    rows = reward.readable_ids(tokenizer, prompts, responses, limit)
+    starts = [len(asked) for asked in prompts_ids(tokenizer, prompts)]
     order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
         some = order[i:i + batch_size]

@@ -22,7 +22,9 @@ from .models import (
     pad,
     position_ids,
     prompt_ids,
+    prompts_ids,
     response_ids,
+    responses_ids,
     save_checkpoint,
 )
 from .packing import can_pack, hidden_at, pack_groups, shared
@@ -88,17 +90,20 @@ def pair_ids(tokenizer, prompt, response, limit):
     return ids
 
 
-def readable_ids(tokenizer, prompt, response, limit):
-    """As `pair_ids`, but of an answer over the limit only the beginning, and the end-of-text token, is read.
+def readable_ids(tokenizer, prompts, responses, limit):
+    """`pair_ids` of many, but of an answer over the limit only the beginning, and the end-of-text token, is read.
 
     A policy may write odd text that takes more tokens to read than it took to write; that must not stop
-    PPO.  Raises WorkbookError when the prompt leaves no room for an answer at all.
+    PPO.  Raises WorkbookError when a prompt leaves no room for an answer at all.
     """
-    asked, said = prompt_ids(tokenizer, prompt), response_ids(tokenizer, response)
-    room = limit - len(asked)
-    if room < 2:
-        return pair_ids(tokenizer, prompt, response, limit)  # says what is wrong
-    return asked + (said if len(said) <= room else said[:room - 1] + said[-1:])
+    rows = []
+    for i, (asked, said) in enumerate(zip(prompts_ids(tokenizer, prompts), responses_ids(tokenizer, responses),
+                                          strict=True)):
+        room = limit - len(asked)
+        if room < 2:
+            pair_ids(tokenizer, prompts[i], responses[i], limit)  # says what is wrong
+        rows.append(asked + (said if len(said) <= room else said[:room - 1] + said[-1:]))
+    return rows
 
 
 @torch.no_grad()
@@ -108,7 +113,7 @@ def score(model, tokenizer, prompts, responses, batch_size=256):
     Of an answer that is too long for the model, what fits is judged; see `readable_ids`.
     """
     scores, limit = packed_scores if can_pack(model) else padded_scores, context_length(model)
-    rows = [readable_ids(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
+    rows = readable_ids(tokenizer, prompts, responses, limit)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding

@@ -538,7 +538,7 @@ def test_policy_and_reward_model_read_the_same_tokens(tokenizer):
     _, _, batch = collected(tokenizer)
     same_again = 0
     for i, (prompt, response) in enumerate(zip(batch["prompts"], batch["responses"])):
-        read = reward.readable_ids(tokenizer, prompt, response, 64)
+        [read] = reward.readable_ids(tokenizer, [prompt], [response], 64)
         written = batch["ids"][i][batch["full_mask"][i].bool()].tolist()
         n = int(batch["full_mask"][i, :batch["start"]].sum())
         assert read[:n] == written[:n] == models.prompt_ids(tokenizer, prompt)

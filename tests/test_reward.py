@@ -339,13 +339,12 @@ def test_too_long_a_preference_is_named(tiny):
 
 def test_of_too_long_an_answer_what_fits_is_judged(tiny):
     model, tokenizer = models.load_reward_model(tiny)
-    ids = reward.readable_ids(tokenizer, QUESTIONS[0], "word " * 200, 96)
+    ids, short = reward.readable_ids(tokenizer, QUESTIONS[:1] * 2, ["word " * 200, GOOD[0]], 96)
     asked = models.prompt_ids(tokenizer, QUESTIONS[0])
     whole = models.response_ids(tokenizer, "word " * 200)
     assert ids == asked + whole[:95 - len(asked)] + [tokenizer.eos_token_id]
     fits = reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)
-    assert reward.readable_ids(tokenizer, QUESTIONS[0], GOOD[0], 96) == fits
-    assert reward.readable_ids(tokenizer, QUESTIONS[0], GOOD[0], len(fits)) == fits
+    assert short == fits and reward.readable_ids(tokenizer, QUESTIONS[:1], GOOD[:1], len(fits)) == [fits]
     found = reward.score(model, tokenizer, QUESTIONS[:2], ["word " * 200, GOOD[0]])
     assert found.isfinite().all()
     assert found[1].item() == pytest.approx(reward.score(model, tokenizer, QUESTIONS[1:2], GOOD[:1]).item(), abs=1e-5)
