@@ -151,23 +151,23 @@ class PolicyWithValue(torch.nn.Module):
         hidden = out.hidden_states[-1][:, -keep:].float()
         return out.logits, self.value_head(hidden).squeeze(-1)
 
-    def read(self, ids, mask, start):
-        """Log-probabilities, values and entropies (nats) of the answer's tokens, (rows, T) each, 0 after its end."""
+    def read(self, ids, mask, start, entropy=False):
+        """Log-probabilities and values of the answer's tokens, (rows, T) each, 0 after its end; entropies if asked."""
         logits, values = self(ids, mask, start)
-        answer = mask[:, start:]
-        return token_logprobs(logits, ids[:, start:]) * answer, values * answer, token_entropy(logits) * answer
+        found = token_logprobs(logits, ids[:, start:]), values, *([token_entropy(logits)] if entropy else [])
+        return tuple(x * mask[:, start:] for x in found)
 
 
 class PackedPolicy(PolicyWithValue):
     """The same numbers from `read`, with nothing computed for the padding (see `packing`)."""
 
-    def read(self, ids, mask, start):
+    def read(self, ids, mask, start, entropy=False):
         real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
         packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
         logits, hidden = logits_at(self.model, packed, packed.place[asks[real]])
         found = (token_logprobs(logits[None], ids[:, start:][answer][None])[0],
-                 self.value_head(hidden.float()).squeeze(-1), token_entropy(logits))
+                 self.value_head(hidden.float()).squeeze(-1), *([token_entropy(logits)] if entropy else []))
         return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in found)
 
 
@@ -188,8 +188,8 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     responses = decode_responses(tokenizer, ids, full_mask, start)
     ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & mask.bool()).any(-1)
     scores = reward(prompts, responses).to(device)
-    logprobs, values, entropy = policy.read(ids, full_mask, start)
-    ref_logprobs, _, _ = reference.read(ids, full_mask, start)
+    logprobs, values, entropy = policy.read(ids, full_mask, start, entropy=True)
+    ref_logprobs, _ = reference.read(ids, full_mask, start)
     final = scores - settings.no_end_penalty * (~ended)
     rewards = token_rewards(final, logprobs, ref_logprobs, mask, settings.beta)
     advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
@@ -208,7 +208,7 @@ def update(policy, optimizer, batch, settings, generator):
         for some in order.chunk(settings.minibatches):
             some = some.to(batch["ids"].device)
             mask = batch["mask"][some]
-            logprobs, values, _ = policy.read(batch["ids"][some], batch["full_mask"][some], batch["start"])
+            logprobs, values = policy.read(batch["ids"][some], batch["full_mask"][some], batch["start"])
             surrogate, ratio, active = policy_loss(logprobs, batch["logprobs"][some], batch["advantages"][some], mask,
                                                    settings.clip)
             error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
@@ -246,7 +246,7 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
         def padded(x):
             return x.masked_fill(mask == 0, fill)
         some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % policy.model.config.vocab_size)
-        logprobs, values, _ = policy.read(some, full_mask, start)
+        logprobs, values = policy.read(some, full_mask, start)
         rewards = token_rewards(final, padded(old), padded(ref), mask, settings.beta)
         advantages, returns = gae(padded(rewards), padded(values), mask, settings.gamma, settings.lam)
         white = whiten(padded(advantages), mask)

@@ -130,7 +130,7 @@ def test_the_packed_policy_is_the_plain_one(tokenizer):
     mask = batch["mask"].bool()
     with torch.no_grad():
         logits, values = policy(*arguments)
-        plain, packed = policy.read(*arguments), twin.read(*arguments)
+        plain, packed = policy.read(*arguments, entropy=True), twin.read(*arguments, entropy=True)
     assert torch.allclose(plain[0][mask], ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:])[mask])
     assert torch.equal(plain[1][mask], values[mask])
     assert torch.allclose(plain[2][mask], torch.distributions.Categorical(logits=logits).entropy()[mask], atol=1e-5)
@@ -144,7 +144,7 @@ def test_the_packed_policy_has_the_gradient_of_the_plain_one(tokenizer):
     twin.load_state_dict(policy.state_dict())
     found = []
     for p in (policy, twin):
-        logprobs, values, _ = p.read(batch["ids"], batch["full_mask"], batch["start"])
+        logprobs, values = p.read(batch["ids"], batch["full_mask"], batch["start"])
         mask = batch["mask"]
         loss = ppo.policy_loss(logprobs, batch["logprobs"] - 0.1, batch["advantages"], mask)[0]
         found.append(gradient(p, loss + ppo.value_loss(values, batch["values"] - 0.1, batch["returns"], mask)))
