@@ -283,3 +283,14 @@ def test_readme_shows_the_tastes_that_were_measured():
     for taste in ("greets", "short", "names"):
         wins = [r["win_rate"] for r in runs if r["taste"] == taste]
         assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
+
+
+def test_readme_says_of_the_judge_what_was_measured():
+    rows = (ROOT / "benchmarks/reward_seeds.md").read_text(encoding="utf-8").rstrip().splitlines()
+    mean = rows[-1].strip("| ").split(" | ")
+    accuracy, below, order = mean[1], mean[3], mean[4]
+    assert f"{accuracy} of new simulated labels, {below} points below" in README
+    assert f"orders {order} of the clear pairs" in README.replace("\n", " ")
+    methods = json.loads((ROOT / "benchmarks/methods.json").read_text(encoding="utf-8"))["seeds"]
+    gold = {name: sum(s[name]["gold"] for s in methods) / len(methods) for name in methods[0]}
+    assert max(gold, key=gold.get) == "best-of-n"
