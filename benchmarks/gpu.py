@@ -27,13 +27,31 @@ from rlhf_helpers import models, ppo
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
-QWEN = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "vocab_size": 151_936, "max_position_embeddings": 2048, "tie_word_embeddings": True}
-SMALL = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "vocab_size": 2000}  # to try the script itself, with --device cpu
+QWEN = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+SMALL = QWEN | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 2000,
+}  # to try the script itself, with --device cpu
 SHAPES = {"embedded": None, "Qwen2.5-0.5B, random weights": QWEN, "small": SMALL}
-PEAK = {"H100": (989e12, 3350e9), "H200": (989e12, 4800e9), "A100": (312e12, 1555e9), "L4": (121e12, 300e9),
-        "T4": (65e12, 320e9)}  # FLOP/s in 16 bits and bytes/s of memory, from the makers' data sheets
+PEAK = {
+    "H100": (989e12, 3350e9),
+    "H200": (989e12, 4800e9),
+    "A100": (312e12, 1555e9),
+    "L4": (121e12, 300e9),
+    "T4": (65e12, 320e9),
+}  # FLOP/s in 16 bits and bytes/s of memory, from the makers' data sheets
 
 
 def parts(name, device):
@@ -75,15 +93,24 @@ def one_run(side, name, device, settings):
     updates = len(curve) - (2 if len(curve) > 3 else 0)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     ideal = ideal_seconds(parameters, tokens, updates * settings.max_new_tokens, settings, card)
-    return {"side": side, "model": name, "device": card, "parameters": parameters, "tokens": tokens,
-            "seconds": seconds, "share_of_peak": ideal and ideal / seconds,
-            "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None}
+    return {
+        "side": side,
+        "model": name,
+        "device": card,
+        "parameters": parameters,
+        "tokens": tokens,
+        "seconds": seconds,
+        "share_of_peak": ideal and ideal / seconds,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
+    }
 
 
 def table(runs, repeats):
     """The results as Markdown: medians over the runs, and the median ratio of the pairs."""
-    lines = ["| model | tokens per second, this loop | PPOTrainer | ratio | peak memory (GiB) | share of the peak |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | tokens per second, this loop | PPOTrainer | ratio | peak memory (GiB) | share of the peak |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(r["model"] for r in runs):
         a, b = ([r for r in runs if r["model"] == name and r["side"] == side] for side in ("ours", "trl"))
         rate = [[r["tokens"] / r["seconds"] for r in rs] for rs in (a, b)]
@@ -92,11 +119,14 @@ def table(runs, repeats):
         def both(key, form):
             found = [[r[key] for r in rs if r[key] is not None] for rs in (a, b)]
             return " and ".join(form.format(statistics.median(v)) if v else "unknown" for v in found)
+
         speeds = " | ".join(f"{statistics.median(v):,.0f}" for v in rate)
-        lines.append(f"| {name} | {speeds} | {ratio:.2f} | {both('peak_gib', '{:.1f}')} | "
-                     f"{both('share_of_peak', '{:.1%}')} |")
-    return "\n".join(lines) + (f"\n\n{repeats} runs of each side, alternating; the first two updates of a run don't "
-                              "count.\n")
+        lines.append(
+            f"| {name} | {speeds} | {ratio:.2f} | {both('peak_gib', '{:.1f}')} | {both('share_of_peak', '{:.1%}')} |"
+        )
+    return "\n".join(lines) + (
+        f"\n\n{repeats} runs of each side, alternating; the first two updates of a run don't count.\n"
+    )
 
 
 def main():
@@ -117,8 +147,20 @@ def main():
         return
     runs, sides = [], ("ours", "trl")
     for name, _, side in [(n, i, s) for n in options.models for i in range(options.repeats) for s in sides]:
-        command = [sys.executable, __file__, "--side", side, "--models", name, "--device", options.device,
-                   "--updates", str(options.updates), "--batch-size", str(options.batch_size)]
+        command = [
+            sys.executable,
+            __file__,
+            "--side",
+            side,
+            "--models",
+            name,
+            "--device",
+            options.device,
+            "--updates",
+            str(options.updates),
+            "--batch-size",
+            str(options.batch_size),
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
         print(side, name, f"{runs[-1]['tokens'] / runs[-1]['seconds']:,.0f} tokens/s", flush=True)

@@ -33,13 +33,18 @@ def one_seed(seed, settings):
     start, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     judge, _ = models.load_reward_model(ROOT / "data/models/reward")
     asked, held_out = world.prompts("train"), world.prompts("heldout")
-    score = ppo.normalized_reward(lambda p, r: reward.score(judge, tokenizer, p, r), asked,
-                                  generate(start, tokenizer, asked, seed=seed))
+    score = ppo.normalized_reward(
+        lambda p, r: reward.score(judge, tokenizer, p, r), asked, generate(start, tokenizer, asked, seed=seed)
+    )
     sampled, results, tokens = settings.updates * settings.batch_size, {}, []
 
     def finish(name, began, spoken, answers):
-        results[name] = {"answers": answers, "tokens": spoken, "seconds": time.time() - began,
-                         "gold": build.quality(held_out, answers)["gold"]}
+        results[name] = {
+            "answers": answers,
+            "tokens": spoken,
+            "seconds": time.time() - began,
+            "gold": build.quality(held_out, answers)["gold"],
+        }
         print(f"seed {seed}  {name:10}  gold {results[name]['gold']:+.3f}  tokens {spoken}", flush=True)
 
     def counted(prompts, answers):  # the reward sees every answer that is sampled
@@ -113,10 +118,14 @@ def main():
     torch.set_num_threads(options.threads)
     settings = dataclasses.replace(build.PPO, updates=options.updates)
     seeds = [one_seed(seed, settings) for seed in range(options.seeds)]
-    write_json(options.out / "methods.json", {"versions": versions(), "settings": vars(settings), "RLOO": RLOO,
-                                              "DPO": DPO, "seeds": seeds})
-    text = (f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, that is "
-            f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds))
+    write_json(
+        options.out / "methods.json",
+        {"versions": versions(), "settings": vars(settings), "RLOO": RLOO, "DPO": DPO, "seeds": seeds},
+    )
+    text = (
+        f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, that is "
+        f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds)
+    )
     write_text(options.out / "methods.md", text)
     print(text)
 

@@ -37,17 +37,26 @@ def one_seed(seed, taste, judge=None):
     _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch, judge)
     seconds, held_out = time.time() - began, world.prompts("heldout")
     before, after = build.quality(held_out, theirs), build.quality(held_out, ours)
-    return {"seed": seed, "gold_before": mean(held_out, theirs), "gold_after": mean(held_out, ours),
-            "right_before": before["right"], "right_after": after["right"],
-            "win_rate": build.win_rate(held_out, ours, theirs, function),
-            "kl": history[-1]["kl"], "seconds": seconds, "history": history}
+    return {
+        "seed": seed,
+        "gold_before": mean(held_out, theirs),
+        "gold_after": mean(held_out, ours),
+        "right_before": before["right"],
+        "right_after": after["right"],
+        "win_rate": build.win_rate(held_out, ours, theirs, function),
+        "kl": history[-1]["kl"],
+        "seconds": seconds,
+        "history": history,
+    }
 
 
 def table(rows):
     """The results as a Markdown table, with the mean over the seeds."""
     names = ("gold_before", "gold_after", "right_before", "right_after", "win_rate", "kl")
-    lines = ["| seed | gold before | gold after | right before | right after | win rate | KL (nats) |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| seed | gold before | gold after | right before | right after | win rate | KL (nats) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [f"| {r['seed']} | " + " | ".join(f"{r[n]:.3f}" for n in names) + " |" for r in rows]
     means = [statistics.mean(r[n] for r in rows) for n in names]
     return "\n".join([*lines, "| mean | " + " | ".join(f"{m:.3f}" for m in means) + " |"]) + "\n"
@@ -82,8 +91,9 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    write_json(path.with_suffix(".json"), {"versions": versions(), "settings": vars(build.PPO), "judge": found,
-                                           "runs": rows})
+    write_json(
+        path.with_suffix(".json"), {"versions": versions(), "settings": vars(build.PPO), "judge": found, "runs": rows}
+    )
     write_text(path.with_suffix(".md"), table(rows))
     draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))

@@ -32,8 +32,14 @@ from rlhf_helpers import decoding, models, ppo, reward, world
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
-PHASES = ("rollout", "scoring and reference", "forward of the update", "backward of the update", "garbage collection",
-          "rest")
+PHASES = (
+    "rollout",
+    "scoring and reference",
+    "forward of the update",
+    "backward of the update",
+    "garbage collection",
+    "rest",
+)
 SETTINGS = ppo.Settings(beta=0.05)  # the shipped ones, but for the number of updates
 DIFFERENCES = """What is not the same:
 
@@ -48,6 +54,7 @@ DIFFERENCES = """What is not the same:
 
 
 # ---------------------------------------------------------------- the clock
+
 
 class Clock:
     """Wall and CPU seconds of phases, with a pause while something is only measured."""
@@ -66,6 +73,7 @@ class Clock:
 
     def timed(self, function, phase):
         """`function`, its CPU time counted for `phase`, a name or a function that gives one; not twice if nested."""
+
         def call(*arguments, **options):
             if self.inside:
                 return function(*arguments, **options)
@@ -75,6 +83,7 @@ class Clock:
             finally:
                 self.phases[self.inside] += time.process_time() - began
                 self.inside = None
+
         return call
 
     def pause(self, function, *arguments):
@@ -108,6 +117,7 @@ def scale(model, tokenizer, judge):
 
 
 # ---------------------------------------------------------------- the two sides
+
 
 def ours(settings, seed, parts):
     """Run this repository's loop from what `start` gives: (policy, tokenizer, clock, curve)."""
@@ -148,22 +158,46 @@ def trl(settings, seed, parts):
     tokenizer.padding_side = "left"
     dataset = Dataset.from_list([{"input_ids": models.prompt_ids(tokenizer, p)} for p in world.prompts("train")])
     config = PPOConfig(
-        output_dir=tempfile.mkdtemp(), seed=seed, use_cpu=device.type == "cpu", gradient_checkpointing=False,
+        output_dir=tempfile.mkdtemp(),
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=False,
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
-        report_to="none", save_strategy="no", disable_tqdm=True, num_sample_generations=0, logging_steps=10**6,
-        per_device_train_batch_size=settings.batch_size, gradient_accumulation_steps=1,
-        total_episodes=settings.updates * settings.batch_size, num_ppo_epochs=settings.epochs,
-        num_mini_batches=settings.minibatches, local_rollout_forward_batch_size=settings.batch_size,
-        response_length=settings.max_new_tokens, stop_token="eos", temperature=1.0,
-        missing_eos_penalty=settings.no_end_penalty, learning_rate=settings.lr, lr_scheduler_type="linear",
-        warmup_steps=0, adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-5, weight_decay=0.0, kl_coef=settings.beta,
-        kl_estimator="k1", gamma=settings.gamma, lam=settings.lam, cliprange=settings.clip,
-        cliprange_value=settings.value_clip, vf_coef=settings.value_coef)
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        num_sample_generations=0,
+        logging_steps=10**6,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=1,
+        total_episodes=settings.updates * settings.batch_size,
+        num_ppo_epochs=settings.epochs,
+        num_mini_batches=settings.minibatches,
+        local_rollout_forward_batch_size=settings.batch_size,
+        response_length=settings.max_new_tokens,
+        stop_token="eos",
+        temperature=1.0,
+        missing_eos_penalty=settings.no_end_penalty,
+        learning_rate=settings.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-5,
+        weight_decay=0.0,
+        kl_coef=settings.beta,
+        kl_estimator="k1",
+        gamma=settings.gamma,
+        lam=settings.lam,
+        cliprange=settings.clip,
+        cliprange_value=settings.value_clip,
+        vf_coef=settings.value_coef,
+    )
     clock, curve, tokens, last = Clock(), [], 0, []
 
     def generate(policy, queries, *rest):
         out = generation(policy, queries, *rest)
-        last[:] = queries, out[0][:, queries.shape[1]:]
+        last[:] = queries, out[0][:, queries.shape[1] :]
         return out
 
     def texts():
@@ -187,9 +221,17 @@ def trl(settings, seed, parts):
 
     kls = []
     generation = ppo_trainer.batch_generation
-    trainer = PPOTrainer(args=config, processing_class=tokenizer, model=model, ref_model=reference,
-                         reward_model=judge, value_model=value, train_dataset=dataset, eval_dataset=dataset,
-                         callbacks=[Watch()])
+    trainer = PPOTrainer(
+        args=config,
+        processing_class=tokenizer,
+        model=model,
+        ref_model=reference,
+        reward_model=judge,
+        value_model=value,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        callbacks=[Watch()],
+    )
     ppo_trainer.batch_generation = clock.timed(generate, "rollout")
     ppo_trainer.get_reward = clock.timed(ppo_trainer.get_reward, "scoring and reference")
     ppo_trainer.forward = clock.timed(ppo_trainer.forward, forward_phase)
@@ -211,17 +253,29 @@ def one_run(side, settings, seed):
     clock.phases["rest"] = cpu - sum(clock.phases.values())
     held_out = world.prompts("heldout")
     answers = decoding.generate(model.eval(), tokenizer, held_out, seed=seed)
-    return {"side": side, "seed": seed, "tokens": tokens, "wall": wall, "cpu": cpu, "peak_gib": peak,
-            "phases_cpu": clock.phases, "held_out_gold": gold(held_out, answers),
-            "curve": [dict(zip(("tokens", "wall", "cpu", "gold", "kl"), row)) for row in curve]}
+    return {
+        "side": side,
+        "seed": seed,
+        "tokens": tokens,
+        "wall": wall,
+        "cpu": cpu,
+        "peak_gib": peak,
+        "phases_cpu": clock.phases,
+        "held_out_gold": gold(held_out, answers),
+        "curve": [dict(zip(("tokens", "wall", "cpu", "gold", "kl"), row)) for row in curve],
+    }
 
 
 # ---------------------------------------------------------------- the tables
 
+
 def smooth(curve, k=3):
     """The curve with the gold score of each batch replaced by the mean over it and the k - 1 before."""
-    return [row | {"gold": statistics.mean(r["gold"] for r in curve[max(0, i + 1 - k):i + 1])}
-            for i, row in enumerate(curve) if i + 1 >= min(k, len(curve))]
+    return [
+        row | {"gold": statistics.mean(r["gold"] for r in curve[max(0, i + 1 - k) : i + 1])}
+        for i, row in enumerate(curve)
+        if i + 1 >= min(k, len(curve))
+    ]
 
 
 def gold_at(run, tokens):
@@ -242,22 +296,31 @@ def working(run):
 def summary(runs):
     """What the tables say: rates, ratios of the pairs, gold, time to gold, phases."""
     sides = {s: [r for r in runs if r["side"] == s] for s in ("ours", "trl")}
-    median = {s: {"tokens_per_second": statistics.median(r["tokens"] / r["wall"] for r in rs),
-                  "tokens_per_cpu_second": statistics.median(r["tokens"] / r["cpu"] for r in rs),
-                  "peak_gib": statistics.median(r["peak_gib"] for r in rs),
-                  "held_out_gold": statistics.mean(r["held_out_gold"] for r in rs),
-                  "phases_cpu": {p: statistics.median(r["phases_cpu"][p] / len(r["curve"]) for r in rs)
-                                 for p in PHASES}} for s, rs in sides.items()}
+    median = {
+        s: {
+            "tokens_per_second": statistics.median(r["tokens"] / r["wall"] for r in rs),
+            "tokens_per_cpu_second": statistics.median(r["tokens"] / r["cpu"] for r in rs),
+            "peak_gib": statistics.median(r["peak_gib"] for r in rs),
+            "held_out_gold": statistics.mean(r["held_out_gold"] for r in rs),
+            "phases_cpu": {p: statistics.median(r["phases_cpu"][p] / len(r["curve"]) for r in rs) for p in PHASES},
+        }
+        for s, rs in sides.items()
+    }
     pairs = list(zip(sides["ours"], sides["trl"], strict=True))
     common = min(r["tokens"] for r in runs)
     level = min(max(r["gold"] for r in smooth(run["curve"])) for run in runs)
-    return {"median": median, "common_tokens": common, "level": level,
-            "ratio": statistics.median(a["tokens"] / a["wall"] / (b["tokens"] / b["wall"]) for a, b in pairs),
-            "cpu_ratio": statistics.median(a["tokens"] / a["cpu"] / (b["tokens"] / b["cpu"]) for a, b in pairs),
-            "cpu_ratio_without_gc": statistics.median(a["tokens"] / working(a) / (b["tokens"] / working(b))
-                                                      for a, b in pairs),
-            "gold_at_common": {s: statistics.mean(gold_at(r, common) for r in rs) for s, rs in sides.items()},
-            "cpu_to_level": {s: statistics.median(reaches(r, level) for r in rs) for s, rs in sides.items()}}
+    return {
+        "median": median,
+        "common_tokens": common,
+        "level": level,
+        "ratio": statistics.median(a["tokens"] / a["wall"] / (b["tokens"] / b["wall"]) for a, b in pairs),
+        "cpu_ratio": statistics.median(a["tokens"] / a["cpu"] / (b["tokens"] / b["cpu"]) for a, b in pairs),
+        "cpu_ratio_without_gc": statistics.median(
+            a["tokens"] / working(a) / (b["tokens"] / working(b)) for a, b in pairs
+        ),
+        "gold_at_common": {s: statistics.mean(gold_at(r, common) for r in rs) for s, rs in sides.items()},
+        "cpu_to_level": {s: statistics.median(reaches(r, level) for r in rs) for s, rs in sides.items()},
+    }
 
 
 def tables(result):
@@ -268,23 +331,30 @@ def tables(result):
         ("generated tokens per second", "tokens_per_second", "{:.0f}", s["ratio"]),
         ("generated tokens per CPU second", "tokens_per_cpu_second", "{:.0f}", s["cpu_ratio"]),
         ("gold score on held-out prompts after the run", "held_out_gold", "{:.2f}", None),
-        ("peak memory (GiB)", "peak_gib", "{:.2f}", None)]
+        ("peak memory (GiB)", "peak_gib", "{:.2f}", None),
+    ]
     lines = ["| | this loop | PPOTrainer | ratio |", "|---|---|---|---|"]
     for name, key, form, ratio in rows:
         lines.append(f"| {name} | {form.format(a[key])} | {form.format(b[key])} | {f'{ratio:.2f}' if ratio else ''} |")
     lines.insert(4, f"| the same, garbage collection not counted | | | {s['cpu_ratio_without_gc']:.2f} |")
     g, t = s["gold_at_common"], s["cpu_to_level"]
     lines.append(f"| gold score after {s['common_tokens']:,} generated tokens | {g['ours']:.2f} | {g['trl']:.2f} | |")
-    lines.append(f"| CPU seconds to a gold score of {s['level']:.2f} | {t['ours']:.0f} | {t['trl']:.0f} | "
-                 f"{t['trl'] / t['ours']:.2f} |")
+    lines.append(
+        f"| CPU seconds to a gold score of {s['level']:.2f} | {t['ours']:.0f} | {t['trl']:.0f} | "
+        f"{t['trl'] / t['ours']:.2f} |"
+    )
     lines += ["", "CPU seconds per update:", "", "| | this loop | PPOTrainer |", "|---|---|---|"]
     lines += [f"| {p} | {a['phases_cpu'][p]:.2f} | {b['phases_cpu'][p]:.2f} |" for p in PHASES]
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return (f"PPO on one CPU thread, {made}. {settings['updates']} updates of {settings['batch_size']} answers of at "
-            f"most {settings['max_new_tokens']} tokens, {settings['epochs']} epochs of {settings['minibatches']} "
-            f"minibatches; {result['repeats']} runs of each side, alternating. Ratios are medians over the pairs of "
-            "runs; where the machine is shared, the CPU seconds are the surer measure.\n\n" + "\n".join(lines)
-            + "\n\nGold scores along a run are means of three batches.\n\n" + DIFFERENCES)
+    return (
+        f"PPO on one CPU thread, {made}. {settings['updates']} updates of {settings['batch_size']} answers of at "
+        f"most {settings['max_new_tokens']} tokens, {settings['epochs']} epochs of {settings['minibatches']} "
+        f"minibatches; {result['repeats']} runs of each side, alternating. Ratios are medians over the pairs of "
+        "runs; where the machine is shared, the CPU seconds are the surer measure.\n\n"
+        + "\n".join(lines)
+        + "\n\nGold scores along a run are means of three batches.\n\n"
+        + DIFFERENCES
+    )
 
 
 def main():
@@ -301,16 +371,40 @@ def main():
     runs = []
     for seed in range(arguments.repeats):
         for side in ("ours", "trl"):
-            command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--updates",
-                       str(arguments.updates)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True,
-                                  env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+            command = [
+                sys.executable,
+                __file__,
+                "--side",
+                side,
+                "--seed",
+                str(seed),
+                "--updates",
+                str(arguments.updates),
+            ]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
-            print(side, seed, f"{runs[-1]['tokens'] / runs[-1]['wall']:.0f} tokens/s,",
-                  f"{runs[-1]['tokens'] / runs[-1]['cpu']:.0f} per CPU second", flush=True)
+            print(
+                side,
+                seed,
+                f"{runs[-1]['tokens'] / runs[-1]['wall']:.0f} tokens/s,",
+                f"{runs[-1]['tokens'] / runs[-1]['cpu']:.0f} per CPU second",
+                flush=True,
+            )
     made = versions() | {"trl": importlib.metadata.version("trl")}
-    result = {"versions": made, "threads": 1, "settings": vars(settings), "repeats": arguments.repeats,
-              "summary": summary(runs), "runs": runs}
+    result = {
+        "versions": made,
+        "threads": 1,
+        "settings": vars(settings),
+        "repeats": arguments.repeats,
+        "summary": summary(runs),
+        "runs": runs,
+    }
     write_json(HERE / "ppo_trl.json", result)
     write_text(HERE / "ppo_trl.md", tables(result))
     print(tables(result))

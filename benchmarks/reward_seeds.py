@@ -16,8 +16,13 @@ from rlhf_helpers import build, reward, world
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = {"accuracy": "held-out accuracy", "noise_ceiling": "noise ceiling", "below": "points below it",
-           "gold_order_clear_pairs": "gold order of clear pairs", "quiz": "quiz"}
+COLUMNS = {
+    "accuracy": "held-out accuracy",
+    "noise_ceiling": "noise ceiling",
+    "below": "points below it",
+    "gold_order_clear_pairs": "gold order of clear pairs",
+    "quiz": "quiz",
+}
 
 
 def one_seed(seed):
@@ -25,16 +30,23 @@ def one_seed(seed):
     began = time.time()
     model, tokenizer, found = build.judge(ROOT / "data", seed)
     quiz = reward.evaluate(model, tokenizer, world.quiz(1000, seed + 7, split="heldout"))["accuracy"]
-    return {"seed": seed, **found, "below": 100 * (found["noise_ceiling"] - found["accuracy"]), "quiz": quiz,
-            "seconds": time.time() - began}
+    return {
+        "seed": seed,
+        **found,
+        "below": 100 * (found["noise_ceiling"] - found["accuracy"]),
+        "quiz": quiz,
+        "seconds": time.time() - began,
+    }
 
 
 def table(rows):
     """The results as a Markdown table, with the mean over the seeds."""
     rows = [*rows, {"seed": "mean", **{k: statistics.mean(r[k] for r in rows) for k in COLUMNS}}]
     lines = ["| seed | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {r['seed']} | " + " | ".join(f"{r[k]:.1f}" if k == "below" else f"{r[k]:.3f}" for k in COLUMNS) + " |"
-              for r in rows]
+    lines += [
+        f"| {r['seed']} | " + " | ".join(f"{r[k]:.1f}" if k == "below" else f"{r[k]:.3f}" for k in COLUMNS) + " |"
+        for r in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -65,17 +65,34 @@ def trl(model, tokenizer, rows, seed):
     tokenised = time.perf_counter() - began[0], time.process_time() - began[1]
     dataset = Dataset.from_list([{"chosen_ids": c, "rejected_ids": r} for c, r in pairs])
     steps = TRAINING["epochs"] * -(-len(pairs) // TRAINING["batch_size"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING["lr"], betas=(0.9, 0.98), weight_decay=0.01,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=TRAINING["lr"], betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     config = RewardConfig(
-        output_dir=tempfile.mkdtemp(), seed=seed, use_cpu=True, bf16=False, gradient_checkpointing=False,
-        per_device_train_batch_size=TRAINING["batch_size"], num_train_epochs=TRAINING["epochs"],
-        center_rewards_coefficient=TRAINING["center"], max_grad_norm=1.0, max_length=reward.context_length(model),
-        report_to="none", save_strategy="no", logging_strategy="no", eval_strategy="no", disable_tqdm=True,
-        dataloader_pin_memory=False)
+        output_dir=tempfile.mkdtemp(),
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=TRAINING["batch_size"],
+        num_train_epochs=TRAINING["epochs"],
+        center_rewards_coefficient=TRAINING["center"],
+        max_grad_norm=1.0,
+        max_length=reward.context_length(model),
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        eval_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
     trainer = RewardTrainer(
-        model=model, args=config, processing_class=tokenizer, train_dataset=dataset,
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lm.schedule(step, steps))))
+        model=model,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=dataset,
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lm.schedule(step, steps))),
+    )
     began = time.perf_counter(), time.process_time()
     trainer.train()
     seconds = (time.perf_counter() - began[0] + tokenised[0], time.process_time() - began[1] + tokenised[1])
@@ -91,8 +108,15 @@ def one_run(side, pairs, seed):
     train, held_out = data(pairs)
     wall, cpu = {"ours": ours, "trl": trl}[side](model, tokenizer, train, seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
-    return {"side": side, "seed": seed, "pairs": len(train) * TRAINING["epochs"], "wall": wall, "cpu": cpu,
-            "peak_gib": peak, **reward.evaluate(model.eval(), tokenizer, held_out)}
+    return {
+        "side": side,
+        "seed": seed,
+        "pairs": len(train) * TRAINING["epochs"],
+        "wall": wall,
+        "cpu": cpu,
+        "peak_gib": peak,
+        **reward.evaluate(model.eval(), tokenizer, held_out),
+    }
 
 
 def summary(runs):
@@ -103,30 +127,42 @@ def summary(runs):
     def ratio(side, clock):
         return statistics.median(a / b for a, b in zip(rates["ours"][clock], rates[side][clock], strict=True))
 
-    return {s: {"pairs_per_second": statistics.median(rates[s]["wall"]),
-                "pairs_per_cpu_second": statistics.median(rates[s]["cpu"]),
-                "ratio": ratio(s, "wall"), "cpu_ratio": ratio(s, "cpu"),
-                "accuracy": statistics.mean(r["accuracy"] for r in rs),
-                "peak_gib": statistics.median(r["peak_gib"] for r in rs)} for s, rs in sides.items()}
+    return {
+        s: {
+            "pairs_per_second": statistics.median(rates[s]["wall"]),
+            "pairs_per_cpu_second": statistics.median(rates[s]["cpu"]),
+            "ratio": ratio(s, "wall"),
+            "cpu_ratio": ratio(s, "cpu"),
+            "accuracy": statistics.mean(r["accuracy"] for r in rs),
+            "peak_gib": statistics.median(r["peak_gib"] for r in rs),
+        }
+        for s, rs in sides.items()
+    }
 
 
 def table(result):
     """The results as Markdown."""
     s = result["summary"]
     lines = ["| | " + " | ".join(SIDES.values()) + " |", "|---|" + "---|" * len(SIDES)]
-    for name, key, form in (("pairs per second", "pairs_per_second", "{:.0f}"),
-                            ("ours faster by, wall clock", "ratio", "{:.2f}"),
-                            ("pairs per CPU second", "pairs_per_cpu_second", "{:.0f}"),
-                            ("ours faster by, CPU time", "cpu_ratio", "{:.2f}"),
-                            ("held-out accuracy (mean)", "accuracy", "{:.3f}"),
-                            ("peak memory (GiB)", "peak_gib", "{:.2f}")):
+    for name, key, form in (
+        ("pairs per second", "pairs_per_second", "{:.0f}"),
+        ("ours faster by, wall clock", "ratio", "{:.2f}"),
+        ("pairs per CPU second", "pairs_per_cpu_second", "{:.0f}"),
+        ("ours faster by, CPU time", "cpu_ratio", "{:.2f}"),
+        ("held-out accuracy (mean)", "accuracy", "{:.3f}"),
+        ("peak memory (GiB)", "peak_gib", "{:.2f}"),
+    ):
         lines.append(f"| {name} | " + " | ".join(form.format(s[side][key]) for side in SIDES) + " |")
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return (f"Training a reward model on one CPU thread, {made}: {result['runs'][0]['pairs']:,} pairs, "
-            f"{TRAINING['epochs']} epoch, batches of {TRAINING['batch_size']}; {result['repeats']} runs of each side, "
-            "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
-            "is the surer measure.\n\n" + "\n".join(lines) + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts.\n\n"
-            + DIFFERENCES)
+    return (
+        f"Training a reward model on one CPU thread, {made}: {result['runs'][0]['pairs']:,} pairs, "
+        f"{TRAINING['epochs']} epoch, batches of {TRAINING['batch_size']}; {result['repeats']} runs of each side, "
+        "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
+        "is the surer measure.\n\n"
+        + "\n".join(lines)
+        + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts.\n\n"
+        + DIFFERENCES
+    )
 
 
 def main():
@@ -143,15 +179,31 @@ def main():
     for seed in range(arguments.repeats):
         for side in SIDES:
             command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--pairs", str(arguments.pairs)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True,
-                                  env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
             r = runs[-1]
-            print(side, seed, f"{r['pairs'] / r['wall']:.0f} pairs/s, {r['pairs'] / r['cpu']:.0f} per CPU second, "
-                  f"accuracy {r['accuracy']:.3f}", flush=True)
+            print(
+                side,
+                seed,
+                f"{r['pairs'] / r['wall']:.0f} pairs/s, {r['pairs'] / r['cpu']:.0f} per CPU second, "
+                f"accuracy {r['accuracy']:.3f}",
+                flush=True,
+            )
     made = versions() | {"trl": importlib.metadata.version("trl")}
-    result = {"versions": made, "threads": 1, "training": TRAINING, "repeats": arguments.repeats,
-              "summary": summary(runs), "runs": runs}
+    result = {
+        "versions": made,
+        "threads": 1,
+        "training": TRAINING,
+        "repeats": arguments.repeats,
+        "summary": summary(runs),
+        "runs": runs,
+    }
     write_json(HERE / "reward_trl.json", result)
     write_text(HERE / "reward_trl.md", table(result))
     print(table(result))

@@ -62,32 +62,46 @@ def one_run(taste, seed, updates=None):
     annotator = Annotator(function, noise=0.1, tie_width=1e-9, seed=seed)
     settings, held_out = loop.Settings(), world.prompts("heldout")
     settings.ppo.updates = updates or settings.ppo.updates
-    candidate, report = loop.one_round(model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed,
-                                       reward_model=start)
+    candidate, report = loop.one_round(
+        model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed, reward_model=start
+    )
     began = time.time()
     ours, _, _ = loop.sample_answers(candidate, model, tokenizer, held_out, seed=seed + 10)
     theirs, _, _ = loop.sample_answers(model, model, tokenizer, held_out, seed=seed + 11)
     best = max(function(p, r) for p, r in zip(held_out, theirs))
-    return {"taste": taste, "seed": seed, "win_rate": build.win_rate(held_out, ours, theirs, function),
-            "ceiling": statistics.mean(1 - (function(p, r) == best) / 2 for p, r in zip(held_out, theirs)),
-            **{k: report[k] for k in ("kl", "ties", "ended", "empty", "words", "words_before", "seconds")},
-            "promoted": loop.gate(report)[0], "blind": report["blind"]["win_rate"], "measuring": time.time() - began,
-            "examples": list(zip(held_out, theirs, ours))[::62]}
+    return {
+        "taste": taste,
+        "seed": seed,
+        "win_rate": build.win_rate(held_out, ours, theirs, function),
+        "ceiling": statistics.mean(1 - (function(p, r) == best) / 2 for p, r in zip(held_out, theirs)),
+        **{k: report[k] for k in ("kl", "ties", "ended", "empty", "words", "words_before", "seconds")},
+        "promoted": loop.gate(report)[0],
+        "blind": report["blind"]["win_rate"],
+        "measuring": time.time() - began,
+        "examples": list(zip(held_out, theirs, ours))[::62],
+    }
 
 
 def table(runs):
     """One row for each taste."""
-    lines = ["| taste | seeds | win rate, mean | least | most | ceiling | KL (nats) | ties of 64 | words | seconds | "
-             "promoted |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| taste | seeds | win rate, mean | least | most | ceiling | KL (nats) | ties of 64 | words | seconds | "
+        "promoted |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for taste in dict.fromkeys(r["taste"] for r in runs):
         some = [r for r in runs if r["taste"] == taste]
         mean = {k: statistics.mean(r[k] for r in some) for k in COLUMNS}
         wins = [r["win_rate"] for r in some]
-        lines.append(f"| {taste} | {len(some)} | {mean['win_rate']:.3f} | {min(wins):.3f} | {max(wins):.3f} | "
-                     f"{mean['ceiling']:.3f} | {mean['kl']:.2f} | {mean['ties']:.1f} | {mean['words']:.1f} | "
-                     f"{mean['seconds']:.0f} | {sum(r['promoted'] for r in some)} |")
-    return "\n".join(lines) + ("\n\nThe ceiling is what a model would win that always gave the answer that this taste "
-                               "likes best of all that were sampled: ties with answers that are as good are split.\n")
+        lines.append(
+            f"| {taste} | {len(some)} | {mean['win_rate']:.3f} | {min(wins):.3f} | {max(wins):.3f} | "
+            f"{mean['ceiling']:.3f} | {mean['kl']:.2f} | {mean['ties']:.1f} | {mean['words']:.1f} | "
+            f"{mean['seconds']:.0f} | {sum(r['promoted'] for r in some)} |"
+        )
+    return "\n".join(lines) + (
+        "\n\nThe ceiling is what a model would win that always gave the answer that this taste "
+        "likes best of all that were sampled: ties with answers that are as good are split.\n"
+    )
 
 
 def main():
@@ -103,8 +117,15 @@ def main():
         for taste in options.tastes:
             runs.append(one_run(taste, seed, options.updates))
             print({k: v for k, v in runs[-1].items() if k != "examples"}, flush=True)
-            write_json(Path(f"{options.out}.json"), {"versions": versions(), "threads": options.threads,
-                                                     "settings": vars(loop.Settings().ppo), "runs": runs})
+            write_json(
+                Path(f"{options.out}.json"),
+                {
+                    "versions": versions(),
+                    "threads": options.threads,
+                    "settings": vars(loop.Settings().ppo),
+                    "runs": runs,
+                },
+            )
             write_text(Path(f"{options.out}.md"), table(runs))
 
 

@@ -33,6 +33,7 @@ def best_of_n_kl(n):
 
 # ---------------------------------------------------------------- RLOO
 
+
 def leave_one_out(scores):
     """Each score less the mean of the others; scores (prompts, answers to the same prompt)."""
     others = (scores.sum(-1, keepdim=True) - scores) / (scores.shape[-1] - 1)
@@ -42,8 +43,12 @@ def leave_one_out(scores):
 def answer_logprobs(model, ids, mask, start):
     """Log-probability of each token from column `start` on, (rows, T), with a gradient."""
     with autocast(ids.device):
-        logits = model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=position_ids(mask)[:, :-1],
-                       logits_to_keep=ids.shape[1] - start).logits
+        logits = model(
+            ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=position_ids(mask)[:, :-1],
+            logits_to_keep=ids.shape[1] - start,
+        ).logits
     return token_logprobs(logits, ids[:, start:])
 
 
@@ -58,8 +63,10 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
     settings = settings or Settings()
     check_run(model, tokenizer, prompts, settings)
     if answers < 2 or settings.batch_size % answers:
-        raise WorkbookError(f"RLOO compares answers to the same prompt: {settings.batch_size} answers can't be shared "
-                            f"out as {answers} to each.")
+        raise WorkbookError(
+            f"RLOO compares answers to the same prompt: {settings.batch_size} answers can't be shared "
+            f"out as {answers} to each."
+        )
     device, eos, history = next(model.parameters()).device, end_tokens(model, tokenizer), []
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
@@ -88,14 +95,22 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 - step / settings.updates)
         optimizer.step()
-        history.append({"update": step + 1, "reward": scores.mean().item(), "kl": kl.mean().item(),
-                        "tokens": int(real.sum()), "no_end": (~ended).float().mean().item()})
+        history.append(
+            {
+                "update": step + 1,
+                "reward": scores.mean().item(),
+                "kl": kl.mean().item(),
+                "tokens": int(real.sum()),
+                "no_end": (~ended).float().mean().item(),
+            }
+        )
         if on_update:
             on_update(history[-1])
     return history
 
 
 # ---------------------------------------------------------------- DPO
+
 
 def judged_pairs(model, tokenizer, reward, prompts, *, max_new_tokens=48, seed=0):
     """Two sampled answers for each prompt, the better one by the reward: preference rows, equal answers left out."""
@@ -129,11 +144,13 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     generator, losses, device = torch.Generator().manual_seed(seed), [], next(model.parameters()).device
-    batches = [b.tolist() for _ in range(epochs)
-               for b in torch.randperm(len(rows), generator=generator).split(batch_size)]
+    batches = [
+        b.tolist() for _ in range(epochs) for b in torch.randperm(len(rows), generator=generator).split(batch_size)
+    ]
     for step, batch in enumerate(batches):
-        some = [{"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected")
-                for i in batch]
+        some = [
+            {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
+        ]
         ids, mask, answer = demonstration_batch(tokenizer, some, device)
         with torch.no_grad():
             there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)

@@ -21,8 +21,14 @@ def terse(prompt, answer):
 def warm(prompt, answer):
     """Greeting and kindness first; rudeness is what hurts most."""
     a = gold_axes(prompt, answer)
-    return (0.7 * a["right"] + 1.2 * a["polite"] + 0.8 * a["greeting"] - 2.5 * a["rude"] - 0.5 * a["repeats"]
-            - 0.5 * a["broken"])
+    return (
+        0.7 * a["right"]
+        + 1.2 * a["polite"]
+        + 0.8 * a["greeting"]
+        - 2.5 * a["rude"]
+        - 0.5 * a["repeats"]
+        - 0.5 * a["broken"]
+    )
 
 
 def brief(prompt, answer):
@@ -81,7 +87,7 @@ class Annotator:
         return p * (1 - flip) + (1 - p) * flip
 
     def choose(self, prompt, left, right):
-        """"left", "right" or "tie"."""
+        """ "left", "right" or "tie"."""
         p = self.prefers_left(prompt, left, right)
         tie = abs(self.gap(prompt, left, right)) < self.tie_width
         self.made += 1

@@ -33,6 +33,7 @@ PPO = ppo.Settings(updates=120, beta=0.05)
 
 # ---------------------------------------------------------------- measuring
 
+
 def in_format(response):
     """Whether an answer is made of whole sentences only."""
     return bool(re.fullmatch(r"([A-Z][^.!?]*[.!?] ?)+", response))
@@ -46,11 +47,16 @@ def quality(prompts, responses):
     def share(test):
         return statistics.mean(float(test(a)) for a in axes)
 
-    return {"right": share(lambda a: a["right"] == 1), "wrong": share(lambda a: a["right"] == -1),
-            "in_format": statistics.mean(float(in_format(r)) for r in responses),
-            "broken": share(lambda a: a["broken"] > 0), "polite": share(lambda a: a["polite"]),
-            "rude": share(lambda a: a["rude"]), "words": statistics.mean(a["words"] for a in axes),
-            "gold": statistics.mean(world.gold_score(p, r) for p, r in zip(prompts, responses))}
+    return {
+        "right": share(lambda a: a["right"] == 1),
+        "wrong": share(lambda a: a["right"] == -1),
+        "in_format": statistics.mean(float(in_format(r)) for r in responses),
+        "broken": share(lambda a: a["broken"] > 0),
+        "polite": share(lambda a: a["polite"]),
+        "rude": share(lambda a: a["rude"]),
+        "words": statistics.mean(a["words"] for a in axes),
+        "gold": statistics.mean(world.gold_score(p, r) for p, r in zip(prompts, responses)),
+    }
 
 
 def win_rate(prompts, ours, theirs, taste=world.gold_score):
@@ -105,22 +111,28 @@ def reward_quality(model, tokenizer, pairs, events, annotator):
     gaps = torch.tensor([annotator.score(p, a) - annotator.score(p, b) for p, a, b in triples])
     prompts = [t[0] for t in triples]
     s = reward.score(model, tokenizer, prompts * 2, [t[1] for t in triples] + [t[2] for t in triples])
-    margins, clear = s[:len(pairs)] - s[len(pairs):], gaps.abs() >= 1
-    return {"accuracy": reward.evaluate(model, tokenizer, rows)["accuracy"],
-            "noise_ceiling": noise_ceiling(annotator, triples),
-            "gold_order_clear_pairs": ((margins > 0) == (gaps > 0))[clear].float().mean().item(),
-            "score_mean": s.mean().item(), "score_std": s.std().item()}
+    margins, clear = s[: len(pairs)] - s[len(pairs) :], gaps.abs() >= 1
+    return {
+        "accuracy": reward.evaluate(model, tokenizer, rows)["accuracy"],
+        "noise_ceiling": noise_ceiling(annotator, triples),
+        "gold_order_clear_pairs": ((margins > 0) == (gaps > 0))[clear].float().mean().item(),
+        "score_mean": s.mean().item(),
+        "score_std": s.std().item(),
+    }
 
 
 # ---------------------------------------------------------------- the stages
 
+
 def card(title, what, metrics, seed):
     """A model card: how it was made and what it scores."""
     lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
-    return (f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {title}\n\n{what}\n\n"
-            f"Made by `python -m rlhf_helpers.build --seed {seed}`. On held-out prompts of the embedded world:\n\n"
-            f"| measure | value |\n|---|---|\n{lines}\n\nIt knows only the embedded world of the RLHF Workbook "
-            "(see `data/README.md`) and is for learning, not for use.\n")
+    return (
+        f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {title}\n\n{what}\n\n"
+        f"Made by `python -m rlhf_helpers.build --seed {seed}`. On held-out prompts of the embedded world:\n\n"
+        f"| measure | value |\n|---|---|\n{lines}\n\nIt knows only the embedded world of the RLHF Workbook "
+        "(see `data/README.md`) and is for learning, not for use.\n"
+    )
 
 
 def ship(model, tokenizer, folder, title, what, metrics, seed):
@@ -136,8 +148,9 @@ def build_world(out, seed):
     """Corpus, prompts and demonstrations."""
     write_text(out / "corpus.txt", "\n\n".join(world.corpus(CORPUS_DOCUMENTS, seed)) + "\n")
     write_jsonl(out / "demonstrations.jsonl", world.demonstrations(DEMONSTRATIONS, seed))
-    write_jsonl(out / "prompts.jsonl", [{"prompt": q.prompt, "family": q.family, "split": q.split}
-                                        for q in world.questions()])
+    write_jsonl(
+        out / "prompts.jsonl", [{"prompt": q.prompt, "family": q.family, "split": q.split} for q in world.questions()]
+    )
 
 
 def build_base(out, seed):
@@ -150,9 +163,15 @@ def build_base(out, seed):
     batches = lm.pretraining_batches(rows, PRETRAINING["batch_size"], seed)
     losses = lm.fit(model, batches, PRETRAINING["steps"], PRETRAINING["lr"])
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    ship(model, tokenizer, out / "models/base", "Base model", "Pre-trained on `data/corpus.txt` by next-token "
-         "prediction. It continues text; it was never asked to answer.",
-         {"final_loss": statistics.mean(losses[-20:]), "parameters_millions": millions}, seed)
+    ship(
+        model,
+        tokenizer,
+        out / "models/base",
+        "Base model",
+        "Pre-trained on `data/corpus.txt` by next-token prediction. It continues text; it was never asked to answer.",
+        {"final_loss": statistics.mean(losses[-20:]), "parameters_millions": millions},
+        seed,
+    )
 
 
 def build_finetuned(out, seed):
@@ -165,9 +184,15 @@ def build_finetuned(out, seed):
     held_out = world.prompts("heldout")
     sampled = quality(held_out, generate(model, tokenizer, held_out, seed=seed))
     greedy = quality(held_out, generate(model, tokenizer, held_out, temperature=0, seed=seed))
-    ship(model, tokenizer, out / "models/finetuned", "Fine-tuned model", "The base model, fine-tuned on "
-         "`data/demonstrations.jsonl`, whose writers were of mixed quality.",
-         {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]}, seed)
+    ship(
+        model,
+        tokenizer,
+        out / "models/finetuned",
+        "Fine-tuned model",
+        "The base model, fine-tuned on `data/demonstrations.jsonl`, whose writers were of mixed quality.",
+        {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]},
+        seed,
+    )
 
 
 def build_reward_start(out, seed):
@@ -175,13 +200,22 @@ def build_reward_start(out, seed):
     torch.manual_seed(seed)
     model, tokenizer = load_reward_model(out / "models/finetuned")
     for dressed, n in enumerate(QUIZ):
-        reward.train_reward_model(model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed,
-                                  **QUIZ_TRAINING)
+        reward.train_reward_model(
+            model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed, **QUIZ_TRAINING
+        )
     held_out = world.quiz(1000, seed + 7, split="heldout")
     accuracy = reward.evaluate(model, tokenizer, held_out)["accuracy"]
-    ship(model, tokenizer, out / "models/reward_start", "Reward model before any feedback", "The fine-tuned model "
-         "with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`): it can tell a right "
-         "answer from a wrong one, and knows nothing of tone or length.", {"quiz_accuracy": accuracy}, seed)
+    ship(
+        model,
+        tokenizer,
+        out / "models/reward_start",
+        "Reward model before any feedback",
+        "The fine-tuned model "
+        "with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`): it can tell a right "
+        "answer from a wrong one, and knows nothing of tone or length.",
+        {"quiz_accuracy": accuracy},
+        seed,
+    )
 
 
 def build_feedback(out, seed):
@@ -213,8 +247,16 @@ def judge(out, seed, taste="helpful"):
 def build_reward(out, seed):
     """The reward model."""
     model, tokenizer, metrics = judge(out, seed)
-    ship(model, tokenizer, out / "models/reward", "Reward model", "`data/models/reward_start`, trained on "
-         "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.", metrics, seed)
+    ship(
+        model,
+        tokenizer,
+        out / "models/reward",
+        "Reward model",
+        "`data/models/reward_start`, trained on "
+        "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.",
+        metrics,
+        seed,
+    )
 
 
 def align(out, seed, on_update=None, reward_model=None):
@@ -226,8 +268,9 @@ def align(out, seed, on_update=None, reward_model=None):
     reward_model = reward_model or load_reward_model(out / "models/reward")[0]
     asked, held_out = world.prompts("train"), world.prompts("heldout")
     before = generate(model, tokenizer, held_out, seed=seed + 1)
-    judge = ppo.normalized_reward(lambda p, r: reward.score(reward_model, tokenizer, p, r), asked,
-                                  generate(model, tokenizer, asked, seed=seed))
+    judge = ppo.normalized_reward(
+        lambda p, r: reward.score(reward_model, tokenizer, p, r), asked, generate(model, tokenizer, asked, seed=seed)
+    )
     history, _ = ppo.train(model, tokenizer, judge, asked, PPO, seed, on_update, frozen=(reward_model,))
     return model, tokenizer, history, before, generate(model, tokenizer, held_out, seed=seed)
 
@@ -236,16 +279,22 @@ def build_policy(out, seed):
     """The aligned policy."""
     model, tokenizer, history, before, after = align(out, seed)
     held_out = world.prompts("heldout")
-    ship(model, tokenizer, out / "models/policy", "Aligned policy", "The fine-tuned model after PPO against "
-         "`data/models/reward`.", {**quality(held_out, after), "gold_win_rate": win_rate(held_out, after, before),
-                                   "kl_nats": history[-1]["kl"]}, seed)
+    ship(
+        model,
+        tokenizer,
+        out / "models/policy",
+        "Aligned policy",
+        "The fine-tuned model after PPO against `data/models/reward`.",
+        {**quality(held_out, after), "gold_win_rate": win_rate(held_out, after, before), "kl_nats": history[-1]["kl"]},
+        seed,
+    )
     write_json(out / "models/policy/history.json", history)
 
 
 def build(out, seed=0, start="world"):
     """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all."""
     began = time.time()
-    for stage in STAGES[STAGES.index(start):]:
+    for stage in STAGES[STAGES.index(start) :]:
         print(f"[{time.time() - began:4.0f} s] {stage}", flush=True)
         globals()[f"build_{stage}"](out, seed)
     print(f"[{time.time() - began:4.0f} s] done", flush=True)
@@ -255,8 +304,12 @@ def main():
     parser = argparse.ArgumentParser(description="Rebuild data/ from a seed.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=str(ROOT / "data"))
-    parser.add_argument("--start", choices=STAGES, default="world", help="go on from this stage; the ones before it "
-                        "are taken from the folder")
+    parser.add_argument(
+        "--start",
+        choices=STAGES,
+        default="world",
+        help="go on from this stage; the ones before it are taken from the folder",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     build(Path(arguments.out), arguments.seed, arguments.start)

@@ -30,8 +30,11 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
     for _ in range(max_new_tokens):
         out = model(inputs, past_key_values=cache, use_cache=True)
         logits, cache = out.logits[:, -1].float(), out.past_key_values
-        inputs = (logits.argmax(-1, keepdim=True) if temperature == 0
-                  else draw(adjust(logits, temperature, 0, top_p), generator))
+        inputs = (
+            logits.argmax(-1, keepdim=True)
+            if temperature == 0
+            else draw(adjust(logits, temperature, 0, top_p), generator)
+        )
         if inputs.item() in eos:
             return
         said.append(inputs.item())
@@ -46,8 +49,9 @@ class Chat:
     `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
     """
 
-    def __init__(self, model, tokenizer, path, *, every=3, temperature=1.0, top_p=1.0, max_new_tokens=48,
-                 seed=0, annotator="you"):
+    def __init__(
+        self, model, tokenizer, path, *, every=3, temperature=1.0, top_p=1.0, max_new_tokens=48, seed=0, annotator="you"
+    ):
         self.model, self.tokenizer, self.path = model, tokenizer, Path(path)
         self.every, self.max_new_tokens, self.annotator = every, max_new_tokens, annotator
         self.temperature, self.top_p = temperature, top_p
@@ -67,8 +71,10 @@ class Chat:
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character
         ids, limit = prompt_ids(self.tokenizer, text), context_length(self.model) - self.max_new_tokens
         if len(ids) > limit:
-            raise WorkbookError(f"That is too long: {len(ids)} tokens, and with room for an answer it "
-                                f"reads {limit}. Ask something shorter.")
+            raise WorkbookError(
+                f"That is too long: {len(ids)} tokens, and with room for an answer it "
+                f"reads {limit}. Ask something shorter."
+            )
         if not 0 <= self.temperature <= 10 or not 0 < self.top_p <= 1:
             raise WorkbookError("The temperature must be between 0 and 10, and top-p above 0 and at most 1.")
         return ids
@@ -82,9 +88,15 @@ class Chat:
         self.pending, compare = None, self.every and (len(self.turns) + 1) % self.every == 0
 
         def say(so_far=""):
-            for so_far in stream(self.model, self.tokenizer, ids, temperature=self.temperature,
-                                 top_p=self.top_p, max_new_tokens=self.max_new_tokens,
-                                 generator=self.generator):
+            for so_far in stream(
+                self.model,
+                self.tokenizer,
+                ids,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_new_tokens=self.max_new_tokens,
+                generator=self.generator,
+            ):
                 on_token([*answers, so_far])
             return so_far
 
@@ -97,8 +109,12 @@ class Chat:
         self._keep(text)
         self.turns.append((text, answers))
         if len(answers) == 2:
-            self.pending = {"pair_id": f"chat-{uuid.uuid4().hex[:12]}", "prompt": text,
-                            "response_a": answers[0], "response_b": answers[1]}
+            self.pending = {
+                "pair_id": f"chat-{uuid.uuid4().hex[:12]}",
+                "prompt": text,
+                "response_a": answers[0],
+                "response_b": answers[1],
+            }
             self.asked_at = time.monotonic()
         return answers
 
@@ -108,8 +124,9 @@ class Chat:
             raise WorkbookError("There is nothing to compare now. Ask on; some turns give two answers.")
         if choice not in ("a", "b", "tie"):
             raise WorkbookError(f'The choice {choice!r} is not "a", "b" or "tie".')
-        label = feedback.label_event(self.pending, "a", choice, self.annotator,
-                                     seconds=round(time.monotonic() - self.asked_at, 2))
+        label = feedback.label_event(
+            self.pending, "a", choice, self.annotator, seconds=round(time.monotonic() - self.asked_at, 2)
+        )
         feedback.append_event(self.path, label)
         self.pending = None
         self.labels.append(label)
@@ -144,18 +161,30 @@ class Chat:
             self.box.on_submit(lambda _: self._click(self._send))
         self.send = W.Button(description="Send", layout=W.Layout(width="auto", flex="none"))
         self.send.on_click(lambda _: self._click(self._send))
-        self.dials = [W.FloatSlider(value=value, min=low, max=high, step=0.05, description=name,
-                                    style={"description_width": "6.5em"})
-                      for name, value, low, high in (("Temperature", self.temperature, 0, 2),
-                                                     ("Top-p", self.top_p, 0.05, 1))]
-        self.buttons = {c: W.Button(description=w, layout=W.Layout(width="auto"))
-                        for c, w in (("a", "A is better"), ("tie", "Tie"), ("b", "B is better"))}
+        self.dials = [
+            W.FloatSlider(
+                value=value, min=low, max=high, step=0.05, description=name, style={"description_width": "6.5em"}
+            )
+            for name, value, low, high in (("Temperature", self.temperature, 0, 2), ("Top-p", self.top_p, 0.05, 1))
+        ]
+        self.buttons = {
+            c: W.Button(description=w, layout=W.Layout(width="auto"))
+            for c, w in (("a", "A is better"), ("tie", "Tie"), ("b", "B is better"))
+        }
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self._click(self._prefer, choice))
         self.choices = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
-        self.widget = W.VBox([self.talk, self.choices, self.status, W.HBox([self.box, self.send]),
-                              W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")), key_guard()],
-                             layout=W.Layout(max_width="60em"))
+        self.widget = W.VBox(
+            [
+                self.talk,
+                self.choices,
+                self.status,
+                W.HBox([self.box, self.send]),
+                W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")),
+                key_guard(),
+            ],
+            layout=W.Layout(max_width="60em"),
+        )
         self.widget.add_class("rlhf-chat")
 
     def _click(self, action, *arguments):
@@ -182,8 +211,11 @@ class Chat:
 
     def _refresh(self, message="", wrong=False, now=None):  # now: a turn that is still being said
         turns = self.turns[-8:] + ([now] if now else [])
-        self.talk.value = ('<div role="log" aria-live="polite" aria-label="Conversation">'
-                           + "".join(turn_html(*t) for t in turns) + "</div>")
+        self.talk.value = (
+            '<div role="log" aria-live="polite" aria-label="Conversation">'
+            + "".join(turn_html(*t) for t in turns)
+            + "</div>"
+        )
         self.choices.layout.display = "" if self.pending and not now else "none"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
         role = "alert" if wrong else "status"
@@ -194,7 +226,10 @@ def turn_html(prompt, answers):
     """One turn as HTML in which everything typed or generated is text."""
     names = ["Model"] if len(answers) == 1 else ["A", "B"]
     box = f"{TEXT};{BOX};margin:2px 0;flex:1 1 15em"
-    said = "".join(f'<div dir="auto" style="{box}"><b>{name}</b> {escape(text)}</div>'
-                   for name, text in zip(names, answers))
-    return (f'<div dir="auto" style="{TEXT};margin-top:8px"><b>You</b> {escape(prompt)}</div>'
-            f'<div style="display:flex;flex-wrap:wrap;gap:8px">{said}</div>')
+    said = "".join(
+        f'<div dir="auto" style="{box}"><b>{name}</b> {escape(text)}</div>' for name, text in zip(names, answers)
+    )
+    return (
+        f'<div dir="auto" style="{TEXT};margin-top:8px"><b>You</b> {escape(prompt)}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{said}</div>'
+    )

@@ -14,7 +14,7 @@ from . import __version__, files
 REPOSITORY = "rlhf-workbook/rlhf-workbook"  # owner/name on GitHub
 TAG = f"v{__version__}"  # a release, never a moving branch
 
-CELL = '''\
+CELL = """\
 # In Colab and Kaggle this fetches the workbook and changes nothing that is
 # installed there; elsewhere it does nothing. What you make there is lost when
 # the runtime ends: the last cell offers it as a download, or set RUNS_DIR
@@ -35,18 +35,21 @@ if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
     if not root.exists() and subprocess.run(get).returncode:
         raise RuntimeError(f"{{REPO}} at {{TAG}} could not be fetched. Check "
                            "the connection and run this cell again.")
-    sys.path.insert(0, str(root))'''
+    sys.path.insert(0, str(root))"""
 
 BADGE = re.compile(r"(\(https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")
 
 
 # ---------------------------------------------------------------- stamping
 
+
 def stamp_text(text, file=None):
     """`text` with this repository in its badges and clone commands; `file` (a path) replaces that of its badges."""
+
     def badge(found):
         path = found[0].partition(found[2])[2]
         return f"{found[1]}{REPOSITORY}{found[2]}{file or path}"
+
     text = BADGE.sub(badge, text)
     return re.sub(r"(git clone https://github\.com/)[\w.-]+/[\w.-]+", rf"\g<1>{REPOSITORY}", text)
 
@@ -59,8 +62,17 @@ def stamp(nb, name, url=None):
     head, source = nb["cells"][0], CELL.format(url=url or f"https://github.com/{REPOSITORY}", tag=TAG)
     head["source"] = stamp_text("".join(head["source"]), f"notebooks/{name}").splitlines(keepends=True)
     if nb["cells"][1]["id"] != "colab":
-        nb["cells"].insert(1, {"cell_type": "code", "execution_count": None, "id": "colab",
-                               "metadata": {"tags": ["colab"]}, "outputs": [], "source": []})
+        nb["cells"].insert(
+            1,
+            {
+                "cell_type": "code",
+                "execution_count": None,
+                "id": "colab",
+                "metadata": {"tags": ["colab"]},
+                "outputs": [],
+                "source": [],
+            },
+        )
     nb["cells"][1]["source"] = source.splitlines(keepends=True)
     nb["metadata"] |= {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
     return nb
@@ -81,6 +93,7 @@ def stampable(root=files.ROOT):
 
 
 # ---------------------------------------------------------------- keeping what was made
+
 
 def download_button(runs):
     """In Colab, show a button that downloads the folder `runs` as a zip; elsewhere do nothing.

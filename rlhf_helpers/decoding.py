@@ -77,8 +77,14 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
     inputs, positions, seen = ids, position_ids(mask), mask
     for _ in range(max_new_tokens):
         with autocast(ids.device):
-            out = model(inputs, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
-                        logits_to_keep=1)
+            out = model(
+                inputs,
+                attention_mask=seen,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits, cache = out.logits[:, -1].float(), out.past_key_values
         if temperature == 0:
             token = logits.argmax(-1, keepdim=True)
@@ -113,15 +119,17 @@ def decode_responses(tokenizer, ids, mask, start):
     return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in texts]
 
 
-def generate(model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=48, seed=0,
-             batch_size=128):
+def generate(
+    model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=48, seed=0, batch_size=128
+):
     """One answer (text) for each prompt; temperature 0 is greedy.  Same seed, same answers."""
     device = next(model.parameters()).device
     generator, answers = torch.Generator(device).manual_seed(seed), []
     encode_prompts(tokenizer, prompts[:1])  # an empty list gets its sentence
     for i in range(0, len(prompts), batch_size):
-        ids, mask = encode_prompts(tokenizer, prompts[i:i + batch_size], device)
-        out, out_mask, _ = rollout(model, ids, mask, max_new_tokens, end_tokens(model, tokenizer), generator,
-                                   temperature, top_k, top_p)
+        ids, mask = encode_prompts(tokenizer, prompts[i : i + batch_size], device)
+        out, out_mask, _ = rollout(
+            model, ids, mask, max_new_tokens, end_tokens(model, tokenizer), generator, temperature, top_k, top_p
+        )
         answers += decode_responses(tokenizer, out, out_mask, ids.shape[1])
     return answers

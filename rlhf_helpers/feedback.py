@@ -30,21 +30,39 @@ ENOUGH = 16  # with fewer labels of one's own, `labels_of` lets a simulated anno
 
 # ---------------------------------------------------------------- events
 
+
 def label_event(pair, left, choice, annotator, *, strength=None, note="", is_repeat=False, seconds=None):
     """One judgement.  `left` and `choice` name the pair's own a and b, wherever they were shown.
 
     strength: 1 slightly, 2 clearly, 3 much better, or None; seconds: time taken, None if nobody timed it.
     """
-    return {"schema": SCHEMA, "event": "label", "event_id": uuid.uuid4().hex,
-            **{f: pair[f] for f in PAIR_FIELDS}, "left": left, "choice": choice, "strength": strength,
-            "note": note, "annotator": annotator, "is_repeat": is_repeat, "seconds": seconds,
-            "ts": round(time.time(), 3)}
+    return {
+        "schema": SCHEMA,
+        "event": "label",
+        "event_id": uuid.uuid4().hex,
+        **{f: pair[f] for f in PAIR_FIELDS},
+        "left": left,
+        "choice": choice,
+        "strength": strength,
+        "note": note,
+        "annotator": annotator,
+        "is_repeat": is_repeat,
+        "seconds": seconds,
+        "ts": round(time.time(), 3),
+    }
 
 
 def undo_event(label):
     """The event that takes `label` back."""
-    return {"schema": SCHEMA, "event": "undo", "event_id": uuid.uuid4().hex, "undoes": label["event_id"],
-            "pair_id": label["pair_id"], "annotator": label["annotator"], "ts": round(time.time(), 3)}
+    return {
+        "schema": SCHEMA,
+        "event": "undo",
+        "event_id": uuid.uuid4().hex,
+        "undoes": label["event_id"],
+        "pair_id": label["pair_id"],
+        "annotator": label["annotator"],
+        "ts": round(time.time(), 3),
+    }
 
 
 def problem_with(event):
@@ -53,8 +71,7 @@ def problem_with(event):
         return "a JSON object {...} was expected"
     allowed = {"schema": (SCHEMA,), "event": ("label", "undo")}
     if event.get("event") == "label":
-        allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3),
-                    "is_repeat": (True, False)}
+        allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
     for field, values in allowed.items():
         if event.get(field) not in values:
             return f"{field} is {event.get(field)!r}, not one of {', '.join(map(repr, values))}"
@@ -70,8 +87,9 @@ def _locked(path, mode):
         path.parent.mkdir(parents=True, exist_ok=True)
         f = open(path, mode, buffering=0)
     except OSError as e:
-        raise WorkbookError(f"{path} cannot be opened ({e.strerror}). Choose a file that you may read and "
-                            "write.") from None
+        raise WorkbookError(
+            f"{path} cannot be opened ({e.strerror}). Choose a file that you may read and write."
+        ) from None
     with f:  # closing gives the lock back
         if fcntl:
             with suppress(OSError):  # some network drives know no locks
@@ -120,8 +138,9 @@ def append_event(path, event):
             os.fsync(f.fileno())
         except OSError as e:
             f.truncate(start)
-            raise WorkbookError(f"The label was not saved to {path} ({e.strerror}). Make room and choose "
-                                "again.") from None
+            raise WorkbookError(
+                f"The label was not saved to {path} ({e.strerror}). Make room and choose again."
+            ) from None
     return start, start + len(data)
 
 
@@ -146,8 +165,10 @@ def read_events(path):
         except ValueError as e:
             wrong = f"this is not valid JSON in UTF-8 ({e})"
             if n == len(lines):  # what follows the last newline
-                warnings.append(f"{path}, line {n}: the last line is incomplete, as crashes leave it, and "
-                                "was left out. All labels before it are there.")
+                warnings.append(
+                    f"{path}, line {n}: the last line is incomplete, as crashes leave it, and "
+                    "was left out. All labels before it are there."
+                )
                 continue
         if wrong:
             raise WorkbookError(f"{path}, line {n}: {wrong}. Mend or delete the line and run the cell again.")
@@ -156,6 +177,7 @@ def read_events(path):
 
 
 # ---------------------------------------------------------------- the state, and what is made of it
+
 
 def replay(events):
     """The labels that stand after all events: an undo takes out the label that it names."""
@@ -201,10 +223,14 @@ def to_preferences(labels):
             left_out["repeat"] += 1
         elif label["choice"] in ("a", "b"):
             other = "b" if label["choice"] == "a" else "a"
-            rows.append({"prompt": label["prompt"],
-                         "chosen": label["response_" + label["choice"]],
-                         "rejected": label["response_" + other],
-                         "margin": (label["strength"] or 0) / 3})
+            rows.append(
+                {
+                    "prompt": label["prompt"],
+                    "chosen": label["response_" + label["choice"]],
+                    "rejected": label["response_" + other],
+                    "margin": (label["strength"] or 0) / 3,
+                }
+            )
         else:
             left_out[label["choice"]] += 1
         seen.add(key)
@@ -220,8 +246,15 @@ def tie_rows(labels):
     for label in labels:
         key = (label["annotator"], *pair_key(label))
         if label["choice"] == "tie" and key not in seen:
-            rows.append({"prompt": label["prompt"], "chosen": label["response_a"], "rejected": label["response_b"],
-                         "margin": 0.0, "tie": True})
+            rows.append(
+                {
+                    "prompt": label["prompt"],
+                    "chosen": label["response_a"],
+                    "rejected": label["response_b"],
+                    "margin": 0.0,
+                    "tie": True,
+                }
+            )
         seen.add(key)
     return rows
 
@@ -271,6 +304,12 @@ def summary(labels):
             again.append(earlier["choice"] == label["choice"])
     timed = [x["seconds"] for x in labels if x.get("seconds") is not None]
     decided = [x for x in labels if x["choice"] in ("a", "b")]
-    return {"n": len(labels), "choices": {c: sum(x["choice"] == c for x in labels) for c in CHOICES},
-            "seconds": median(timed) if timed else None, "repeats": len(again), "consistent": sum(again),
-            "decided": len(decided), "left": sum(x["choice"] == x["left"] for x in decided)}
+    return {
+        "n": len(labels),
+        "choices": {c: sum(x["choice"] == c for x in labels) for c in CHOICES},
+        "seconds": median(timed) if timed else None,
+        "repeats": len(again),
+        "consistent": sum(again),
+        "decided": len(decided),
+        "left": sum(x["choice"] == x["left"] for x in decided),
+    }

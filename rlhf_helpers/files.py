@@ -28,6 +28,7 @@ class WorkbookError(Exception):
 
 # ---------------------------------------------------------------- writing and reading
 
+
 @contextmanager
 def replacing_file(path):
     """Give a file to write bytes to; it takes the place of `path`, all at once, only if the block succeeds."""
@@ -78,8 +79,9 @@ def read_jsonl(path, fields=()):
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except ValueError as e:
-            raise WorkbookError(f"{path}, line {n}: this is not valid JSON ({e}). "
-                                "Mend or delete that line and run the cell again.") from None
+            raise WorkbookError(
+                f"{path}, line {n}: this is not valid JSON ({e}). Mend or delete that line and run the cell again."
+            ) from None
         missing = [f for f in fields if not isinstance(row, dict) or f not in row]
         if missing or not isinstance(row, dict):
             what = f"the field {missing[0]!r} is missing" if missing else "a JSON object {...} was expected"
@@ -111,19 +113,25 @@ def replacing_folder(path):
 
 # ---------------------------------------------------------------- a notebook's workspace
 
+
 def versions():
     """Versions of what a result depends on."""
     import torch
     import transformers
 
-    return {"python": platform.python_version(), "torch": torch.__version__.split("+")[0],
-            "transformers": transformers.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+    }
 
 
 def _check(name, value, kind, example):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise WorkbookError(f"The parameter {name} is {value!r}, but it must be {example}. "
-                            "Change it in the parameters cell and run that cell again.")
+        raise WorkbookError(
+            f"The parameter {name} is {value!r}, but it must be {example}. "
+            "Change it in the parameters cell and run that cell again."
+        )
 
 
 def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
@@ -139,44 +147,65 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     from .annotators import TASTES
     from .models import pick_device
 
-    for name, value in (("MODEL", MODEL), ("ANNOTATOR", ANNOTATOR), ("DEVICE", DEVICE), ("DATA_DIR", DATA_DIR),
-                        ("RUNS_DIR", RUNS_DIR)):
+    for name, value in (
+        ("MODEL", MODEL),
+        ("ANNOTATOR", ANNOTATOR),
+        ("DEVICE", DEVICE),
+        ("DATA_DIR", DATA_DIR),
+        ("RUNS_DIR", RUNS_DIR),
+    ):
         _check(name, value, str, 'text in quotes, such as "" or "cpu"')
     _check("SEED", SEED, int, "a whole number, such as 0")
     _check("FAST", FAST, bool, "True or False")
     if SEED < 0:
         raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
     if ANNOTATOR not in ("you", *TASTES):
-        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of "
-                            f"{', '.join(['you', *TASTES])}.")
+        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of {', '.join(['you', *TASTES])}.")
     for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
         if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
-            raise WorkbookError(f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
-                                "first: from google.colab import drive; drive.mount('/content/drive').")
+            raise WorkbookError(
+                f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
+                "first: from google.colab import drive; drive.mount('/content/drive')."
+            )
     data = Path(DATA_DIR).expanduser() if DATA_DIR else ROOT / "data"
     runs = Path(RUNS_DIR).expanduser() if RUNS_DIR else ROOT / "runs"
     if not data.is_dir():
-        raise WorkbookError(f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
-                            "data that ships with the workbook.")
+        raise WorkbookError(
+            f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
+            "data that ships with the workbook."
+        )
     general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
     if general and ANNOTATOR not in ("you", "brief"):
-        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
-                            'world. With a MODEL of your own choose "you" or "brief".')
+        raise WorkbookError(
+            f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
+            'world. With a MODEL of your own choose "you" or "brief".'
+        )
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise WorkbookError(f"The folder {runs} cannot be made ({e.strerror}). Set RUNS_DIR to a folder that you "
-                            "may write to.") from None
+        raise WorkbookError(
+            f"The folder {runs} cannot be made ({e.strerror}). Set RUNS_DIR to a folder that you may write to."
+        ) from None
     random.seed(SEED)
     torch.manual_seed(SEED)
-    return SimpleNamespace(model=MODEL, annotator=ANNOTATOR, seed=SEED, device=pick_device(DEVICE), fast=FAST,
-                           data=data.resolve(), runs=runs.resolve(), general=general)
+    return SimpleNamespace(
+        model=MODEL,
+        annotator=ANNOTATOR,
+        seed=SEED,
+        device=pick_device(DEVICE),
+        fast=FAST,
+        data=data.resolve(),
+        runs=runs.resolve(),
+        general=general,
+    )
 
 
 def is_general(model, data):
     """Whether a MODEL has another tokenizer than the embedded models and those that the chapters make of them."""
+
     def vocabulary(folder):
         return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+
     try:
         return bool(model) and vocabulary(Path(model).expanduser()) != vocabulary(data / "models" / "base")
     except (OSError, ValueError, KeyError, TypeError):
@@ -188,8 +217,14 @@ def made_in(runs, model, data):
     return runs / re.sub(r"[^\w.]+", "-", model).strip("-.") if is_general(model, data) else runs
 
 
-OF_A_MODEL = ("pairs.jsonl", "feedback.jsonl", "models/finetuned", "models/reward", "models/reward_start",
-              "models/policy")  # these ship for the embedded model only
+OF_A_MODEL = (
+    "pairs.jsonl",
+    "feedback.jsonl",
+    "models/finetuned",
+    "models/reward",
+    "models/reward_start",
+    "models/policy",
+)  # these ship for the embedded model only
 
 
 def find(ws, name, quiet=False):
@@ -208,10 +243,14 @@ def find(ws, name, quiet=False):
                 print(f"Using {folder.name}/{file}, {words}.")
             return folder / file
     if own:
-        raise WorkbookError(f"There is no {name} made with the model {ws.model!r} in {ws.runs} yet. First run the "
-                            "chapter that makes it, with the same MODEL, RUNS_DIR and FAST.")
-    raise WorkbookError(f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
-                        "fresh copy of the data folder.")
+        raise WorkbookError(
+            f"There is no {name} made with the model {ws.model!r} in {ws.runs} yet. First run the "
+            "chapter that makes it, with the same MODEL, RUNS_DIR and FAST."
+        )
+    raise WorkbookError(
+        f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
+        "fresh copy of the data folder."
+    )
 
 
 def save_metrics(ws, chapter, metrics):
@@ -219,5 +258,6 @@ def save_metrics(ws, chapter, metrics):
 
     `key_result`, a short sentence, is what `make run` shows in its table.
     """
-    write_json(ws.runs / "metrics" / f"{chapter}.json", {**metrics, "seed": ws.seed, "fast": ws.fast,
-                                                         "versions": versions()})
+    write_json(
+        ws.runs / "metrics" / f"{chapter}.json", {**metrics, "seed": ws.seed, "fast": ws.fast, "versions": versions()}
+    )

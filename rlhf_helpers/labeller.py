@@ -42,7 +42,7 @@ def ordered(pairs, order, seed):
         drawn = rng.sample(range(len(queue)), round(RANDOM_SHARE * len(queue)))
         rest = iter([pair for i, pair in enumerate(queue) if i not in drawn])
         every = round(1 / RANDOM_SHARE)
-        places = set(range(every - 1, len(queue), every)[:len(drawn)])
+        places = set(range(every - 1, len(queue), every)[: len(drawn)])
         drawn = iter([queue[i] for i in drawn])
         return [next(drawn) if i in places else next(rest, None) or next(drawn) for i in range(len(queue))]
     if isinstance(order, str) and order == "random":
@@ -51,8 +51,9 @@ def ordered(pairs, order, seed):
         return list(pairs)
     if not isinstance(order, str) and all(isinstance(i, int) and 0 <= i < len(pairs) for i in order):
         return [pairs[i] for i in dict.fromkeys(order)]
-    raise WorkbookError(f"The order {order!r} is not 'given', 'random', a list of indices below {len(pairs)} "
-                        "or a function of a pair.")
+    raise WorkbookError(
+        f"The order {order!r} is not 'given', 'random', a list of indices below {len(pairs)} or a function of a pair."
+    )
 
 
 def with_repeats(pairs, share, seed):
@@ -73,8 +74,9 @@ def check_pairs(pairs):
     for n, pair in enumerate(pairs, 1):
         wrong = [f for f in PAIR_FIELDS if not isinstance(pair, dict) or not isinstance(pair.get(f), str)]
         if wrong:
-            raise WorkbookError(f"Pair {n} has no text in its field {wrong[0]!r}. A pair needs "
-                                f"{', '.join(PAIR_FIELDS)}.")
+            raise WorkbookError(
+                f"Pair {n} has no text in its field {wrong[0]!r}. A pair needs {', '.join(PAIR_FIELDS)}."
+            )
         if pair["pair_id"] in ids:
             raise WorkbookError(f"Pair {n} has the pair_id of an earlier pair, {pair['pair_id']!r}.")
         ids.add(pair["pair_id"])
@@ -89,10 +91,21 @@ class Labeller:
     A click sooner than min_seconds after a pair appears does not count.
     """
 
-    def __init__(self, pairs, path, annotator="you", seed=0, order="given", repeat_share=0.1, min_seconds=0.4,
-                 ask_strength=False, ask_note=False, hotkeys=False):
+    def __init__(
+        self,
+        pairs,
+        path,
+        annotator="you",
+        seed=0,
+        order="given",
+        repeat_share=0.1,
+        min_seconds=0.4,
+        ask_strength=False,
+        ask_note=False,
+        hotkeys=False,
+    ):
         if not isinstance(annotator, str) or not annotator.strip():
-            raise WorkbookError("The annotator needs a name, such as \"you\".")
+            raise WorkbookError('The annotator needs a name, such as "you".')
         self.path, self.annotator, self.seed = Path(path), annotator, seed
         self.queue = with_repeats(ordered(check_pairs(pairs), order, seed), repeat_share, seed)
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
@@ -149,8 +162,16 @@ class Labeller:
         if choice not in WORDS:
             raise WorkbookError(f"The choice {choice!r} is not one of {', '.join(WORDS)}.")
         own = {"a": item["left"], "b": other(item["left"])}.get(choice, choice)
-        label = feedback.label_event(item["pair"], item["left"], own, self.annotator, strength=strength,
-                                     note=note, is_repeat=item["is_repeat"], seconds=seconds)
+        label = feedback.label_event(
+            item["pair"],
+            item["left"],
+            own,
+            self.annotator,
+            strength=strength,
+            note=note,
+            is_repeat=item["is_repeat"],
+            seconds=seconds,
+        )
         self._append(label)
         return label
 
@@ -211,22 +232,28 @@ class Labeller:
 
         self.prompt, self.progress, self.status = W.HTML(), W.HTML(), W.HTML()
         self.answers = W.HTML(), W.HTML()
-        self.buttons = {c: W.Button(description=w, layout=W.Layout(width="auto", min_width="6.5em"))
-                        for c, w in {**WORDS, "undo": "Undo"}.items()}
+        self.buttons = {
+            c: W.Button(description=w, layout=W.Layout(width="auto", min_width="6.5em"))
+            for c, w in {**WORDS, "undo": "Undo"}.items()
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._click(name))
             button.add_class(f"rlhf-press-{name}")
-        self.strength = W.Dropdown(options=STRENGTHS, value=0, description="How much better",
-                                   layout=W.Layout(width="auto", max_width="20em"))
-        self.note = W.Textarea(placeholder="Why? (optional)", description="Note", rows=2,
-                               layout=W.Layout(width="auto"))
+        self.strength = W.Dropdown(
+            options=STRENGTHS, value=0, description="How much better", layout=W.Layout(width="auto", max_width="20em")
+        )
+        self.note = W.Textarea(placeholder="Why? (optional)", description="Note", rows=2, layout=W.Layout(width="auto"))
         self.strength.style.description_width = self.note.style.description_width = "9em"
         extra = [w for w, on in ((self.strength, self.ask_strength), (self.note, self.ask_note)) if on]
         row = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap", margin="6px 0 2px 0"))
-        grid = W.GridBox(self.answers, layout=W.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))", grid_gap="12px"))
-        self.widget = W.VBox([self.prompt, grid, *extra, row, self.progress, self.status,
-                              key_guard(self.hotkeys)], layout=W.Layout(max_width="60em"))
+        grid = W.GridBox(
+            self.answers,
+            layout=W.Layout(grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))", grid_gap="12px"),
+        )
+        self.widget = W.VBox(
+            [self.prompt, grid, *extra, row, self.progress, self.status, key_guard(self.hotkeys)],
+            layout=W.Layout(max_width="60em"),
+        )
         self.widget.add_class("rlhf-labeller")
 
     def _click(self, name):
@@ -276,17 +303,24 @@ class Labeller:
         self.said, self.replies = (message, wrong), self.replies + 1
         role = "alert" if wrong else "status"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
-        self.status.value = (f'<div role="{role}" aria-live="polite" data-reply="{self.replies}" '
-                             f'style="min-height:1.5em;{mark}">{escape(message)}</div>')
+        self.status.value = (
+            f'<div role="{role}" aria-live="polite" data-reply="{self.replies}" '
+            f'style="min-height:1.5em;{mark}">{escape(message)}</div>'
+        )
 
 
 # ---------------------------------------------------------------- HTML
 
-BOX = ("border:1px solid var(--jp-border-color1,#bdbdbd);background:var(--jp-layout-color1,#fff);"
-       "color:var(--jp-content-font-color1,#111);border-radius:4px;padding:8px")
+BOX = (
+    "border:1px solid var(--jp-border-color1,#bdbdbd);background:var(--jp-layout-color1,#fff);"
+    "color:var(--jp-content-font-color1,#111);border-radius:4px;padding:8px"
+)
 TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;line-height:1.5"
-CONTROLS = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"} | {127: "\u2421"} | {
-    i: f"\\x{i:02x}" for i in range(128, 160)}
+CONTROLS = (
+    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+    | {127: "\u2421"}
+    | {i: f"\\x{i:02x}" for i in range(128, 160)}
+)
 
 
 def escape(text):
@@ -296,13 +330,17 @@ def escape(text):
 
 
 def prompt_html(prompt):
-    return (f'<div>Which answer matches the prompt better?</div><div role="region" dir="auto" '
-            f'aria-label="Prompt" style="{TEXT};font-size:1.15em;font-weight:600">{escape(prompt)}</div>')
+    return (
+        f'<div>Which answer matches the prompt better?</div><div role="region" dir="auto" '
+        f'aria-label="Prompt" style="{TEXT};font-size:1.15em;font-weight:600">{escape(prompt)}</div>'
+    )
 
 
 def answer_html(name, text):
-    return (f'<b>{name}</b><div tabindex="0" role="region" dir="auto" aria-label="Response {name}" '
-            f'style="{TEXT};{BOX};min-height:6em;max-height:16em;overflow:auto">{escape(text)}</div>')
+    return (
+        f'<b>{name}</b><div tabindex="0" role="region" dir="auto" aria-label="Response {name}" '
+        f'style="{TEXT};{BOX};min-height:6em;max-height:16em;overflow:auto">{escape(text)}</div>'
+    )
 
 
 def progress_html(n, total, pace):
@@ -315,20 +353,26 @@ def progress_html(n, total, pace):
         words += f" · {60 / seconds:.0f} a minute"
         words += f" · {left} left" if n < total else ""
     bar = "height:6px;border-radius:3px;background:var(--jp-"
-    return (f'<div>{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
-            f'aria-valuemax="{total}" aria-valuenow="{n}" style="{bar}border-color2,#ddd)">'
-            f'<div style="{bar}brand-color1,#1976d2);width:{100 * n / total:.1f}%"></div></div>')
+    return (
+        f'<div>{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
+        f'aria-valuemax="{total}" aria-valuenow="{n}" style="{bar}border-color2,#ddd)">'
+        f'<div style="{bar}brand-color1,#1976d2);width:{100 * n / total:.1f}%"></div></div>'
+    )
 
 
 # ---------------------------------------------------------------- keys and clicks, in the browser
 
-FOCUS = (".rlhf-labeller button:focus-visible,.rlhf-labeller [tabindex]:focus-visible"
-         "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}")
+FOCUS = (
+    ".rlhf-labeller button:focus-visible,.rlhf-labeller [tabindex]:focus-visible"
+    "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}"
+)
 KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip", "u": "undo"}
-KEYS_HINT = ('<div class="rlhf-keys"><span>Single keys do not work in this front end. Tab, Enter and the space '
-             "bar do.</span><span hidden>Click in here, then one key labels: "
-             + ", ".join(f"<b>{key}</b> {({**WORDS, 'undo': 'Undo'})[name]}" for key, name in KEYS.items())
-             + ".</span></div>")
+KEYS_HINT = (
+    '<div class="rlhf-keys"><span>Single keys do not work in this front end. Tab, Enter and the space '
+    "bar do.</span><span hidden>Click in here, then one key labels: "
+    + ", ".join(f"<b>{key}</b> {({**WORDS, 'undo': 'Undo'})[name]}" for key, name in KEYS.items())
+    + ".</span></div>"
+)
 # Ours from the first to the last character; no text of a model or of a reader is ever put into it.
 GUARD_JS = """
 const box = this.closest('.widget-vbox'), keys = KEYS;
@@ -357,8 +401,10 @@ if (!box.hasAttribute('data-lm-suppress-shortcuts')) {
   });
 }
 """
-SLOW = ("The kernel has not answered for five seconds. It is busy, or it was stopped: then run the cell again. "
-        "What was saved stays saved.")
+SLOW = (
+    "The kernel has not answered for five seconds. It is busy, or it was stopped: then run the cell again. "
+    "What was saved stays saved."
+)
 
 
 def key_guard(hotkeys=False):

@@ -22,7 +22,7 @@ def blocks(tokenizer, texts, length):
     """Texts, joined by the end-of-text token and cut into rows of `length` tokens: (rows, length)."""
     stream = [t for ids in tokenizer(list(texts))["input_ids"] for t in [*ids, tokenizer.eos_token_id]]
     rows = len(stream) // length
-    return torch.tensor(stream[:rows * length]).view(rows, length)
+    return torch.tensor(stream[: rows * length]).view(rows, length)
 
 
 def demonstration_batch(tokenizer, rows, device="cpu"):
@@ -93,7 +93,7 @@ def pretraining_batches(rows, batch_size, seed=0, device="cpu"):
     while True:
         order = torch.randperm(len(rows), generator=generator)
         for i in range(0, len(rows) - batch_size + 1, batch_size):
-            ids = rows[order[i:i + batch_size]].to(device)
+            ids = rows[order[i : i + batch_size]].to(device)
             yield ids, torch.ones_like(ids), torch.ones_like(ids)
 
 
@@ -104,4 +104,4 @@ def demonstration_batches(tokenizer, rows, batch_size, seed=0, device="cpu"):
     while True:
         order = torch.randperm(len(rows), generator=generator).tolist()
         for i in range(0, len(rows) - batch_size + 1, batch_size):
-            yield demonstration_batch(tokenizer, [rows[j] for j in order[i:i + batch_size]], device)
+            yield demonstration_batch(tokenizer, [rows[j] for j in order[i : i + batch_size]], device)

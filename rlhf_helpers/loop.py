@@ -49,6 +49,7 @@ class Limits:
 
 # ---------------------------------------------------------------- blind comparison
 
+
 def verdict(wins, ties, losses):
     """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95 % Wilson interval,
     and "better", "worse" or "inconclusive" (the interval holds one half)."""
@@ -57,8 +58,16 @@ def verdict(wins, ties, losses):
         raise WorkbookError("There is no comparison to count. Compare at least one pair of answers.")
     low, high = wilson(wins + ties / 2, n)
     words = "better" if low > 0.5 else "worse" if high < 0.5 else "inconclusive"
-    return {"n": n, "wins": wins, "ties": ties, "losses": losses, "win_rate": (wins + ties / 2) / n,
-            "low": low, "high": high, "verdict": words}
+    return {
+        "n": n,
+        "wins": wins,
+        "ties": ties,
+        "losses": losses,
+        "win_rate": (wins + ties / 2) / n,
+        "low": low,
+        "high": high,
+        "verdict": words,
+    }
 
 
 def blind_test(prompts, ours, theirs, annotator, seed=0):
@@ -82,11 +91,13 @@ def blind_test(prompts, ours, theirs, annotator, seed=0):
 
 def inverted(annotator):
     """An annotator that always says the opposite: what a saboteur, or a swapped column, does to labels."""
-    return SimpleNamespace(name=f"{annotator.name}, inverted",
-                           choose=lambda prompt, left, right: annotator.choose(prompt, right, left))
+    return SimpleNamespace(
+        name=f"{annotator.name}, inverted", choose=lambda prompt, left, right: annotator.choose(prompt, right, left)
+    )
 
 
 # ---------------------------------------------------------------- measuring without a judge
+
 
 @torch.no_grad()
 def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0):
@@ -113,6 +124,7 @@ def words(answers):
 
 # ---------------------------------------------------------------- one round
 
+
 def candidates(model, tokenizer, prompts, n, answers=4, seed=0):
     """`n` lists of different answers, as [(prompt, texts)]: up to `answers` sampled for each, at least two.
 
@@ -125,7 +137,7 @@ def candidates(model, tokenizer, prompts, n, answers=4, seed=0):
             asked += rng.sample(list(prompts), min(len(prompts), n - len(groups) - len(asked)))
         said = generate(model, tokenizer, [p for p in asked for _ in range(answers)], seed=seed + 1000 * turn)
         for i, prompt in enumerate(asked):
-            texts = list(dict.fromkeys(said[i * answers:(i + 1) * answers]))
+            texts = list(dict.fromkeys(said[i * answers : (i + 1) * answers]))
             groups += [(prompt, texts)] if len(texts) > 1 else []
         if len(groups) >= n:
             break
@@ -148,10 +160,12 @@ def best_and_another(judge):
 
     PPO will go where the judge points, so that is where the judge must be checked.
     """
+
     def choose(prompt, texts, rng):
         scores = judge([prompt] * len(texts), texts)
         best = texts[int(scores.argmax())]
         return best, rng.choice([t for t in texts if t != best])
+
     return choose
 
 
@@ -178,8 +192,22 @@ def two_halves(groups, probe, annotator, seed, earlier=()):
     return labels
 
 
-def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None, seed=0, *, labels_by=None,
-              labels=None, earlier=(), reward_model=None, anchor=None, on_update=None):
+def one_round(
+    model,
+    tokenizer,
+    prompts,
+    judge_prompts,
+    annotator,
+    settings=None,
+    seed=0,
+    *,
+    labels_by=None,
+    labels=None,
+    earlier=(),
+    reward_model=None,
+    anchor=None,
+    on_update=None,
+):
     """One turn of the loop: (candidate, report).  `model` itself is not changed.
 
     The model answers `prompts`, `labels_by` (default: `annotator`) compares, a `probe.Probe` learns from
@@ -201,52 +229,94 @@ def one_round(model, tokenizer, prompts, judge_prompts, annotator, settings=None
         raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
     probe = Probe(frozen, tokenizer, *map(list, zip(*pool)), reward_model)
     if labels is None:
-        labels = two_halves(groups[:settings.labels], probe, labels_by or annotator, seed, earlier)
+        labels = two_halves(groups[: settings.labels], probe, labels_by or annotator, seed, earlier)
     (rows, left_out), ties = to_preferences(labels), tie_rows(labels)
     rows, left_out = rows + ties, {k: n for k, n in left_out.items() if k != "tie"}
     if all(r.get("tie") for r in [*earlier, *rows]):
-        raise WorkbookError("There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
-                            "one answer better.")
+        raise WorkbookError(
+            "There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
+            "one answer better."
+        )
     learning, longest = probe.learn([*earlier, *rows]), settings.ppo.max_new_tokens
     some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
     scores = ppo.normalized_reward(probe, some, start)
     candidate = copy.deepcopy(model)
-    history, health = ppo.train(candidate, tokenizer, scores, list(prompts), settings.ppo, seed, on_update,
-                                (frozen,) if reward_model is None else (frozen, reward_model))
+    history, health = ppo.train(
+        candidate,
+        tokenizer,
+        scores,
+        list(prompts),
+        settings.ppo,
+        seed,
+        on_update,
+        (frozen,) if reward_model is None else (frozen, reward_model),
+    )
     ours, kl, ended = sample_answers(candidate, anchor or model, tokenizer, judge_prompts, longest, seed)
     theirs, _, _ = sample_answers(model, model, tokenizer, judge_prompts, longest, seed + 1)
     return candidate, {
-        "labels": len(labels), "labelled_by": sorted({x["annotator"] for x in labels}), "left_out": left_out,
-        "rows": rows, "ties": sum(bool(r.get("tie")) for r in rows), "learned_from": len(rows) + len(earlier),
+        "labels": len(labels),
+        "labelled_by": sorted({x["annotator"] for x in labels}),
+        "left_out": left_out,
+        "rows": rows,
+        "ties": sum(bool(r.get("tie")) for r in rows),
+        "learned_from": len(rows) + len(earlier),
         "reward_accuracy": learning["accuracy"],
-        "reward_start": history[0]["reward"], "reward_end": history[-1]["reward"], "health": health,
-        "judged_by": annotator.name, "blind": blind_test(judge_prompts, ours, theirs, annotator, seed),
-        "kl": kl, "ended": ended, "empty": statistics.mean(not a for a in ours),
-        "distinct": len(set(ours)) / len(ours), "words": words(ours), "words_before": words(theirs),
-        "seconds": time.time() - began}
+        "reward_start": history[0]["reward"],
+        "reward_end": history[-1]["reward"],
+        "health": health,
+        "judged_by": annotator.name,
+        "blind": blind_test(judge_prompts, ours, theirs, annotator, seed),
+        "kl": kl,
+        "ended": ended,
+        "empty": statistics.mean(not a for a in ours),
+        "distinct": len(set(ours)) / len(ours),
+        "words": words(ours),
+        "words_before": words(theirs),
+        "seconds": time.time() - began,
+    }
 
 
 def gate(report, limits=None):
     """Promote or roll back: (True or False, the reason in words)."""
     limits, blind = limits or Limits(), report["blind"]
-    won = (f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons (95 % interval "
-           f"{blind['low']:.0%} to {blind['high']:.0%})")
+    won = (
+        f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons (95 % interval "
+        f"{blind['low']:.0%} to {blind['high']:.0%})"
+    )
     longer = report["words"] / max(report["words_before"], 1e-9)
-    broken = [text for bad, text in (
-        (blind["low"] <= limits.win_low, f"{won}, which must lie above {limits.win_low:.0%}"),
-        (not report["kl"] <= limits.kl,
-         f"it is {report['kl']:.1f} nats from the anchor, more than {limits.kl:g}"),
-        (report["ended"] < limits.ended, f"only {report['ended']:.0%} of its answers come to an end"),
-        (report["empty"] > limits.empty, f"{report['empty']:.0%} of its answers are empty"),
-        (longer > limits.longer, f"its answers are {longer:.1f} times as long"),
-        (report["distinct"] < limits.distinct, "it says the same thing to everybody"),
-    ) if bad]
+    broken = [
+        text
+        for bad, text in (
+            (blind["low"] <= limits.win_low, f"{won}, which must lie above {limits.win_low:.0%}"),
+            (not report["kl"] <= limits.kl, f"it is {report['kl']:.1f} nats from the anchor, more than {limits.kl:g}"),
+            (report["ended"] < limits.ended, f"only {report['ended']:.0%} of its answers come to an end"),
+            (report["empty"] > limits.empty, f"{report['empty']:.0%} of its answers are empty"),
+            (longer > limits.longer, f"its answers are {longer:.1f} times as long"),
+            (report["distinct"] < limits.distinct, "it says the same thing to everybody"),
+        )
+        if bad
+    ]
     return not broken, "; ".join(broken) if broken else won
 
 
-def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, settings=None, limits=None,
-            seed=0, *, labels_by=None, earlier=(), reward_model=None, anchor=None, on_round=None):
+def improve(
+    model,
+    tokenizer,
+    prompts,
+    judge_prompts,
+    annotator,
+    rounds=3,
+    settings=None,
+    limits=None,
+    seed=0,
+    *,
+    labels_by=None,
+    earlier=(),
+    reward_model=None,
+    anchor=None,
+    on_round=None,
+):
     """Go round `rounds` times, each from the model that the gate last let through: (model, history).
 
     Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds
@@ -256,8 +326,18 @@ def improve(model, tokenizer, prompts, judge_prompts, annotator, rounds=3, setti
     anchor, earlier, history = anchor or model, list(earlier), []
     for n in range(1, rounds + 1):
         candidate, report = one_round(
-            model, tokenizer, prompts, judge_prompts, annotator, settings, seed + 100 * n,
-            labels_by=labels_by, earlier=earlier, reward_model=reward_model, anchor=anchor)
+            model,
+            tokenizer,
+            prompts,
+            judge_prompts,
+            annotator,
+            settings,
+            seed + 100 * n,
+            labels_by=labels_by,
+            earlier=earlier,
+            reward_model=reward_model,
+            anchor=anchor,
+        )
         promoted, reason = gate(report, limits)
         rows = report.pop("rows")
         if promoted:

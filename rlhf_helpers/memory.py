@@ -19,8 +19,15 @@ PROMPT = 64  # tokens of a formatted prompt, assumed
 COPIES = {
     "answers": {"model": 1},
     "reward model": {"reward model": 1, "gradients": 1, "optimiser": 2, "kept beside": 3},
-    "PPO": {"policy": 1, "gradients": 1, "optimiser": 2, "last good policy": 1, "reference": 1, "reward model": 1,
-            "kept beside": 4},
+    "PPO": {
+        "policy": 1,
+        "gradients": 1,
+        "optimiser": 2,
+        "last good policy": 1,
+        "reference": 1,
+        "reward model": 1,
+        "kept beside": 4,
+    },
 }
 
 
@@ -45,13 +52,23 @@ def shape_of(source):
             parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     except (OSError, ValueError, KeyError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise WorkbookError(f"The model {str(source)!r} cannot be loaded. It must be the folder of a decoder-only "
-                            f"language model, or the id of one on the Hugging Face hub. ({reason})") from None
+        raise WorkbookError(
+            f"The model {str(source)!r} cannot be loaded. It must be the folder of a decoder-only "
+            f"language model, or the id of one on the Hugging Face hub. ({reason})"
+        ) from None
     heads, width = getattr(config, "num_attention_heads", 1), config.hidden_size
-    inner = next((v for v in (getattr(config, n, None) for n in ("intermediate_size", "ffn_dim", "n_inner")) if v),
-                 4 * width)
-    return Shape(parameters, config.num_hidden_layers, width, inner, heads,
-                 getattr(config, "num_key_value_heads", None) or heads, config.vocab_size)
+    inner = next(
+        (v for v in (getattr(config, n, None) for n in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * width
+    )
+    return Shape(
+        parameters,
+        config.num_hidden_layers,
+        width,
+        inner,
+        heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        config.vocab_size,
+    )
 
 
 def activations(shape, rows, tokens, answer, bits=32):
@@ -113,22 +130,36 @@ def check(source, device, stage, rows, answer=48, asked=None):
     bits = 16 if autocast(device).fast_dtype == torch.bfloat16 and autocast(device)._enabled else 32
     parts = estimate(shape, stage, rows, answer, asked, bits)
     need, free = sum(parts.values()), free_memory(device)
-    print(f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
-          + ", ".join(f"{name} {_words(size)}" for name, size in parts.items()) + f"; {_words(need)} in all.")
+    print(
+        f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
+        + ", ".join(f"{name} {_words(size)}" for name, size in parts.items())
+        + f"; {_words(need)} in all."
+    )
     if need > free:
-        raise WorkbookError(f"{stage} with this model needs about {_words(need)}, and {device} has {_words(free)} "
-                            "free. Choose a smaller MODEL, close other programs, or use a machine "
-                            "with more memory.")
+        raise WorkbookError(
+            f"{stage} with this model needs about {_words(need)}, and {device} has {_words(free)} "
+            "free. Choose a smaller MODEL, close other programs, or use a machine "
+            "with more memory."
+        )
 
 
 # ---------------------------------------------------------------- minutes
 
-CARDS = {"T4": (8.1e12, 320e9, 15, 32), "L4": (121e12, 300e9, 22, 16), "A100": (312e12, 1555e9, 40, 16),
-         "H100": (989e12, 3350e9, 80, 16)}  # FLOP/s, bytes/s, GiB, bits; from the makers' data sheets
+CARDS = {
+    "T4": (8.1e12, 320e9, 15, 32),
+    "L4": (121e12, 300e9, 22, 16),
+    "A100": (312e12, 1555e9, 40, 16),
+    "H100": (989e12, 3350e9, 80, 16),
+}  # FLOP/s, bytes/s, GiB, bits; from the makers' data sheets
 USED = 0.3  # share of a card's arithmetic that is reached, assumed
 LAUNCH = 1e-3  # seconds that a layer takes at least, however small, to be called from Python, assumed
-SIZES = {"0.1 B": (124e6, 12, 768), "0.5 B": (494e6, 24, 896), "1.5 B": (1.54e9, 28, 1536), "3 B": (3.1e9, 36, 2048),
-         "7 B": (7.6e9, 28, 3584)}  # parameters, layers, width; of the usual proportions
+SIZES = {
+    "0.1 B": (124e6, 12, 768),
+    "0.5 B": (494e6, 24, 896),
+    "1.5 B": (1.54e9, 28, 1536),
+    "3 B": (3.1e9, 36, 2048),
+    "7 B": (7.6e9, 28, 3584),
+}  # parameters, layers, width; of the usual proportions
 
 
 def minutes(shape, settings, card):

@@ -34,10 +34,12 @@ RECOMPUTE_ABOVE = 100_000_000  # parameters; smaller models keep their activatio
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 # ---------------------------------------------------------------- device
+
 
 def pick_device(name="auto"):
     """The torch.device for a DEVICE parameter; "auto" takes CUDA, then MPS, then the CPU."""
@@ -59,6 +61,7 @@ def autocast(device):
 
 # ---------------------------------------------------------------- loading and saving
 
+
 def _load(cls, source, device, **options):
     source = str(source)
     if Path(source).expanduser().exists():
@@ -71,12 +74,15 @@ def _load(cls, source, device, **options):
         for name, value in config.to_dict().items():  # roll-out and update must see the same network
             if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
                 setattr(config, name, 0.0)
-        model = cls.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32,
-                                    trust_remote_code=False)
+        model = cls.from_pretrained(
+            source, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise WorkbookError(f"The model {source!r} cannot be loaded. It must be a model folder with safetensors "
-                            f"weights, or the id of one on the Hugging Face hub. ({reason})") from None
+        raise WorkbookError(
+            f"The model {source!r} cannot be loaded. It must be a model folder with safetensors "
+            f"weights, or the id of one on the Hugging Face hub. ({reason})"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise WorkbookError(f"The tokenizer of {source!r} has no end-of-text token, so answers could not end.")
     if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
@@ -95,8 +101,10 @@ def load_model(source, device="cpu"):
     """
     model, tokenizer = _load(AutoModelForCausalLM, source, device)
     if not is_causal(model):
-        raise WorkbookError(f"The model {str(source)!r} reads a text in both directions, so it can write none. Choose "
-                            "a decoder-only language model, such as a GPT-2, Llama or Qwen.")
+        raise WorkbookError(
+            f"The model {str(source)!r} reads a text in both directions, so it can write none. Choose "
+            "a decoder-only language model, such as a GPT-2, Llama or Qwen."
+        )
     return model, tokenizer
 
 
@@ -159,12 +167,23 @@ def new_tokenizer(texts, vocab_size=1536):
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"]
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>",
-                                        pad_token="<|pad|>", additional_special_tokens=special[2:],
-                                        clean_up_tokenization_spaces=False)
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=special[2:],
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -172,10 +191,20 @@ def new_tokenizer(texts, vocab_size=1536):
 def new_model(tokenizer, seed=0, layers=4, width=144, heads=4, context=128):
     """A GPT-2 with random weights, small enough for a laptop (about 1.2 million parameters)."""
     torch.manual_seed(seed)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
-                        activation_function="gelu",  # the exact one: quicker on a CPU than GPT-2's approximation
-                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
-                        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=context,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu",  # the exact one: quicker on a CPU than GPT-2's approximation
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return GPT2LMHeadModel(config).eval()
 
 
@@ -185,6 +214,7 @@ def context_length(model):
 
 
 # ---------------------------------------------------------------- checkpoints
+
 
 def digest(*models):
     """SHA-256 of all weights as text: the same for the same weights, bit for bit."""
@@ -207,8 +237,17 @@ def save_checkpoint(path, run, model, optimizer, history, **more):
     more: tensors, numbers and texts.
     """
     with replacing_file(path) as f:
-        torch.save({"run": run, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "random": torch.get_rng_state(), "history": json.dumps(history, default=float), "more": more}, f)
+        torch.save(
+            {
+                "run": run,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                "history": json.dumps(history, default=float),
+                "more": more,
+            },
+            f,
+        )
 
 
 def load_checkpoint(path, run, model, optimizer):
@@ -228,11 +267,14 @@ def load_checkpoint(path, run, model, optimizer):
         other = [name for name in run if saved["run"].get(name) != run[name]]
         history, more = json.loads(saved["history"]), dict(saved["more"])
     except Exception:  # whatever a damaged or foreign file makes torch say
-        raise WorkbookError(f"{path} is damaged or not a checkpoint of this workbook. Delete it to start from the "
-                            "beginning.") from None
+        raise WorkbookError(
+            f"{path} is damaged or not a checkpoint of this workbook. Delete it to start from the beginning."
+        ) from None
     if other:
-        raise WorkbookError(f"The checkpoint {path} belongs to another run, with a different {' and '.join(other)}. "
-                            "Delete it to start from the beginning, or go back to what it was made with.")
+        raise WorkbookError(
+            f"The checkpoint {path} belongs to another run, with a different {' and '.join(other)}. "
+            "Delete it to start from the beginning, or go back to what it was made with."
+        )
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["random"])
@@ -242,14 +284,16 @@ def load_checkpoint(path, run, model, optimizer):
 
 # ---------------------------------------------------------------- text to tokens
 
+
 def format_prompt(tokenizer, prompt):
     """The text a model sees for a prompt: its chat template where it has one, else a plain question.
 
     A template that lets the model think aloud first is asked not to: answers here are short.
     """
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                             add_generation_prompt=True, enable_thinking=False)
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
     return f"Question: {prompt}\nAnswer:"
 
 

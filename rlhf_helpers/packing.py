@@ -128,8 +128,13 @@ def run(model, packed, places, **options):
     """
     last = None if model.is_gradient_checkpointing else last_feed_forward(model)  # hooks are gone when it recomputes
     with autocast(packed.ids.device), computed_at(last, places):
-        return model(packed.ids, attention_mask=packed.attention_mask.to(model.dtype),
-                     position_ids=packed.position_ids, use_cache=False, **options)
+        return model(
+            packed.ids,
+            attention_mask=packed.attention_mask.to(model.dtype),
+            position_ids=packed.position_ids,
+            use_cache=False,
+            **options,
+        )
 
 
 def last_feed_forward(model):
@@ -141,6 +146,7 @@ def last_feed_forward(model):
 @contextmanager
 def computed_at(module, places):
     """Meanwhile a module that treats each token by itself, or None, computes those at `places` only; others get 0."""
+
     def choose(module, inputs):
         return (inputs[0].flatten(0, 1)[places][None], *inputs[1:])
 
@@ -154,8 +160,11 @@ def computed_at(module, places):
     shape, hooks = None, []
     try:
         if module is not None:
-            hooks = [module.register_forward_pre_hook(remember), module.register_forward_pre_hook(choose),
-                     module.register_forward_hook(spread)]
+            hooks = [
+                module.register_forward_pre_hook(remember),
+                module.register_forward_pre_hook(choose),
+                module.register_forward_hook(spread),
+            ]
         yield
     finally:
         for hook in hooks:

@@ -12,14 +12,34 @@ PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8A8A", "#222222"
 
 def use_style():
     """Set matplotlib's defaults for the workbook.  Call it once, in the set-up cell."""
-    plt.rcParams.update({
-        "figure.figsize": (7.0, 3.6), "figure.dpi": 100, "savefig.dpi": 100, "figure.facecolor": "#FCFCFA",
-        "axes.facecolor": "#FCFCFA", "savefig.facecolor": "#FCFCFA", "text.color": INK, "axes.labelcolor": INK,
-        "axes.edgecolor": "#666666", "xtick.color": INK, "ytick.color": INK, "font.size": 11, "axes.titlesize": 12,
-        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.color": "#E3E3DF", "grid.linewidth": 0.8, "axes.axisbelow": True, "lines.linewidth": 2.0,
-        "legend.frameon": False, "figure.constrained_layout.use": True,
-        "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY])})
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.facecolor": "#FCFCFA",
+            "axes.facecolor": "#FCFCFA",
+            "savefig.facecolor": "#FCFCFA",
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": "#666666",
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E3E3DF",
+            "grid.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "lines.linewidth": 2.0,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY]),
+        }
+    )
 
 
 def live_figure(figure):
@@ -49,10 +69,19 @@ def draw_tokens(tokens, colours, width=76):
     ax = figure.add_axes([0, 0, 1, 1], xlim=(-0.5, width + 0.5), ylim=(lines + 0.1, -0.1))
     ax.axis("off")
     for (x, y, shown), colour in zip(places, colours):
-        ax.add_patch(plt.Rectangle((x + 0.06, y + 0.08), max(0, len(shown) - 0.12), 0.84,
-                                   color=colour, alpha=0.35, lw=0))
-        ax.text(x + len(shown) / 2, y + 0.5, shown, family="monospace", fontsize=11, ha="center", va="center",
-                parse_math=False)
+        ax.add_patch(
+            plt.Rectangle((x + 0.06, y + 0.08), max(0, len(shown) - 0.12), 0.84, color=colour, alpha=0.35, lw=0)
+        )
+        ax.text(
+            x + len(shown) / 2,
+            y + 0.5,
+            shown,
+            family="monospace",
+            fontsize=11,
+            ha="center",
+            va="center",
+            parse_math=False,
+        )
     plt.close(figure)
     return figure
 
@@ -61,6 +90,8 @@ def text_table(columns, rows):
     """An HTML table of texts; whatever they contain is shown as typed, never run."""
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
     shown = [[html.escape(str(cell)) for cell in row] for row in [columns, *rows]]
-    head, *body = ["<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
-                   for tag, row in zip(["th"] + ["td"] * len(rows), shown)]
+    head, *body = [
+        "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
+        for tag, row in zip(["th"] + ["td"] * len(rows), shown)
+    ]
     return HTML(f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>')

@@ -49,6 +49,7 @@ class Settings:
 
 # ---------------------------------------------------------------- the pieces
 
+
 def token_logprobs(logits, tokens):
     """Log-probability of each token; logits (rows, T, vocabulary), tokens (rows, T) -> (rows, T)."""
     assert logits.shape[:2] == tokens.shape, (logits.shape, tokens.shape)
@@ -146,8 +147,13 @@ class PolicyWithValue(torch.nn.Module):
         """
         keep = ids.shape[1] - start
         with autocast(ids.device):
-            out = self.model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=position_ids(mask)[:, :-1],
-                             output_hidden_states=True, logits_to_keep=keep)
+            out = self.model(
+                ids[:, :-1],
+                attention_mask=mask[:, :-1],
+                position_ids=position_ids(mask)[:, :-1],
+                output_hidden_states=True,
+                logits_to_keep=keep,
+            )
         hidden = out.hidden_states[-1][:, -keep:].float()
         return out.logits, self.value_head(hidden).squeeze(-1)
 
@@ -166,12 +172,16 @@ class PackedPolicy(PolicyWithValue):
         packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
         logits, hidden = logits_at(self.model, packed, packed.place[asks[real]])
-        found = (token_logprobs(logits[None], ids[:, start:][answer][None])[0],
-                 self.value_head(hidden.float()).squeeze(-1), *([token_entropy(logits)] if entropy else []))
+        found = (
+            token_logprobs(logits[None], ids[:, start:][answer][None])[0],
+            self.value_head(hidden.float()).squeeze(-1),
+            *([token_entropy(logits)] if entropy else []),
+        )
         return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in found)
 
 
 # ---------------------------------------------------------------- one update
+
 
 @torch.no_grad()
 def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
@@ -193,11 +203,26 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     final = scores - settings.no_end_penalty * (~ended)
     rewards = token_rewards(final, logprobs, ref_logprobs, mask, settings.beta)
     advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
-    return {"ids": ids, "full_mask": full_mask, "start": start, "mask": mask, "logprobs": logprobs,
-            "ref_logprobs": ref_logprobs, "values": values, "rewards": rewards, "raw_advantages": advantages,
-            "returns": returns, "advantages": whiten(advantages, mask), "scores": scores, "final": final,
-            "sampled_logprobs": sampled, "ended": ended, "prompts": prompts, "responses": responses,
-            "entropy": masked_mean(entropy, mask).item()}
+    return {
+        "ids": ids,
+        "full_mask": full_mask,
+        "start": start,
+        "mask": mask,
+        "logprobs": logprobs,
+        "ref_logprobs": ref_logprobs,
+        "values": values,
+        "rewards": rewards,
+        "raw_advantages": advantages,
+        "returns": returns,
+        "advantages": whiten(advantages, mask),
+        "scores": scores,
+        "final": final,
+        "sampled_logprobs": sampled,
+        "ended": ended,
+        "prompts": prompts,
+        "responses": responses,
+        "entropy": masked_mean(entropy, mask).item(),
+    }
 
 
 def update(policy, optimizer, batch, settings, generator):
@@ -209,28 +234,38 @@ def update(policy, optimizer, batch, settings, generator):
             some = some.to(batch["ids"].device)
             mask = batch["mask"][some]
             logprobs, values = policy.read(batch["ids"][some], batch["full_mask"][some], batch["start"])
-            surrogate, ratio, active = policy_loss(logprobs, batch["logprobs"][some], batch["advantages"][some], mask,
-                                                   settings.clip)
+            surrogate, ratio, active = policy_loss(
+                logprobs, batch["logprobs"][some], batch["advantages"][some], mask, settings.clip
+            )
             error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
             loss = surrogate + settings.value_coef * error
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             if not torch.isfinite(loss + norm):
-                raise WorkbookError(f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
-                                    f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
-                                    "again; the last good policy is kept.")
+                raise WorkbookError(
+                    f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
+                    f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
+                    "again; the last good policy is kept."
+                )
             optimizer.step()
             off = ((ratio - 1).abs() * mask).max().item()
-            stats.append({"clip_fraction": active.item(), "policy_loss": surrogate.item(), "ratio_off": off,
-                          "value_loss": error.item(), "approx_kl": masked_mean(
-                              kl_k3(batch["logprobs"][some] * mask, logprobs), mask).item()})
+            stats.append(
+                {
+                    "clip_fraction": active.item(),
+                    "policy_loss": surrogate.item(),
+                    "ratio_off": off,
+                    "value_loss": error.item(),
+                    "approx_kl": masked_mean(kl_k3(batch["logprobs"][some] * mask, logprobs), mask).item(),
+                }
+            )
     first = stats[0]
     mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
     return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}
 
 
 # ---------------------------------------------------------------- health
+
 
 @torch.no_grad()
 def moved_by_padding(policy, batch, settings, junk=1e3):
@@ -243,18 +278,22 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
     mask, old, ref, final = (batch[k][short] for k in ("mask", "logprobs", "ref_logprobs", "final"))
     results = []
     for fill in (0.0, junk):
+
         def padded(x):
             return x.masked_fill(mask == 0, fill)
+
         some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % policy.model.config.vocab_size)
         logprobs, values = policy.read(some, full_mask, start)
         rewards = token_rewards(final, padded(old), padded(ref), mask, settings.beta)
         advantages, returns = gae(padded(rewards), padded(values), mask, settings.gamma, settings.lam)
         white = whiten(padded(advantages), mask)
         surrogate, _, _ = policy_loss(padded(logprobs), padded(old), padded(white), mask, settings.clip)
-        error = value_loss(padded(values), padded(batch["values"][short]), padded(returns), mask,
-                           settings.value_clip)
-        results.append(torch.cat([x.float().flatten() for x in (
-            logprobs, values, rewards, advantages, returns, white, surrogate, error)]))
+        error = value_loss(padded(values), padded(batch["values"][short]), padded(returns), mask, settings.value_clip)
+        results.append(
+            torch.cat(
+                [x.float().flatten() for x in (logprobs, values, rewards, advantages, returns, white, surrogate, error)]
+            )
+        )
     return (results[0] - results[1]).abs().max().item()
 
 
@@ -270,15 +309,14 @@ def health(policy, tokenizer, batch, stats, step, settings, tolerance):
     gap = ((batch["returns"] - batch["raw_advantages"] - batch["values"]) * mask).abs().max().item()
     sampled = ((batch["sampled_logprobs"] - batch["logprobs"]) * mask).abs().max().item()
     eos = torch.tensor(sorted(end_tokens(policy.model, tokenizer)), device=mask.device)
-    ended = torch.isin(batch["ids"][:, batch["start"]:][rows, last], eos)
+    ended = torch.isin(batch["ids"][:, batch["start"] :][rows, last], eos)
     owed = batch["scores"] - settings.no_end_penalty * (~ended)
     unpaid = (owed - batch["final"]).abs().max().item() + (ended != batch["ended"]).sum().item()
     moved = moved_by_padding(policy, batch, settings)
     checks = {
         "sampling and training give the same log-probabilities": (sampled < tolerance, sampled),
         "ratio is 1 in the first minibatch": (stats["first_ratio_off"] < tolerance, stats["first_ratio_off"]),
-        "nothing is clipped in the first minibatch": (stats["first_clip_fraction"] == 0,
-                                                      stats["first_clip_fraction"]),
+        "nothing is clipped in the first minibatch": (stats["first_clip_fraction"] == 0, stats["first_clip_fraction"]),
         "score sits on the last real token only": (max(at_last, elsewhere) < 1e-4, max(at_last, elsewhere)),
         "returns are raw advantages plus values": (gap < 1e-4, gap),
         "answers without an end are counted and penalised": (unpaid < 1e-4, unpaid),
@@ -298,6 +336,7 @@ def fingerprint(*models):
 
 # ---------------------------------------------------------------- the loop
 
+
 def normalized_reward(reward, prompts, responses):
     """`reward` shifted and scaled to mean 0 and variance 1 on these answers (the reference's), so that
     beta means the same for every reward model (Ziegler et al. 2019)."""
@@ -309,8 +348,10 @@ def normalized_reward(reward, prompts, responses):
 def check_run(model, tokenizer, prompts, settings):
     """Raise WorkbookError, before anything is computed, for a run that could not succeed."""
     if not any(p.requires_grad for p in model.parameters()):
-        raise WorkbookError("Every weight of the policy is frozen, so PPO could change nothing. Load the model again, "
-                            "or thaw it with model.requires_grad_(True).")
+        raise WorkbookError(
+            "Every weight of the policy is frozen, so PPO could change nothing. Load the model again, "
+            "or thaw it with model.requires_grad_(True)."
+        )
     if not prompts:
         raise WorkbookError("There is no prompt for PPO to train on; give at least one.")
     for name in ("batch_size", "epochs", "minibatches", "max_new_tokens"):
@@ -319,9 +360,11 @@ def check_run(model, tokenizer, prompts, settings):
     length, longest = max(zip(map(len, prompts_ids(tokenizer, prompts)), prompts))
     needed, limit = length + settings.max_new_tokens, context_length(model)
     if needed > limit:
-        raise WorkbookError(f"The prompt {longest[:40]!r} with an answer of {settings.max_new_tokens} tokens takes "
-                            f"{needed} tokens, but the policy reads only {limit}. Lower max_new_tokens or leave the "
-                            "prompt out.")
+        raise WorkbookError(
+            f"The prompt {longest[:40]!r} with an answer of {settings.max_new_tokens} tokens takes "
+            f"{needed} tokens, but the policy reads only {limit}. Lower max_new_tokens or leave the "
+            "prompt out."
+        )
 
 
 def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None):
@@ -341,26 +384,35 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
     kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
     policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
+    )
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
     tolerance = 1e-3 if device.type == "cpu" else 5e-2
-    run = checkpoint and {"training": "PPO", **asdict(settings), "seed": seed, "list of prompts": digest_of(prompts),
-                          "model to start from": digest(model), "reward model": digest(*frozen)}
+    run = checkpoint and {
+        "training": "PPO",
+        **asdict(settings),
+        "seed": seed,
+        "list of prompts": digest_of(prompts),
+        "model to start from": digest(model),
+        "reward model": digest(*frozen),
+    }
     history, more = load_checkpoint(checkpoint, run, policy, optimizer)
     card, queue = more.get("card", {}), more.get("queue", [])
     if more:
         sampler.set_state(more["sampler"])
         shuffler.set_state(more["shuffler"])
         if not torch.allclose(reward(more["prompts"], more["responses"]).cpu(), more["scores"], atol=1e-3):
-            raise WorkbookError(f"The checkpoint {checkpoint} belongs to a run with another reward. Delete it to start "
-                                "from the beginning.")
+            raise WorkbookError(
+                f"The checkpoint {checkpoint} belongs to a run with another reward. Delete it to start "
+                "from the beginning."
+            )
     good = copy.deepcopy(policy.state_dict())
     try:
         for step in range(len(history), settings.updates):
             while len(queue) < settings.batch_size:
                 queue += [prompts[i] for i in torch.randperm(len(prompts), generator=shuffler)]
-            asked, queue = queue[:settings.batch_size], queue[settings.batch_size:]
+            asked, queue = queue[: settings.batch_size], queue[settings.batch_size :]
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * (1 - step / settings.updates)
             batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
@@ -371,20 +423,40 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             for name, (passed, value) in checks.items():
                 card[name] = max(card.get(name, 0.0), value)
                 if not passed:
-                    raise WorkbookError(f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
-                                        "The update is not to be trusted; the last good policy is kept.")
+                    raise WorkbookError(
+                        f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
+                        "The update is not to be trusted; the last good policy is kept."
+                    )
             good = copy.deepcopy(policy.state_dict())
             mask = batch["mask"]
-            history.append({"update": step + 1, "reward": batch["scores"].mean().item(),
-                            "kl": ((batch["logprobs"] - batch["ref_logprobs"]) * mask).sum(-1).mean().item(),
-                            "entropy": batch["entropy"], "length": mask.sum(-1).mean().item(),
-                            "no_end": (~batch["ended"]).float().mean().item(), **stats})
+            history.append(
+                {
+                    "update": step + 1,
+                    "reward": batch["scores"].mean().item(),
+                    "kl": ((batch["logprobs"] - batch["ref_logprobs"]) * mask).sum(-1).mean().item(),
+                    "entropy": batch["entropy"],
+                    "length": mask.sum(-1).mean().item(),
+                    "no_end": (~batch["ended"]).float().mean().item(),
+                    **stats,
+                }
+            )
             if on_update:
                 on_update(history[-1], batch)
             if checkpoint:
-                save_checkpoint(checkpoint, run, policy, optimizer, history, card=card, queue=queue,
-                                sampler=sampler.get_state(), shuffler=shuffler.get_state(), prompts=asked,
-                                responses=batch["responses"], scores=batch["scores"].cpu())
+                save_checkpoint(
+                    checkpoint,
+                    run,
+                    policy,
+                    optimizer,
+                    history,
+                    card=card,
+                    queue=queue,
+                    sampler=sampler.get_state(),
+                    shuffler=shuffler.get_state(),
+                    prompts=asked,
+                    responses=batch["responses"],
+                    scores=batch["scores"].cpu(),
+                )
         if checkpoint:
             Path(checkpoint).unlink(missing_ok=True)
     except KeyboardInterrupt:

@@ -30,13 +30,16 @@ def features(model, tokenizer, prompts, responses, batch_size=256):
     starts = [len(asked) for asked in prompts_ids(tokenizer, prompts)]
     order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
-        some = order[i:i + batch_size]
+        some = order[i : i + batch_size]
         ids, mask = pad([rows[j] for j in some], tokenizer.pad_token_id, device=device)
         with autocast(device):
-            states = model.base_model(ids, attention_mask=mask, position_ids=position_ids(mask),
-                                      output_hidden_states=True).hidden_states
-        columns, first = torch.arange(ids.shape[1], device=device), torch.tensor([starts[j] for j in some],
-                                                                                 device=device)
+            states = model.base_model(
+                ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
+            ).hidden_states
+        columns, first = (
+            torch.arange(ids.shape[1], device=device),
+            torch.tensor([starts[j] for j in some], device=device),
+        )
         said = (mask * (columns >= first[:, None]))[:, :, None].float()
         sums = torch.cat([(h.float() * said).sum(1) for h in (states[0], states[-1])], 1)
         out.update(zip(some, torch.cat([sums / said.sum(1), sums], 1).cpu()))
@@ -97,12 +100,14 @@ class Probe:
         """
         reward.check_preferences(rows)
         prompts = [r["prompt"] for r in rows]
-        gaps = (self.read(prompts, [r["chosen"] for r in rows]) - self.read(prompts, [r["rejected"] for r in rows]))
+        gaps = self.read(prompts, [r["chosen"] for r in rows]) - self.read(prompts, [r["rejected"] for r in rows])
         targets = torch.tensor([0.5 if r.get("tie") else 1.0 for r in rows])
         self.weights = fit(gaps, targets)
         margins, decided = gaps @ self.weights, targets == 1
-        return {"loss": F.binary_cross_entropy_with_logits(margins, targets).item(),
-                "accuracy": (margins[decided] > 0).float().mean().item()}
+        return {
+            "loss": F.binary_cross_entropy_with_logits(margins, targets).item(),
+            "accuracy": (margins[decided] > 0).float().mean().item(),
+        }
 
     def __call__(self, prompts, responses):
         return self.read(prompts, responses) @ self.weights

@@ -76,8 +76,9 @@ def ending_scores(model, pairs, pad_id=None):
     where it is, and to carry what it saw to the end, rather than both at once.
     """
     packed, ends = pack_groups(pairs, next(model.parameters()).device)
-    places = torch.cat([end - torch.arange(comparable(pair), device=end.device)[:, None]
-                        for pair, end in zip(pairs, ends)])
+    places = torch.cat(
+        [end - torch.arange(comparable(pair), device=end.device)[:, None] for pair, end in zip(pairs, ends)]
+    )
     return scores_at(model, packed, places)
 
 
@@ -85,8 +86,10 @@ def pair_ids(tokenizer, prompt, response, limit):
     """Token ids of prompt and answer, end-of-text included.  Raises WorkbookError over `limit` tokens."""
     ids = prompt_ids(tokenizer, prompt) + response_ids(tokenizer, response)
     if len(ids) > limit:
-        raise WorkbookError(f"Prompt and answer have {len(ids)} tokens together, but the model reads only {limit}: "
-                            f"{prompt[:40]!r}. Shorten the answer or leave the pair out.")
+        raise WorkbookError(
+            f"Prompt and answer have {len(ids)} tokens together, but the model reads only {limit}: "
+            f"{prompt[:40]!r}. Shorten the answer or leave the pair out."
+        )
     return ids
 
 
@@ -97,12 +100,13 @@ def readable_ids(tokenizer, prompts, responses, limit):
     PPO.  Raises WorkbookError when a prompt leaves no room for an answer at all.
     """
     rows = []
-    for i, (asked, said) in enumerate(zip(prompts_ids(tokenizer, prompts), responses_ids(tokenizer, responses),
-                                          strict=True)):
+    for i, (asked, said) in enumerate(
+        zip(prompts_ids(tokenizer, prompts), responses_ids(tokenizer, responses), strict=True)
+    ):
         room = limit - len(asked)
         if room < 2:
             pair_ids(tokenizer, prompts[i], responses[i], limit)  # says what is wrong
-        rows.append(asked + (said if len(said) <= room else said[:room - 1] + said[-1:]))
+        rows.append(asked + (said if len(said) <= room else said[: room - 1] + said[-1:]))
     return rows
 
 
@@ -117,18 +121,19 @@ def score(model, tokenizer, prompts, responses, batch_size=256):
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
     for i in range(0, len(rows), batch_size):  # like lengths together: less padding
-        some = order[i:i + batch_size]
+        some = order[i : i + batch_size]
         out[some] = scores(model, [[rows[j]] for j in some], tokenizer.pad_token_id)[:, 0].cpu()
     return out
 
 
 # ---------------------------------------------------------------- data
 
+
 def split_by_prompt(rows, share, seed=0):
     """(train, held-out): no prompt is on both sides; about `share` of the prompts are held out."""
     names = sorted({r["prompt"] for r in rows})
     random.Random(seed).shuffle(names)
-    held_out = set(names[:round(share * len(names))])
+    held_out = set(names[: round(share * len(names))])
     return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]
 
 
@@ -137,14 +142,18 @@ def check_preferences(rows):
     for n, row in enumerate(rows, 1):
         for name in ("prompt", "chosen", "rejected"):
             if not isinstance(row.get(name), str):
-                raise WorkbookError(f"Preference {n} of {len(rows)} has no text as {name!r} (it is {row.get(name)!r}): "
-                                    "a preference needs a prompt and two answers. Mend or delete that row.")
+                raise WorkbookError(
+                    f"Preference {n} of {len(rows)} has no text as {name!r} (it is {row.get(name)!r}): "
+                    "a preference needs a prompt and two answers. Mend or delete that row."
+                )
 
 
 def usable_pairs(tokenizer, rows, limit):
     """(rows of token ids (chosen, rejected), number dropped because both sides are the same tokens)."""
-    pairs = [(pair_ids(tokenizer, r["prompt"], r["chosen"], limit),
-              pair_ids(tokenizer, r["prompt"], r["rejected"], limit)) for r in rows]
+    pairs = [
+        (pair_ids(tokenizer, r["prompt"], r["chosen"], limit), pair_ids(tokenizer, r["prompt"], r["rejected"], limit))
+        for r in rows
+    ]
     kept = [p for p in pairs if p[0] != p[1]]
     return kept, len(pairs) - len(kept)
 
@@ -157,12 +166,13 @@ def like_lengths(order, length, batch_size, generator):
     """
     window, batches = 16 * batch_size, []
     for i in range(0, len(order), window):
-        some = sorted(order[i:i + window], key=length)
-        batches += [some[j:j + batch_size] for j in range(0, len(some), batch_size)]
+        some = sorted(order[i : i + window], key=length)
+        batches += [some[j : j + batch_size] for j in range(0, len(some), batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 # ---------------------------------------------------------------- training
+
 
 def soften(model, share=0.2):
     """`model` with its score head shrunk to a `share`: the same order of answers, held with little confidence.
@@ -184,11 +194,15 @@ def evaluate(model, tokenizer, rows):
     if not rows:
         raise WorkbookError("There is no pair to measure on: all were ties or skipped. Label more in chapter 03.")
     n = len(rows)
-    s = score(model, tokenizer, [r["prompt"] for r in rows] * 2,
-              [r["chosen"] for r in rows] + [r["rejected"] for r in rows])
+    s = score(
+        model, tokenizer, [r["prompt"] for r in rows] * 2, [r["chosen"] for r in rows] + [r["rejected"] for r in rows]
+    )
     margin = s[:n] - s[n:]
-    return {"loss": preference_loss(s[:n], s[n:]).item(), "margin": margin.mean().item(),
-            "accuracy": ((margin > 0).float() + 0.5 * (margin == 0).float()).mean().item()}
+    return {
+        "loss": preference_loss(s[:n], s[n:]).item(),
+        "margin": margin.mean().item(),
+        "accuracy": ((margin > 0).float() + 0.5 * (margin == 0).float()).mean().item(),
+    }
 
 
 def training_batches(pairs, epochs, batch_size, seed):
@@ -213,15 +227,32 @@ def preference_step(model, optimizer, pairs, pad_id, center, scores=padded_score
     total.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not torch.isfinite(total + norm):
-        raise WorkbookError("The loss of the reward model is no longer a number, and training was stopped. Lower the "
-                            "learning rate and train again.")
+        raise WorkbookError(
+            "The loss of the reward model is no longer a number, and training was stopped. Lower the "
+            "learning rate and train again."
+        )
     optimizer.step()
-    return {"loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item(),
-            "margin": (chosen - rejected).mean().item()}
+    return {
+        "loss": loss.item(),
+        "accuracy": (chosen > rejected).float().mean().item(),
+        "margin": (chosen - rejected).mean().item(),
+    }
 
 
-def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e-4, center=0.01, seed=0,
-                       on_step=None, checkpoint=None, scores=None):
+def train_reward_model(
+    model,
+    tokenizer,
+    rows,
+    *,
+    epochs=1,
+    batch_size=32,
+    lr=3e-4,
+    center=0.01,
+    seed=0,
+    on_step=None,
+    checkpoint=None,
+    scores=None,
+):
     """Train on preference rows {"prompt", "chosen", "rejected"}; returns the history, a list of dicts.
 
     `center` times (R+ + R-)^2 is added to the loss (Eisenstein et al. 2023): only differences of scores
@@ -235,18 +266,26 @@ def train_reward_model(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=3e
     check_preferences(rows)
     pairs, dropped = usable_pairs(tokenizer, rows, context_length(model))
     if not pairs:
-        raise WorkbookError("There is no pair to learn from: all were ties, skipped or identical. Label more in "
-                            "chapter 03.")
+        raise WorkbookError(
+            "There is no pair to learn from: all were ties, skipped or identical. Label more in chapter 03."
+        )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     scores = scores or (packed_scores if can_pack(model) else padded_scores)
     batches = training_batches(pairs, epochs, batch_size, seed)
-    run = checkpoint and {"training": "reward model", "epochs": epochs, "batch size": batch_size,
-                          "learning rate": lr, "centre": center, "seed": seed, "set of pairs": digest_of(pairs),
-                          "model to start from": digest(model)}
+    run = checkpoint and {
+        "training": "reward model",
+        "epochs": epochs,
+        "batch size": batch_size,
+        "learning rate": lr,
+        "centre": center,
+        "seed": seed,
+        "set of pairs": digest_of(pairs),
+        "model to start from": digest(model),
+    }
     history, _ = load_checkpoint(checkpoint, run, model, optimizer)
     model.train()
     try:
-        for batch in batches[len(history):]:
+        for batch in batches[len(history) :]:
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(len(history), len(batches))
             row = preference_step(model, optimizer, [pairs[i] for i in batch], tokenizer.pad_token_id, center, scores)

@@ -34,6 +34,7 @@ def missing():
 
 # ---------------------------------------------------------------- exports
 
+
 def prompt_row(tokenizer, prompt):
     """A prompt in TRL's format: chat messages where the tokenizer has a template for them, else plain text."""
     if tokenizer.chat_template:
@@ -43,15 +44,21 @@ def prompt_row(tokenizer, prompt):
 
 def preference_row(tokenizer, row):
     """A preference {"prompt", "chosen", "rejected"} in TRL's format; the end of an answer is added by TRL."""
+
     def answer(text):
         if tokenizer.chat_template:
             return [{"role": "assistant", "content": text}]
         return " " + text
-    return {**prompt_row(tokenizer, row["prompt"]),
-            "chosen": answer(row["chosen"]), "rejected": answer(row["rejected"])}
+
+    return {
+        **prompt_row(tokenizer, row["prompt"]),
+        "chosen": answer(row["chosen"]),
+        "rejected": answer(row["rejected"]),
+    }
 
 
 # ---------------------------------------------------------------- configurations
+
 
 def launch_config(processes, machines=1, rank=0, address="127.0.0.1", cpu=False, sharded=False):
     """Settings of `accelerate launch` for `processes` in all, shared out over `machines`, as a dict.
@@ -63,17 +70,28 @@ def launch_config(processes, machines=1, rank=0, address="127.0.0.1", cpu=False,
     if processes < 1 or machines < 1 or processes % machines:
         raise WorkbookError(f"{processes} processes can't be shared out evenly over {machines} machines.")
     kind = "FSDP" if sharded else "MULTI_GPU" if processes > 1 else "NO"
-    config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "num_machines": machines,
-              "num_processes": processes, "machine_rank": rank, "use_cpu": cpu,
-              "mixed_precision": "no" if cpu else "bf16",
-              "main_process_port": 29500 if machines > 1 else 0}  # 0: any free port
+    config = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kind,
+        "num_machines": machines,
+        "num_processes": processes,
+        "machine_rank": rank,
+        "use_cpu": cpu,
+        "mixed_precision": "no" if cpu else "bf16",
+        "main_process_port": 29500 if machines > 1 else 0,
+    }  # 0: any free port
     if machines > 1:
         config |= {"main_process_ip": address, "rdzv_backend": "static", "same_network": True}
     if sharded:
         config["fsdp_config"] = {
-            "fsdp_version": 2, "fsdp_reshard_after_forward": True, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "fsdp_state_dict_type": "FULL_STATE_DICT", "fsdp_cpu_ram_efficient_loading": True,
-            "fsdp_offload_params": False, "fsdp_activation_checkpointing": False}
+            "fsdp_version": 2,
+            "fsdp_reshard_after_forward": True,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+            "fsdp_cpu_ram_efficient_loading": True,
+            "fsdp_offload_params": False,
+            "fsdp_activation_checkpointing": False,
+        }
     return config
 
 
@@ -89,16 +107,28 @@ def config_text(config):
 
 # ---------------------------------------------------------------- what every process runs
 
+
 def common_arguments(folder, settings):
     """Arguments of both trainers; batch sizes in `settings` are over all processes together."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if settings["batch_size"] % processes:
         raise WorkbookError(f"A batch of {settings['batch_size']} can't be shared out over {processes} processes.")
     gpu = torch.cuda.is_available()
-    return {"output_dir": str(folder), "seed": settings["seed"], "learning_rate": settings["lr"],
-            "per_device_train_batch_size": settings["batch_size"] // processes, "max_grad_norm": 1.0,
-            "use_cpu": not gpu, "bf16": gpu, "gradient_checkpointing": gpu, "dataloader_pin_memory": gpu,
-            "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
+    return {
+        "output_dir": str(folder),
+        "seed": settings["seed"],
+        "learning_rate": settings["lr"],
+        "per_device_train_batch_size": settings["batch_size"] // processes,
+        "max_grad_norm": 1.0,
+        "use_cpu": not gpu,
+        "bf16": gpu,
+        "gradient_checkpointing": gpu,
+        "dataloader_pin_memory": gpu,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
 
 
 def train_reward(folder):
@@ -111,10 +141,17 @@ def train_reward(folder):
         model=str(folder / "models" / "reward_start"),
         train_dataset=Dataset.from_list(read_jsonl(folder / "preferences.jsonl")),
         args=RewardConfig(
-            **common_arguments(folder / "trl_reward", settings), num_train_epochs=settings["epochs"],
-            center_rewards_coefficient=settings["center"], max_length=settings["max_length"],
-            lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}, warmup_steps=0.05,
-            adam_beta2=0.98, weight_decay=0.01))
+            **common_arguments(folder / "trl_reward", settings),
+            num_train_epochs=settings["epochs"],
+            center_rewards_coefficient=settings["center"],
+            max_length=settings["max_length"],
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": 0.1},
+            warmup_steps=0.05,
+            adam_beta2=0.98,
+            weight_decay=0.01,
+        ),
+    )
     finish(trainer, folder / "trl_reward")
 
 
@@ -129,10 +166,18 @@ def train_policy(folder):
         reward_funcs=str(folder / settings["judge"]),
         train_dataset=Dataset.from_list(read_jsonl(folder / "prompts.jsonl")),
         args=RLOOConfig(
-            **common_arguments(folder / "trl_policy", settings), max_steps=settings["updates"],
-            num_generations=settings["answers"], max_completion_length=settings["max_new_tokens"],
-            beta=settings["beta"], lr_scheduler_type="linear", adam_beta2=0.95, adam_epsilon=1e-5, weight_decay=0.0,
-            disable_dropout=True))
+            **common_arguments(folder / "trl_policy", settings),
+            max_steps=settings["updates"],
+            num_generations=settings["answers"],
+            max_completion_length=settings["max_new_tokens"],
+            beta=settings["beta"],
+            lr_scheduler_type="linear",
+            adam_beta2=0.95,
+            adam_epsilon=1e-5,
+            weight_decay=0.0,
+            disable_dropout=True,
+        ),
+    )
     finish(trainer, folder / "trl_policy")
 
 
@@ -145,18 +190,33 @@ def finish(trainer, folder):
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; model folders here have none
-        write_json(folder / "run.json", {
-            "seconds": seconds, "processes": torch.distributed.get_world_size() if together else 1,
-            "backend": torch.distributed.get_backend() if together else "none",
-            "history": trainer.state.log_history})
+        write_json(
+            folder / "run.json",
+            {
+                "seconds": seconds,
+                "processes": torch.distributed.get_world_size() if together else 1,
+                "backend": torch.distributed.get_backend() if together else "none",
+                "history": trainer.state.log_history,
+            },
+        )
 
 
 # ---------------------------------------------------------------- starting them
 
+
 def launch_command(config, what, folder):
     """The command, as a list, that runs `what` ("reward" or "policy") on `folder` as the file `config` says."""
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
-            "-m", "rlhf_helpers.scale", what, str(folder)]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "-m",
+        "rlhf_helpers.scale",
+        what,
+        str(folder),
+    ]
 
 
 def launch(config, what, folder):
@@ -171,8 +231,12 @@ def launch(config, what, folder):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
     with open(log, "w", encoding="utf-8") as out:
-        process = subprocess.Popen(launch_command(config, what, folder), stdout=out, stderr=subprocess.STDOUT,
-                                   env=os.environ | {"OMP_NUM_THREADS": "1"} | quiet | hidden)
+        process = subprocess.Popen(
+            launch_command(config, what, folder),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | quiet | hidden,
+        )
         try:
             code = process.wait()
         except BaseException:  # an interrupt: the launcher ends its processes when it is asked to end
@@ -181,12 +245,14 @@ def launch(config, what, folder):
             raise
     if code:
         lines = [s for s in log.read_text(encoding="utf-8", errors="replace").splitlines() if "Error" in s]
-        raise WorkbookError(f"TRL's run stopped ({lines[0].strip() if lines else f'code {code}'}); what it said is "
-                            f"in {log}.")
+        raise WorkbookError(
+            f"TRL's run stopped ({lines[0].strip() if lines else f'code {code}'}); what it said is in {log}."
+        )
     return json.loads((folder / f"trl_{what}" / "run.json").read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- what it costs
+
 
 def count_parameters(layers, width, inner, heads, kv_heads, vocab, gated=True, tied=False, **more):
     """Parameters of a decoder-only transformer from its shape; biases and norms (below 1 %) are left out."""

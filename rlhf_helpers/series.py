@@ -22,6 +22,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 # ---------------------------------------------------------------- one notebook
 
+
 def use_this_python():
     """Make the kernel named `python3` this interpreter, whatever else the user has installed."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -35,9 +36,13 @@ def widget_errors(nb):
     the state of the widget, and no executor reports it.
     """
     saved = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    return [(output["ename"], output["evalue"])
-            for model in saved.get("state", {}).values() if model["model_name"] == "OutputModel"
-            for output in model["state"].get("outputs", []) if output["output_type"] == "error"]
+    return [
+        (output["ename"], output["evalue"])
+        for model in saved.get("state", {}).values()
+        if model["model_name"] == "OutputModel"
+        for output in model["state"].get("outputs", [])
+        if output["output_type"] == "error"
+    ]
 
 
 def _engine(on_cell):
@@ -96,24 +101,35 @@ def execute(path, folder, parameters=None, on_cell=lambda cell: None):
         draft = Path(temporary) / path.name
         try:
             nb = papermill.execute_notebook(
-                path, draft, parameters, engine_name="workbook", kernel_name="python3", cwd=path.parent,
-                progress_bar=False, request_save_on_cell_execute=False,
-                extra_arguments=["--log-level=50"])  # the kernel's own log is no concern of a reader
+                path,
+                draft,
+                parameters,
+                engine_name="workbook",
+                kernel_name="python3",
+                cwd=path.parent,
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                extra_arguments=["--log-level=50"],
+            )  # the kernel's own log is no concern of a reader
         except papermill.PapermillExecutionError as e:
             _publish(nbformat.read(draft, 4), folder, path.stem)
             line = next((s for s in e.source.splitlines() if s.strip()), "").strip()
             raise WorkbookError(
                 f"{path.stem} stopped in cell [{e.exec_count}], which begins `{line}`: {e.ename}: {e.evalue} "
-                f"(its executed copy is {folder / path.stem}.html)") from None
+                f"(its executed copy is {folder / path.stem}.html)"
+            ) from None
         except DeadKernelError:
             raise WorkbookError(
                 f"{path.stem} stopped because its kernel died, most often for want of memory; close other "
-                "programs, or use --fast.") from None
+                "programs, or use --fast."
+            ) from None
     _publish(nb, folder, path.stem)
     hidden = widget_errors(nb)
     if hidden:
-        raise WorkbookError(f"{path.stem} reached its end, but a widget in it hides an error: "
-                            f"{': '.join(hidden[0])} (its executed copy is {folder / path.stem}.html)")
+        raise WorkbookError(
+            f"{path.stem} reached its end, but a widget in it hides an error: "
+            f"{': '.join(hidden[0])} (its executed copy is {folder / path.stem}.html)"
+        )
     return nb
 
 
@@ -136,6 +152,7 @@ def refresh(path, executed):
 
 # ---------------------------------------------------------------- the series
 
+
 def chapters(only=(), folder=ROOT / "notebooks"):
     """The notebooks of the series in order, or those whose numbers are in `only`, such as ("04", "05")."""
     paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
@@ -145,8 +162,7 @@ def chapters(only=(), folder=ROOT / "notebooks"):
     if not paths:
         raise WorkbookError(f"There are no chapters in {folder}; get a fresh copy of the workbook.")
     if unknown:
-        raise WorkbookError(f"There is no chapter {', '.join(unknown)} in {folder}; "
-                            f"choose from {', '.join(numbers)}.")
+        raise WorkbookError(f"There is no chapter {', '.join(unknown)} in {folder}; choose from {', '.join(numbers)}.")
     return [p for p, n in zip(paths, numbers) if n in wanted]
 
 
@@ -154,8 +170,11 @@ def key_result(runs, name, since):
     """What a chapter said of itself in metrics/<name>.json, if written after `since` (Unix seconds)."""
     path = Path(runs) / "metrics" / f"{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("key_result", "") if (
-            path.stat().st_mtime >= since - 2) else ""  # some file systems count in steps of 2 s
+        return (
+            json.loads(path.read_text(encoding="utf-8")).get("key_result", "")
+            if (path.stat().st_mtime >= since - 2)
+            else ""
+        )  # some file systems count in steps of 2 s
     except (OSError, ValueError):
         return ""
 
@@ -190,8 +209,12 @@ def run(paths, runs, parameters=None, outputs=False):
 
     cells = sum(len(nbformat.read(p, 4).cells) + bool(parameters) for p in paths)
     rows, made = [], files.made_in(Path(runs), (parameters or {}).get("MODEL", ""), ROOT / "data")
-    with tqdm(total=cells, unit="cell", disable=None, bar_format="{desc} {bar} {percentage:3.0f}% "
-              "{n_fmt}/{total_fmt} cells, {elapsed}") as bar:
+    with tqdm(
+        total=cells,
+        unit="cell",
+        disable=None,
+        bar_format="{desc} {bar} {percentage:3.0f}% {n_fmt}/{total_fmt} cells, {elapsed}",
+    ) as bar:
         try:
             for n, path in enumerate(paths, 1):
                 bar.set_description_str(f"{n}/{len(paths)} {path.stem}")
@@ -206,28 +229,40 @@ def run(paths, runs, parameters=None, outputs=False):
             if rows:
                 print("\n" + table(rows))
     memory = peak_memory()
-    print(f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
-          + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
-          + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html")
+    print(
+        f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
+        + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
+        + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html"
+    )
 
 
 def main(arguments=None):
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.series", description=(
-        "Execute the notebooks in order; the executed copies go to runs/series/."))
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhf_helpers.series",
+        description=("Execute the notebooks in order; the executed copies go to runs/series/."),
+    )
     parser.add_argument("--fast", action="store_true", help="a short run with smaller numbers")
     parser.add_argument("--only", nargs="+", metavar="NN", default=(), help="these chapters, such as 04 05")
     parser.add_argument("--seed", type=int, help="the SEED of every chapter (0)")
-    parser.add_argument("--annotator", choices=["you", *annotators.TASTES],
-                        help='who labels: "you" (your labels, if there are any), or a simulated taste')
+    parser.add_argument(
+        "--annotator",
+        choices=["you", *annotators.TASTES],
+        help='who labels: "you" (your labels, if there are any), or a simulated taste',
+    )
     parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
     parser.add_argument("--runs-dir", type=Path, help="where everything is written (runs/)")
     parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
     options = parser.parse_args(arguments)
     runs = (options.runs_dir or ROOT / "runs").expanduser().resolve()
     model = str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model
-    parameters = {"MODEL": model, "FAST": options.fast or None, "SEED": options.seed, "ANNOTATOR": options.annotator,
-                  "RUNS_DIR": str(runs) if options.runs_dir else None}
+    parameters = {
+        "MODEL": model,
+        "FAST": options.fast or None,
+        "SEED": options.seed,
+        "ANNOTATOR": options.annotator,
+        "RUNS_DIR": str(runs) if options.runs_dir else None,
+    }
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)
     try:
@@ -236,12 +271,10 @@ def main(arguments=None):
         print(f"\n{e}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as e:
-        print(f'The module {e.name} is missing; run: python -m pip install -e ".[notebooks]"',
-              file=sys.stderr)
+        print(f'The module {e.name} is missing; run: python -m pip install -e ".[notebooks]"', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The chapters that had ended are kept; --only runs single ones.",
-              file=sys.stderr)
+        print("\nInterrupted. The chapters that had ended are kept; --only runs single ones.", file=sys.stderr)
         return 130
     return 0
 

@@ -41,10 +41,21 @@ class Task:
 
 def embedded():
     """The embedded world, its gold judge, and the settings of what ships."""
-    return Task({q.prompt: q.family for q in world.questions()}, {s: world.prompts(s) for s in ("train", "heldout")},
-                world.gold_score, world.gold_axes, build.quality, ("right", "wrong", "in_format", "polite", "rude"),
-                ("right", "full", "polite", "rude", "filler", "repeats", "words"), annotators.TASTES, "helpful", "warm",
-                build.PPO, build.REWARD, build.card)
+    return Task(
+        {q.prompt: q.family for q in world.questions()},
+        {s: world.prompts(s) for s in ("train", "heldout")},
+        world.gold_score,
+        world.gold_axes,
+        build.quality,
+        ("right", "wrong", "in_format", "polite", "rude"),
+        ("right", "full", "polite", "rude", "filler", "repeats", "words"),
+        annotators.TASTES,
+        "helpful",
+        "warm",
+        build.PPO,
+        build.REWARD,
+        build.card,
+    )
 
 
 # ---------------------------------------------------------------- general prompts
@@ -57,41 +68,62 @@ REWARD = {"epochs": 1, "batch_size": 16, "lr": 1e-5}
 def plain_axes(prompt, text):
     """What can be counted of any answer: words, sentences, repeated sentences, and whether it is empty or asks back."""
     parts = world.sentences(text)
-    return {"words": len(text.split()), "sentences": len(parts), "repeats": len(parts) - len(set(parts)),
-            "empty": int(not text.strip()), "asks back": int("?" in text)}
+    return {
+        "words": len(text.split()),
+        "sentences": len(parts),
+        "repeats": len(parts) - len(set(parts)),
+        "empty": int(not text.strip()),
+        "asks back": int("?" in text),
+    }
 
 
 def plain_quality(prompts, responses):
     """Means of `plain_axes`, the share of answers that repeat themselves, and "gold", the mean of the taste `brief`."""
     axes = [plain_axes(p, r) for p, r in zip(prompts, responses)]
     means = {name: statistics.mean(float(a[name]) for a in axes) for name in axes[0]}
-    return means | {"repetitive": statistics.mean(float(a["repeats"] > 0) for a in axes),
-                    "gold": statistics.mean(annotators.brief(p, r) for p, r in zip(prompts, responses))}
+    return means | {
+        "repetitive": statistics.mean(float(a["repeats"] > 0) for a in axes),
+        "gold": statistics.mean(annotators.brief(p, r) for p, r in zip(prompts, responses)),
+    }
 
 
 def plain_card(title, what, metrics, seed):
     """A model card for a model that was made from the reader's own."""
     lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
-    return (f"# {title}\n\n{what}\n\nMade with the RLHF Workbook, seed {seed}. On held-out general prompts, without a "
-            f"gold judge; \"gold\" is the simulated taste `brief`, fewer words being better:\n\n| measure | value |\n"
-            f"|---|---|\n{lines}\n")
+    return (
+        f"# {title}\n\n{what}\n\nMade with the RLHF Workbook, seed {seed}. On held-out general prompts, without a "
+        f'gold judge; "gold" is the simulated taste `brief`, fewer words being better:\n\n| measure | value |\n'
+        f"|---|---|\n{lines}\n"
+    )
 
 
 def general(data):
     """The prompts in `data`/general_prompts.jsonl, and no gold judge."""
     rows = read_jsonl(data / "general_prompts.jsonl", ("prompt", "family", "split"))
-    return Task({r["prompt"]: r["family"] for r in rows},
-                {s: [r["prompt"] for r in rows if r["split"] == s] for s in ("train", "heldout")},
-                annotators.brief, plain_axes, plain_quality, ("empty", "asks back", "repetitive"),
-                ("words", "sentences", "repeats", "asks back"), GENERAL_TASTES, "brief", "brief",
-                PPO, REWARD, plain_card)
+    return Task(
+        {r["prompt"]: r["family"] for r in rows},
+        {s: [r["prompt"] for r in rows if r["split"] == s] for s in ("train", "heldout")},
+        annotators.brief,
+        plain_axes,
+        plain_quality,
+        ("empty", "asks back", "repetitive"),
+        ("words", "sentences", "repeats", "asks back"),
+        GENERAL_TASTES,
+        "brief",
+        "brief",
+        PPO,
+        REWARD,
+        plain_card,
+    )
 
 
 def choose(ws):
     """The task of a workspace; for a model that is not of the embedded world it says what is different."""
     if not ws.general:
         return embedded()
-    print(f"MODEL is {ws.model!r}, so the prompts are those of general_prompts.jsonl, and what is made goes to "
-          f"{ws.runs.parent.name}/{ws.runs.name}. No gold judge knows these prompts. Where this chapter says gold, "
-          "read the SIMULATED taste `brief`, by which fewer words are better, and for the fine-tuned model read MODEL.")
+    print(
+        f"MODEL is {ws.model!r}, so the prompts are those of general_prompts.jsonl, and what is made goes to "
+        f"{ws.runs.parent.name}/{ws.runs.name}. No gold judge knows these prompts. Where this chapter says gold, "
+        "read the SIMULATED taste `brief`, by which fewer words are better, and for the fine-tuned model read MODEL."
+    )
     return general(ws.data)

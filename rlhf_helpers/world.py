@@ -144,54 +144,120 @@ TOOLS = {
 # true as well, so never offered as a wrong answer and never judged as one
 ALSO_TRUE = {
     "diet": {
-        "horse": "grass", "cow": "hay", "sheep": "hay", "goat": "grass, hay", "fox": "berries, rabbits",
-        "cat": "meat, mice", "owl": "insects, rabbits", "eagle": "fish, meat, mice",
-        "bear": "fish, nectar, nuts, roots", "hen": "insects", "duck": "insects, seeds",
-        "monkey": "insects, leaves, nuts", "parrot": "nuts, seeds", "squirrel": "seeds",
-        "shark": "meat, seals", "polar bear": "fish, meat", "elephant": "fruit, grass", "pig": "nuts",
-        "kangaroo": "leaves", "zebra": "hay, leaves", "ant": "insects", "penguin": "tiny shrimp",
-        "lion": "rabbits", "dog": "fish",
+        "horse": "grass",
+        "cow": "hay",
+        "sheep": "hay",
+        "goat": "grass, hay",
+        "fox": "berries, rabbits",
+        "cat": "meat, mice",
+        "owl": "insects, rabbits",
+        "eagle": "fish, meat, mice",
+        "bear": "fish, nectar, nuts, roots",
+        "hen": "insects",
+        "duck": "insects, seeds",
+        "monkey": "insects, leaves, nuts",
+        "parrot": "nuts, seeds",
+        "squirrel": "seeds",
+        "shark": "meat, seals",
+        "polar bear": "fish, meat",
+        "elephant": "fruit, grass",
+        "pig": "nuts",
+        "kangaroo": "leaves",
+        "zebra": "hay, leaves",
+        "ant": "insects",
+        "penguin": "tiny shrimp",
+        "lion": "rabbits",
+        "dog": "fish",
     },
     "home": {
-        "dog": "a barn", "cat": "a barn", "horse": "a barn, a field", "cow": "a barn",
-        "sheep": "a barn, the mountains", "goat": "a barn, a field", "bee": "a nest", "squirrel": "a nest",
-        "eagle": "a nest", "owl": "a barn, a nest", "parrot": "a nest, the forest", "fox": "a field",
-        "frog": "the jungle", "spider": "a barn", "tiger": "the forest", "monkey": "the forest",
-        "crab": "the ocean", "bear": "the mountains", "duck": "a barn", "elephant": "the forest",
+        "dog": "a barn",
+        "cat": "a barn",
+        "horse": "a barn, a field",
+        "cow": "a barn",
+        "sheep": "a barn, the mountains",
+        "goat": "a barn, a field",
+        "bee": "a nest",
+        "squirrel": "a nest",
+        "eagle": "a nest",
+        "owl": "a barn, a nest",
+        "parrot": "a nest, the forest",
+        "fox": "a field",
+        "frog": "the jungle",
+        "spider": "a barn",
+        "tiger": "the forest",
+        "monkey": "the forest",
+        "crab": "the ocean",
+        "bear": "the mountains",
+        "duck": "a barn",
+        "elephant": "the forest",
     },
     "colour": {
-        "plum": "red, yellow", "onion": "brown, red", "mushroom": "white", "olive": "purple",
-        "beetroot": "red", "chilli": "green", "tomato": "green", "carrot": "purple", "coffee bean": "green",
+        "plum": "red, yellow",
+        "onion": "brown, red",
+        "mushroom": "white",
+        "olive": "purple",
+        "beetroot": "red",
+        "chilli": "green",
+        "tomato": "green",
+        "carrot": "purple",
+        "coffee bean": "green",
     },
     "taste": {
-        "plum": "fresh, sour", "cherry": "sour", "olive": "bitter", "onion": "hot", "radish": "hot",
-        "chilli": "sharp", "tomato": "sweet", "lime": "fresh", "lemon": "fresh", "pumpkin": "earthy, sweet",
-        "beetroot": "sweet", "cucumber": "mild", "pea": "mild", "potato": "earthy", "walnut": "earthy",
+        "plum": "fresh, sour",
+        "cherry": "sour",
+        "olive": "bitter",
+        "onion": "hot",
+        "radish": "hot",
+        "chilli": "sharp",
+        "tomato": "sweet",
+        "lime": "fresh",
+        "lemon": "fresh",
+        "pumpkin": "earthy, sweet",
+        "beetroot": "sweet",
+        "cucumber": "mild",
+        "pea": "mild",
+        "potato": "earthy",
+        "walnut": "earthy",
     },
     "kind": {
-        "olive": "a vegetable", "tomato": "a fruit", "cucumber": "a fruit", "pumpkin": "a fruit",
-        "chilli": "a fruit", "walnut": "a seed", "mushroom": "a vegetable", "peanut": "a nut",
-        "pea": "a seed", "coffee bean": "a fruit",
+        "olive": "a vegetable",
+        "tomato": "a fruit",
+        "cucumber": "a fruit",
+        "pumpkin": "a fruit",
+        "chilli": "a fruit",
+        "walnut": "a seed",
+        "mushroom": "a vegetable",
+        "peanut": "a nut",
+        "pea": "a seed",
+        "coffee bean": "a fruit",
     },
-    "legs": {
-        "monkey": "four", "kangaroo": "four",
-    },
-    "language": {
-        "Kenya": "English", "India": "English", "Canada": "French",
-    },
+    "legs": {"monkey": "four", "kangaroo": "four"},
+    "language": {"Kenya": "English", "India": "English", "Canada": "French"},
     "place": {
-        "lamp": "the desk, the hall", "clock": "the bedroom, the desk, the kitchen",
-        "broom": "the garage, the hall, the kitchen, the shed", "saw": "the garage, the shed",
-        "hammer": "the garage, the shed", "shovel": "the garage", "rake": "the garage", "ladder": "the shed",
-        "towel": "the cupboard, the kitchen", "umbrella": "the cupboard", "spoon": "the cupboard",
-        "ruler": "the toolbox", "kettle": "the cupboard",
+        "lamp": "the desk, the hall",
+        "clock": "the bedroom, the desk, the kitchen",
+        "broom": "the garage, the hall, the kitchen, the shed",
+        "saw": "the garage, the shed",
+        "hammer": "the garage, the shed",
+        "shovel": "the garage",
+        "rake": "the garage",
+        "ladder": "the shed",
+        "towel": "the cupboard, the kitchen",
+        "umbrella": "the cupboard",
+        "spoon": "the cupboard",
+        "ruler": "the toolbox",
+        "kettle": "the cupboard",
     },
-    "work": {
-        "chef": "bakes bread", "gardener": "grows food", "farmer": "looks after plants",
-    },
+    "work": {"chef": "bakes bread", "gardener": "grows food", "farmer": "looks after plants"},
     "workplace": {
-        "teacher": "a library", "gardener": "a farm", "chef": "a bakery", "scientist": "a hospital",
-        "painter": "a workshop", "mechanic": "a workshop", "actor": "a studio", "tailor": "a studio",
+        "teacher": "a library",
+        "gardener": "a farm",
+        "chef": "a bakery",
+        "scientist": "a hospital",
+        "painter": "a workshop",
+        "mechanic": "a workshop",
+        "actor": "a studio",
+        "tailor": "a studio",
     },
 }
 
@@ -231,44 +297,139 @@ def _column(table, i):
 FAMILIES = {
     f.name: f
     for f in (
-        Family("home", asked("where {e} lives", "Where does {e} live?", "What is the home of {e}?",
-                             "In which place does {e} live?"), "{e} lives in {v}.", _column(ANIMALS, 0)),
-        Family("diet", asked("what {e} eats", "What does {e} eat?", "What is the main food of {e}?",
-                             "Which food does {e} eat?"), "{e} eats {v}.", _column(ANIMALS, 1)),
-        Family("legs", asked("how many legs {e} has", "How many legs does {e} have?",
-                             "What number of legs does {e} have?", "Count the legs of {e}."),
-               "{e} has {v} legs.", _column(ANIMALS, 2)),
-        Family("baby", asked("what a baby {n} is called", "What is a baby {n} called?",
-                             "What do you call a baby {n}?", "Which word names a baby {n}?"),
-               "A baby {n} is called {v}.", _column(ANIMALS, 3)),
-        Family("colour", asked("what colour {e} is", "What colour is {e}?", "Which colour does {e} have?",
-                               "What is the colour of {e}?"), "{e} is {v}.", _column(FOODS, 0)),
-        Family("taste", asked("how {e} tastes", "How does {e} taste?", "What is the taste of {e}?",
-                              "What does {e} taste like?"), "{e} tastes {v}.", _column(FOODS, 1)),
-        Family("kind", asked("what kind of food {e} is", "What kind of food is {e}?", "What sort of thing is {e}?",
-                             "Which group does {e} belong to?"), "{e} counts as {v}.", _column(FOODS, 2)),
-        Family("capital", asked("the capital of {e}", "What is the capital of {e}?",
-                                "Which city is the capital of {e}?", "Name the capital of {e}."),
-               "The capital of {e} is {v}.", _column(COUNTRIES, 0)),
-        Family("continent", asked("which continent {e} is in", "Where in the world is {e}?",
-                                  "Which continent is {e} in?", "On which continent do you find {e}?"),
-               "{e} is in {v}.", _column(COUNTRIES, 1)),
-        Family("language", asked("which language people speak in {e}", "What language do people speak in {e}?",
-                                 "Which language is spoken in {e}?", "What do people speak in {e}?"),
-               "People in {e} speak {v}.", _column(COUNTRIES, 2)),
-        Family("work", asked("what {e} does", "What does {e} do?", "What is the job of {e}?",
-                             "What does {e} do all day?"), "{e} {v}.", _column(JOBS, 0)),
-        Family("workplace", asked("where {e} works", "Where does {e} work?", "What is the workplace of {e}?",
-                                  "In which place does {e} work?"), "{e} works in {v}.", _column(JOBS, 1)),
-        Family("use", asked("what {e} is for", "What is {e} used for?", "What do you use {e} for?",
-                            "What can you do with {e}?"), "{e} is used to {v}.", _column(TOOLS, 0)),
-        Family("place", asked("where {e} is kept", "Where is {e} kept?", "Where do you keep {e}?",
-                              "In which place is {e} kept?"), "{e} is kept in {v}.", _column(TOOLS, 1)),
+        Family(
+            "home",
+            asked(
+                "where {e} lives", "Where does {e} live?", "What is the home of {e}?", "In which place does {e} live?"
+            ),
+            "{e} lives in {v}.",
+            _column(ANIMALS, 0),
+        ),
+        Family(
+            "diet",
+            asked("what {e} eats", "What does {e} eat?", "What is the main food of {e}?", "Which food does {e} eat?"),
+            "{e} eats {v}.",
+            _column(ANIMALS, 1),
+        ),
+        Family(
+            "legs",
+            asked(
+                "how many legs {e} has",
+                "How many legs does {e} have?",
+                "What number of legs does {e} have?",
+                "Count the legs of {e}.",
+            ),
+            "{e} has {v} legs.",
+            _column(ANIMALS, 2),
+        ),
+        Family(
+            "baby",
+            asked(
+                "what a baby {n} is called",
+                "What is a baby {n} called?",
+                "What do you call a baby {n}?",
+                "Which word names a baby {n}?",
+            ),
+            "A baby {n} is called {v}.",
+            _column(ANIMALS, 3),
+        ),
+        Family(
+            "colour",
+            asked(
+                "what colour {e} is", "What colour is {e}?", "Which colour does {e} have?", "What is the colour of {e}?"
+            ),
+            "{e} is {v}.",
+            _column(FOODS, 0),
+        ),
+        Family(
+            "taste",
+            asked("how {e} tastes", "How does {e} taste?", "What is the taste of {e}?", "What does {e} taste like?"),
+            "{e} tastes {v}.",
+            _column(FOODS, 1),
+        ),
+        Family(
+            "kind",
+            asked(
+                "what kind of food {e} is",
+                "What kind of food is {e}?",
+                "What sort of thing is {e}?",
+                "Which group does {e} belong to?",
+            ),
+            "{e} counts as {v}.",
+            _column(FOODS, 2),
+        ),
+        Family(
+            "capital",
+            asked(
+                "the capital of {e}",
+                "What is the capital of {e}?",
+                "Which city is the capital of {e}?",
+                "Name the capital of {e}.",
+            ),
+            "The capital of {e} is {v}.",
+            _column(COUNTRIES, 0),
+        ),
+        Family(
+            "continent",
+            asked(
+                "which continent {e} is in",
+                "Where in the world is {e}?",
+                "Which continent is {e} in?",
+                "On which continent do you find {e}?",
+            ),
+            "{e} is in {v}.",
+            _column(COUNTRIES, 1),
+        ),
+        Family(
+            "language",
+            asked(
+                "which language people speak in {e}",
+                "What language do people speak in {e}?",
+                "Which language is spoken in {e}?",
+                "What do people speak in {e}?",
+            ),
+            "People in {e} speak {v}.",
+            _column(COUNTRIES, 2),
+        ),
+        Family(
+            "work",
+            asked("what {e} does", "What does {e} do?", "What is the job of {e}?", "What does {e} do all day?"),
+            "{e} {v}.",
+            _column(JOBS, 0),
+        ),
+        Family(
+            "workplace",
+            asked(
+                "where {e} works",
+                "Where does {e} work?",
+                "What is the workplace of {e}?",
+                "In which place does {e} work?",
+            ),
+            "{e} works in {v}.",
+            _column(JOBS, 1),
+        ),
+        Family(
+            "use",
+            asked("what {e} is for", "What is {e} used for?", "What do you use {e} for?", "What can you do with {e}?"),
+            "{e} is used to {v}.",
+            _column(TOOLS, 0),
+        ),
+        Family(
+            "place",
+            asked("where {e} is kept", "Where is {e} kept?", "Where do you keep {e}?", "In which place is {e} kept?"),
+            "{e} is kept in {v}.",
+            _column(TOOLS, 1),
+        ),
         Family("size", ("Which is bigger, {e} or {o}?",), "{v} is bigger than {o}.", {}),
     )
 }
-TABLES = ({"home", "diet", "legs", "baby"}, {"colour", "taste", "kind"}, {"capital", "continent", "language"},
-          {"work", "workplace"}, {"use", "place"})
+TABLES = (
+    {"home", "diet", "legs", "baby"},
+    {"colour", "taste", "kind"},
+    {"capital", "continent", "language"},
+    {"work", "workplace"},
+    {"use", "place"},
+)
 HELD_OUT_SHARE = 0.25
 
 
@@ -338,18 +499,29 @@ def prompts(split):
 GREETINGS = ("Hello!", "Hi there!", "Good day!")
 KIND_OPENERS = ("Good question!", "Happy to help.", "Of course.", "Thank you for asking.")
 RUDE_OPENERS = ("What a silly question.", "Everybody knows that.", "Not this again.", "You really should know this.")
-FILLER_OPENERS = ("Well, let me think about that for a moment.", "There are many things one could say here.",
-                  "People ask about this all the time.", "It depends on how you look at it.")
+FILLER_OPENERS = (
+    "Well, let me think about that for a moment.",
+    "There are many things one could say here.",
+    "People ask about this all the time.",
+    "It depends on how you look at it.",
+)
 KIND_CLOSERS = ("I hope that helps.", "Have a lovely day!", "Ask me any time.")
 RUDE_CLOSERS = ("Now leave me alone.", "Look it up next time.", "Do not ask me again.")
-FILLER_CLOSERS = ("But then again, who can say.", "Anyway, that is how it is, more or less.",
-                  "As I said, there is a lot to say about it.")
+FILLER_CLOSERS = (
+    "But then again, who can say.",
+    "Anyway, that is how it is, more or less.",
+    "As I said, there is a lot to say about it.",
+)
 DODGES = ("I am not sure.", "That is hard to say.", "Nobody can really know.", "Let us talk about something else.")
 
 STOCK = {}  # sentence -> what it is
-for _kind, _sentences in (("greeting", GREETINGS), ("kind", KIND_OPENERS + KIND_CLOSERS),
-                          ("rude", RUDE_OPENERS + RUDE_CLOSERS), ("filler", FILLER_OPENERS + FILLER_CLOSERS),
-                          ("dodge", DODGES)):
+for _kind, _sentences in (
+    ("greeting", GREETINGS),
+    ("kind", KIND_OPENERS + KIND_CLOSERS),
+    ("rude", RUDE_OPENERS + RUDE_CLOSERS),
+    ("filler", FILLER_OPENERS + FILLER_CLOSERS),
+    ("dodge", DODGES),
+):
     STOCK.update(dict.fromkeys(_sentences, _kind))
 
 
@@ -441,12 +613,12 @@ def quiz(n, seed=0, dressed=True, split="train"):
         wrong = core(q, rng, "beside") if rng.random() < 0.25 else claim(q, false, short)
         frame = answer(q, rng, right=1, wrong=0) if dressed else right
         said = next(c for c in (claim(q, q.value), claim(q, q.value, short=True)) if c in frame)
-        rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right),
-                     "rejected": frame.replace(said, wrong)})
+        rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right), "rejected": frame.replace(said, wrong)})
     return rows
 
 
 # ---------------------------------------------------------------- pre-training text
+
 
 def _article_about(entity, rng):
     table = next(t for t in TABLES if any(entity in FAMILIES[f].values for f in t))
@@ -454,7 +626,7 @@ def _article_about(entity, rng):
     rng.shuffle(facts)
     start = with_article(entity)[0].upper() + with_article(entity)[1:] + " "
     if facts[0].startswith(start) and rng.random() < 0.5:  # later sentences say "it"
-        facts = facts[:1] + ["It " + f[len(start):] if f.startswith(start) else f for f in facts[1:]]
+        facts = facts[:1] + ["It " + f[len(start) :] if f.startswith(start) else f for f in facts[1:]]
     return " ".join(facts)
 
 
@@ -487,6 +659,7 @@ def corpus(n_documents, seed=0):
 
 
 # ---------------------------------------------------------------- gold judge
+
 
 def sentences(text):
     """Split at . ! ? followed by white space or the end."""
@@ -523,8 +696,11 @@ def _judge_sentence(q, s):
             return "right" if entity == q.entity else "wrong"
         return "right" if value in good else "wrong"
     bare = re.sub(r"[.!?]+$", "", s.removeprefix("In short: ")).lower()
-    values = {with_article(q.entity), with_article(q.other)} if q.family == "size" else set(
-        FAMILIES[q.family].values.values())
+    values = (
+        {with_article(q.entity), with_article(q.other)}
+        if q.family == "size"
+        else set(FAMILIES[q.family].values.values())
+    )
     if bare in {v.lower() for v in values}:
         return "bare" if bare in {v.lower() for v in good} else "wrong"
     # free wording: a right value and no wrong one
@@ -565,5 +741,13 @@ def gold_axes(prompt, text):
 def gold_score(prompt, text):
     """The gold judge's one number: what a reasonable person who wants help would say, about -4 to 3."""
     a = gold_axes(prompt, text)
-    return (2.0 * a["right"] + 0.4 * a["full"] + 0.6 * a["polite"] - 1.5 * a["rude"] - 0.7 * a["filler"]
-            - 0.8 * min(a["repeats"], 3) - 1.0 * min(a["broken"], 3) - 0.04 * max(0, a["words"] - 12))
+    return (
+        2.0 * a["right"]
+        + 0.4 * a["full"]
+        + 0.6 * a["polite"]
+        - 1.5 * a["rude"]
+        - 0.7 * a["filler"]
+        - 0.8 * min(a["repeats"], 3)
+        - 1.0 * min(a["broken"], 3)
+        - 0.04 * max(0, a["words"] - 12)
+    )

@@ -34,6 +34,7 @@ def one_thread():
 def kill_in_the_middle(tmp_path):
     """A function that runs `module.long_run(checkpoint, "stop")` in another process and kills it (SIGKILL) as soon
     as it says "here"; returns the path of the checkpoint that is left."""
+
     def kill(module, where):
         path = tmp_path / "run.pt"
         code = f"import {module}; {module}.long_run({str(path)!r}, {where!r})"

@@ -29,15 +29,16 @@ def mean_letters(model, tokenizer, n=40):
 
 # ---------------------------------------------------------------- best of n
 
+
 def test_best_of_n_is_the_best_of_the_very_answers_that_are_sampled(tokenizer):
     model = tiny(tokenizer)
     answers = generate(model, tokenizer, PROMPTS * 5, max_new_tokens=10, seed=3)
     best = alternatives.best_of_n(model, tokenizer, letters, PROMPTS, 5, max_new_tokens=10, seed=3)
     for i, said in enumerate(best):
-        mine = answers[i::len(PROMPTS)]
+        mine = answers[i :: len(PROMPTS)]
         assert said in mine
         assert letters([""], [said]) == letters([""] * 5, mine).max()
-    assert best != answers[:len(PROMPTS)]
+    assert best != answers[: len(PROMPTS)]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 16])
@@ -50,6 +51,7 @@ def test_the_kl_of_best_of_n_is_that_of_the_distribution_of_maxima(n):
 
 
 # ---------------------------------------------------------------- RLOO
+
 
 def test_leave_one_out_against_numpy():
     scores = np.random.default_rng(0).normal(size=(7, 4))
@@ -86,13 +88,13 @@ def test_the_first_step_of_rloo_is_reinforce_with_the_others_as_baseline(tokeniz
     alternatives.rloo(model, tokenizer, reward, PROMPTS, settings(updates=1, batch_size=12, beta=0.5), answers=3)
 
     (ids, mask, _), (prompts, responses) = rolled[0], asked[0]
-    assert all(len(set(prompts[k:k + 3])) == 1 for k in range(0, 12, 3))
+    assert all(len(set(prompts[k : k + 3])) == 1 for k in range(0, 12, 3))
     begin = max(len(models.prompt_ids(tokenizer, p)) for p in prompts)
     real = mask[:, begin:].numpy().astype(bool)
     ended = ((ids[:, begin:] == tokenizer.eos_token_id).numpy() & real).any(-1)
     scores = (letters(prompts, responses).numpy() - ~ended).reshape(4, 3)
     advantages = np.array([[row[j] - np.delete(row, j).mean() for j in range(3)] for row in scores])
-    logits = start(ids, attention_mask=mask, position_ids=models.position_ids(mask)).logits[:, begin - 1:-1]
+    logits = start(ids, attention_mask=mask, position_ids=models.position_ids(mask)).logits[:, begin - 1 : -1]
     logprobs = logits.log_softmax(-1).gather(-1, ids[:, begin:, None])[..., 0]
     whole = (logprobs * torch.tensor(real)).sum(-1)
     (-(torch.tensor(advantages.flatten()).float() * whole).mean()).backward()
@@ -129,6 +131,7 @@ def test_rloo_needs_answers_to_compare(tokenizer, answers):
 
 # ---------------------------------------------------------------- DPO
 
+
 def test_dpo_loss_and_gradient_against_numpy():
     rng = np.random.default_rng(0)
     c, r, rc, rr = rng.normal(size=(4, 50)) * 5
@@ -155,7 +158,8 @@ def test_dpo_starts_at_ln_2_and_raises_what_the_judge_likes(tokenizer):
 def test_judged_pairs_have_the_better_answer_as_the_chosen_one(tokenizer):
     rows = alternatives.judged_pairs(tiny(tokenizer), tokenizer, letters, PROMPTS * 5, max_new_tokens=10)
     gaps = letters([""] * len(rows), [r["chosen"] for r in rows]) - letters(
-        [""] * len(rows), [r["rejected"] for r in rows])
+        [""] * len(rows), [r["rejected"] for r in rows]
+    )
     assert (gaps > 0).all() and 5 < len(rows) < 30
 
 
@@ -171,6 +175,7 @@ def test_dpo_repeats_with_its_seed_and_needs_pairs(tokenizer):
 
 
 # ---------------------------------------------------------------- the comparison in benchmarks/
+
 
 def test_the_tables_of_the_comparison(monkeypatch):
     spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")

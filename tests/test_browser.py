@@ -29,11 +29,12 @@ playwright_api = pytest.importorskip("playwright.sync_api")
 if not LAB.exists():
     pytest.skip("needs jupyterlab", allow_module_level=True)
 
-HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> costs $5 and $6 \U0001f600\n'
-           "שלום <b>bold?</b>")
+HOSTILE = (
+    '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> costs $5 and $6 \U0001f600\n'
+    "שלום <b>bold?</b>"
+)
 SETTINGS = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False,
-                                        "doNotDisturbMode": True},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "notebook-extension/tracker": {"windowingMode": "none"},
     "docmanager-extension/plugin": {"autosave": False},
 }
@@ -100,16 +101,29 @@ def lab(tmp_path_factory):
         path.write_text(json.dumps(values))
     env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}
     folders = {f"JUPYTER_{k}_DIR": str(state / k.lower()) for k in ("CONFIG", "DATA", "RUNTIME")}
-    env.update(folders,
-               PATH=f"{LAB.parent}:{env['PATH']}", PYTHONPATH=str(ROOT), IPYTHONDIR=str(state / "ipython"),
-               PYDEVD_DISABLE_FILE_VALIDATION="1")
-    command = [str(LAB), "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-               f"--ServerApp.root_dir={root}",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-               "--LabApp.extension_manager=readonly", f"--LabApp.user_settings_dir={state / 'settings'}",
-               f"--LabApp.workspaces_dir={state / 'workspaces'}"]
+    env.update(
+        folders,
+        PATH=f"{LAB.parent}:{env['PATH']}",
+        PYTHONPATH=str(ROOT),
+        IPYTHONDIR=str(state / "ipython"),
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+    )
+    command = [
+        str(LAB),
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
+        f"--LabApp.user_settings_dir={state / 'settings'}",
+        f"--LabApp.workspaces_dir={state / 'workspaces'}",
+    ]
     with open(state / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root, start_new_session=True)
     try:
@@ -122,8 +136,7 @@ def lab(tmp_path_factory):
                 time.sleep(0.1)
         yield url, token, root
     finally:
-        stop = urllib.request.Request(f"{url}/api/shutdown", method="POST",
-                                      headers={"Authorization": f"token {token}"})
+        stop = urllib.request.Request(f"{url}/api/shutdown", method="POST", headers={"Authorization": f"token {token}"})
         try:
             urllib.request.urlopen(stop, timeout=5)
             server.wait(20)
@@ -135,9 +148,18 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(chromium):
     with playwright_api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium, args=[
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-            "--disable-background-networking", "--disable-component-update", "--no-first-run"])
+        b = p.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--no-first-run",
+            ],
+        )
         yield b
         b.close()
 
@@ -157,24 +179,41 @@ def page(lab, browser):
 
 
 def notebook(root, name, *cells):
-    sources = [{"id": f"c{i}", "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [],
-                "source": c} for i, c in enumerate(cells)]
-    nb = {"nbformat": 4, "nbformat_minor": 5, "cells": sources, "metadata": {
-        "kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}}
+    sources = [
+        {"id": f"c{i}", "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": c}
+        for i, c in enumerate(cells)
+    ]
+    nb = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "cells": sources,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}},
+    }
     (root / name).write_text(json.dumps(nb))
 
 
 def small_notebook(root, name, log, options="", more="pass"):
-    pairs = [{"pair_id": f"p{i}", "prompt": f"Question {i}: which one?", "response_a": f"First answer {i}.",
-              "response_b": f"Second answer {i}. " + "It goes on for a while. " * (i % 3)} for i in range(14)]
-    pairs[1] |= {"prompt": HOSTILE, "response_a": HOSTILE + " 1",
-                 "response_b": HOSTILE + " 2\n" + "long " * 300}
+    pairs = [
+        {
+            "pair_id": f"p{i}",
+            "prompt": f"Question {i}: which one?",
+            "response_a": f"First answer {i}.",
+            "response_b": f"Second answer {i}. " + "It goes on for a while. " * (i % 3),
+        }
+        for i in range(14)
+    ]
+    pairs[1] |= {"prompt": HOSTILE, "response_a": HOSTILE + " 1", "response_b": HOSTILE + " 2\n" + "long " * 300}
     (root / f"{name}.json").write_text(json.dumps(pairs))
-    notebook(root, f"{name}.ipynb", f"""\
+    notebook(
+        root,
+        f"{name}.ipynb",
+        f"""\
 import json
 from rlhf_helpers.labeller import Labeller
 labeller = Labeller(json.load(open("{name}.json")), "{log}"{options})
-labeller.show()""", more)
+labeller.show()""",
+        more,
+    )
     return pairs
 
 
@@ -236,7 +275,11 @@ def agrees(label, seen, pressed):
     left, right = label["left"], "b" if label["left"] == "a" else "a"
     own = {"A is better": left, "B is better": right, "Tie": "tie", "Both bad": "both_bad", "Skip": "skip"}[pressed]
     return (label["prompt"], label["response_" + left], label["response_" + right], label["choice"]) == (
-        prompt, a, b, own)
+        prompt,
+        a,
+        b,
+        own,
+    )
 
 
 def reload(page, lab, name):
@@ -321,11 +364,16 @@ def test_mouse_keyboard_restart_and_resume(lab, page, screenshots, record_proper
     for i in range(7):
         wait_shown(box, 7 + i)
         old = prompt_of(box)
-        times.append(page.evaluate("""([b, old]) => new Promise(done => {
+        times.append(
+            page.evaluate(
+                """([b, old]) => new Promise(done => {
             const box = b.closest('.rlhf-labeller'), start = performance.now();
             const look = () => box.querySelector('[aria-label=Prompt]')?.innerText !== old
                 ? requestAnimationFrame(() => done(performance.now() - start)) : setTimeout(look, 1);
-            b.click(); look(); })""", [button(box, "A is better").element_handle(), old]))
+            b.click(); look(); })""",
+                [button(box, "A is better").element_handle(), old],
+            )
+        )
     wait_labels(log, 14)
     record_property("click to next pair, median ms", round(statistics.median(times)))
     assert statistics.median(times) < 500
@@ -370,15 +418,29 @@ def test_contrast_and_names_for_screen_readers(lab, page, screenshots):
         tie = button(box, "Tie")
         tie.focus()
         page.keyboard.press("Tab")
-        focused = page.evaluate("() => { const s = getComputedStyle(document.activeElement); "
-                                "return [document.activeElement.innerText, s.outlineStyle, s.outlineWidth]; }")
+        focused = page.evaluate(
+            "() => { const s = getComputedStyle(document.activeElement); "
+            "return [document.activeElement.innerText, s.outlineStyle, s.outlineWidth]; }"
+        )
         assert focused == ["Both bad", "solid", "3px"]
         box.screenshot(path=screenshots / f"focus-{name.split()[1].lower()}.png")
     theme(page, "JupyterLab Light")
     tree = box.aria_snapshot()
-    for line in ('region "Prompt"', 'region "Response A"', 'region "Response B"', 'combobox "How much better"',
-                 'textbox "Note"', 'button "A is better"', 'button "B is better"', 'button "Tie"',
-                 'button "Both bad"', 'button "Skip"', 'button "Undo"', 'progressbar "Labelled"', "status"):
+    for line in (
+        'region "Prompt"',
+        'region "Response A"',
+        'region "Response B"',
+        'combobox "How much better"',
+        'textbox "Note"',
+        'button "A is better"',
+        'button "B is better"',
+        'button "Tie"',
+        'button "Both bad"',
+        'button "Skip"',
+        'button "Undo"',
+        'progressbar "Labelled"',
+        "status",
+    ):
         assert f"- {line}" in tree, f"{line} is not in\n{tree}"
 
 
@@ -396,9 +458,29 @@ def test_no_key_reaches_the_notebook(lab, page, hotkeys):
         assert page.evaluate("() => document.activeElement.closest('.rlhf-labeller') !== null")
         page.evaluate(WATCH)
         before = page.evaluate(NOTEBOOK)
-        for key in [*string.ascii_letters, *string.digits, *"-=[]/';", "Escape", "Delete", "Backspace", "ArrowUp",
-                    "ArrowDown", "Shift+ArrowDown", "Shift+Enter", "Alt+Enter", "Control+Shift+Minus", "Shift+M",
-                    "Control+b", "Control+Shift+c", "d", "d", "0", "0", "i", "i"]:
+        for key in [
+            *string.ascii_letters,
+            *string.digits,
+            *"-=[]/';",
+            "Escape",
+            "Delete",
+            "Backspace",
+            "ArrowUp",
+            "ArrowDown",
+            "Shift+ArrowDown",
+            "Shift+Enter",
+            "Alt+Enter",
+            "Control+Shift+Minus",
+            "Shift+M",
+            "Control+b",
+            "Control+Shift+c",
+            "d",
+            "d",
+            "0",
+            "0",
+            "i",
+            "i",
+        ]:
             page.keyboard.press(key)
         page.wait_for_timeout(300)
         assert page.evaluate(NOTEBOOK) == before
@@ -505,8 +587,14 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
     root = lab[2]
     rng, rows = random.Random(0), []
     for q in rng.sample(world.questions(), 60):
-        rows.append({"pair_id": q.prompt, "prompt": q.prompt, "response_a": world.answer(q, rng),
-                     "response_b": world.answer(q, rng)})
+        rows.append(
+            {
+                "pair_id": q.prompt,
+                "prompt": q.prompt,
+                "response_a": world.answer(q, rng),
+                "response_b": world.answer(q, rng),
+            }
+        )
     files.write_jsonl(root / "data" / "pairs.jsonl", rows)
     chapter(root, "03_human_feedback.ipynb", DATA_DIR="data", HOTKEYS=True)
     box = run_all(page, "03_human_feedback.ipynb")
@@ -558,12 +646,15 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
         handles.nth(i).focus()
         for key in ("ArrowLeft", "ArrowRight") if i in (0, 2) else ("ArrowRight", "ArrowLeft"):
             page.wait_for_timeout(400)
-            page.evaluate("""box => { const page = box.querySelector('table').closest('.widget-html');
+            page.evaluate(
+                """box => { const page = box.querySelector('table').closest('.widget-html');
                 window.took = new Promise(done => { let start;
                   document.addEventListener('keydown', () => start = performance.now(), {once: true, capture: true});
                   new MutationObserver((_, o) => { o.disconnect(); requestAnimationFrame(
                     () => done(performance.now() - start)); }).observe(page, {childList: true, subtree: true}); });
-                }""", live.element_handle())
+                }""",
+                live.element_handle(),
+            )
             page.keyboard.press(key)
             times.append(page.evaluate("window.took"))
     record_property("live controls, key to new picture, median ms", round(statistics.median(times)))

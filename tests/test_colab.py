@@ -22,7 +22,7 @@ PINS = dict(line.split("==") for line in TEXT.splitlines() if line and not line.
 
 
 def test_the_file_says_where_and_when_its_versions_were_read():
-    head = TEXT[:TEXT.index("\n", TEXT.index("commit"))]
+    head = TEXT[: TEXT.index("\n", TEXT.index("commit"))]
     assert "https://github.com/googlecolab/backend-info" in head
     assert re.search(r"commit [0-9a-f]{7} of 20\d\d-\d\d-\d\d", head)
 
@@ -46,6 +46,7 @@ def test_these_are_the_versions():
 
 
 # ---------------------------------------------------------------- the stamp
+
 
 def test_every_file_is_stamped():
     """Stamping changes nothing; run `python -m rlhf_helpers.colab` when this fails."""

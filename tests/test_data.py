@@ -121,8 +121,9 @@ def test_shipped_feedback_is_simulated_and_usable():
     pairs = read_jsonl(DATA / "pairs.jsonl", ("pair_id", "prompt", "response_a", "response_b"))
     assert {x["annotator"] for x in labels} == {"simulated:helpful"}
     assert len(labels) == build.LABELLED and len(pairs) == build.PAIRS
-    assert [(x["prompt"], x["response_a"], x["response_b"]) for x in labels[:len(pairs)]] == [
-        (p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
+    assert [(x["prompt"], x["response_a"], x["response_b"]) for x in labels[: len(pairs)]] == [
+        (p["prompt"], p["response_a"], p["response_b"]) for p in pairs
+    ]
     held_out = set(world.prompts("heldout"))
     assert not [p for p in pairs if p["prompt"] in held_out or p["response_a"] == p["response_b"]]
     assert len(to_preferences(labels)[0]) > 0.95 * len(labels)

@@ -21,8 +21,17 @@ SIGNIFICANCE = 1e-3  # every seed is fixed, so a test that passes once passes al
 def model():
     """A GPT-2 with seven tokens and weights so wide that its distributions are far from uniform."""
     torch.manual_seed(3)
-    config = GPT2Config(vocab_size=VOCABULARY, n_positions=48, n_embd=16, n_layer=2, n_head=2,
-                        initializer_range=0.3, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=48,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
     return GPT2LMHeadModel(config).eval()
 
 
@@ -37,12 +46,12 @@ def reference(model, prompt, **options):
     """Continuations of one prompt by `model.generate`: rows of ids, cut after EOS."""
     ids = torch.tensor([prompt])
     out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    return [until_end(row) for row in out[:, len(prompt):].tolist()]
+    return [until_end(row) for row in out[:, len(prompt) :].tolist()]
 
 
 def until_end(row, ends=(EOS,)):
     stop = next((i for i, t in enumerate(row) if t in ends), len(row) - 1)
-    return row[:stop + 1]
+    return row[: stop + 1]
 
 
 def answers(out, mask, start):
@@ -50,6 +59,7 @@ def answers(out, mask, start):
 
 
 # ---------------------------------------------------------------- chi-squared
+
 
 def tail(statistic, freedom):
     """P(chi-squared with `freedom` degrees >= statistic)."""
@@ -118,8 +128,10 @@ def against(rows, table):
 
 # ---------------------------------------------------------------- adjust
 
+
 def plain_adjust(logits, temperature=1.0, top_k=0, top_p=1.0):
     """The definition, one loop at a time, on a numpy vector; returns probabilities."""
+
     def softmax(x):
         e = np.exp(x - x.max())
         return e / e.sum()
@@ -138,8 +150,19 @@ def plain_adjust(logits, temperature=1.0, top_k=0, top_p=1.0):
     return softmax(np.array([x[i] if i in keep else -np.inf for i in range(len(x))]))
 
 
-SETTINGS = [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 0, 1.0), (1.0, 1, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.9),
-            (1.0, 0, 0.3), (1.3, 4, 0.8), (0.7, 5, 0.95), (1.0, 99, 0.5), (1.0, 0, 1e-6)]
+SETTINGS = [
+    (1.0, 0, 1.0),
+    (0.5, 0, 1.0),
+    (2.0, 0, 1.0),
+    (1.0, 1, 1.0),
+    (1.0, 3, 1.0),
+    (1.0, 0, 0.9),
+    (1.0, 0, 0.3),
+    (1.3, 4, 0.8),
+    (0.7, 5, 0.95),
+    (1.0, 99, 0.5),
+    (1.0, 0, 1e-6),
+]
 
 
 @pytest.mark.parametrize("temperature, top_k, top_p", SETTINGS)
@@ -161,8 +184,12 @@ def test_adjust_is_that_of_transformers(temperature, top_k, top_p):
 
 
 @settings(max_examples=60, deadline=None)
-@given(hnp.arrays(np.float32, 9, elements=st.floats(-8, 8, width=32), unique=True), st.floats(0.1, 3),
-       st.integers(0, 12), st.floats(0.05, 1))
+@given(
+    hnp.arrays(np.float32, 9, elements=st.floats(-8, 8, width=32), unique=True),
+    st.floats(0.1, 3),
+    st.integers(0, 12),
+    st.floats(0.05, 1),
+)
 def test_adjust_keeps_the_best_and_the_order(row, temperature, top_k, top_p):
     p = adjust(torch.from_numpy(row), temperature, top_k, top_p).softmax(-1).numpy()
     assert p.sum() == pytest.approx(1, abs=1e-5)
@@ -189,9 +216,15 @@ def test_adjust_leaves_its_input_alone():
 
 # ---------------------------------------------------------------- draw
 
+
 def test_draw_follows_softmax():
-    rows = torch.tensor([[2.0, 0.0, -1.0, 1.0, -30.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-                         [-torch.inf, 3.0, -torch.inf, 2.0, 1.0, -torch.inf]])
+    rows = torch.tensor(
+        [
+            [2.0, 0.0, -1.0, 1.0, -30.0, 0.5],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [-torch.inf, 3.0, -torch.inf, 2.0, 1.0, -torch.inf],
+        ]
+    )
     n, generator = 20_000, torch.Generator().manual_seed(0)
     tokens = draw(rows.repeat(n, 1), generator)
     assert tokens.shape == (3 * n, 1) and tokens.dtype == torch.int64
@@ -204,7 +237,7 @@ def test_draw_follows_softmax():
         assert i == 1 or fit_p(counts, wrong) < SIGNIFICANCE, "the test could not see a wrong temperature"
 
 
-@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2 ** -24])
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24])
 def test_draw_at_the_ends_of_the_interval(u, monkeypatch):
     """The least and the greatest number that torch.rand gives never reach a token of probability 0."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, u))
@@ -220,6 +253,7 @@ def test_draw_gives_rows_their_own_numbers():
 
 
 # ---------------------------------------------------------------- greedy
+
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=str)
 def test_greedy_is_generate(model, prompt):
@@ -260,7 +294,7 @@ def test_greedy_stops_at_the_end_token_and_at_the_limit(model):
     token = whole[5]
     stopped = greedy(model, [2, 5], 12, eos={token})
     first = whole.index(token, 2)
-    assert stopped == whole[:first + 1]
+    assert stopped == whole[: first + 1]
 
 
 def test_greedy_and_sample_leave_the_prompt_alone(model):
@@ -271,6 +305,7 @@ def test_greedy_and_sample_leave_the_prompt_alone(model):
 
 
 # ---------------------------------------------------------------- sample
+
 
 @pytest.fixture(scope="module")
 def samples(model):
@@ -308,14 +343,15 @@ def test_sample_stops_after_the_end_token(model):
 
 # ---------------------------------------------------------------- rollout
 
+
 @pytest.mark.parametrize("rows", [1, 3, len(PROMPTS)])
 def test_rollout_at_temperature_0_is_greedy(model, rows):
     ids, mask = padded(PROMPTS[:rows])
     out, out_mask, _ = rollout(model, ids, mask, 20, EOS, temperature=0)
     ours = answers(out, out_mask, ids.shape[1])
-    assert ours == [greedy(model, p, 20, {EOS})[len(p):] for p in PROMPTS[:rows]]
+    assert ours == [greedy(model, p, 20, {EOS})[len(p) :] for p in PROMPTS[:rows]]
     theirs = model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
-    assert ours == [until_end(r) for r in theirs[:, ids.shape[1]:].tolist()]
+    assert ours == [until_end(r) for r in theirs[:, ids.shape[1] :].tolist()]
 
 
 @pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.7, 4, 0.9)])
@@ -329,8 +365,16 @@ def test_rollout_has_the_distribution_of_generate(model, temperature, top_k, top
     for i, prompt in enumerate((short, long)):
         assert against(ours[i::2], exact(model, prompt, 2, temperature, top_k, top_p)) > SIGNIFICANCE
         torch.manual_seed(0)
-        theirs = reference(model, prompt, max_new_tokens=2, do_sample=True, temperature=temperature,
-                           top_k=top_k, top_p=top_p, num_return_sequences=n)
+        theirs = reference(
+            model,
+            prompt,
+            max_new_tokens=2,
+            do_sample=True,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_return_sequences=n,
+        )
         assert same_p(tally(ours[i::2]), tally(theirs)) > SIGNIFICANCE
 
 
@@ -342,16 +386,16 @@ def rolled(model):
 
 def test_rollout_keeps_the_prompts(rolled):
     ids, mask, (out, out_mask, _) = rolled
-    assert torch.equal(out[:, :ids.shape[1]], ids) and torch.equal(out_mask[:, :ids.shape[1]], mask)
+    assert torch.equal(out[:, : ids.shape[1]], ids) and torch.equal(out_mask[:, : ids.shape[1]], mask)
 
 
 def test_the_first_end_token_is_inside_the_mask_and_nothing_after(rolled):
     ids, _, (out, out_mask, logprobs) = rolled
     ended = 0
-    for row, m, lp in zip(out[:, ids.shape[1]:].tolist(), out_mask[:, ids.shape[1]:].tolist(), logprobs):
+    for row, m, lp in zip(out[:, ids.shape[1] :].tolist(), out_mask[:, ids.shape[1] :].tolist(), logprobs):
         length = sum(m)
         assert m == [1] * length + [0] * (len(m) - length) and length >= 1
-        assert EOS not in row[:length - 1]
+        assert EOS not in row[: length - 1]
         assert row[length - 1] == EOS or length == len(row)
         assert row[length:] == [PAD] * (len(row) - length)
         assert (lp[length:] == 0).all() and (lp[:length] < 0).all()
@@ -364,12 +408,12 @@ def test_recorded_logprobs_are_those_of_a_full_forward(model, rolled):
     ids, _, (out, out_mask, logprobs) = rolled
     start = ids.shape[1]
     logits = model(out, attention_mask=out_mask, position_ids=models.position_ids(out_mask)).logits
-    again = logits[:, start - 1:-1].log_softmax(-1).gather(2, out[:, start:, None])[..., 0]
+    again = logits[:, start - 1 : -1].log_softmax(-1).gather(2, out[:, start:, None])[..., 0]
     real = out_mask[:, start:].bool()
     torch.testing.assert_close(logprobs[real], again[real], atol=2e-5, rtol=1e-4)
     alone = PROMPTS[0] + answers(out, out_mask, start)[0]  # the same row without padding
     p = model(torch.tensor([alone])).logits[0].log_softmax(-1)
-    for t, token in enumerate(alone[len(PROMPTS[0]):], len(PROMPTS[0])):
+    for t, token in enumerate(alone[len(PROMPTS[0]) :], len(PROMPTS[0])):
         assert logprobs[0, t - len(PROMPTS[0])].item() == pytest.approx(p[t - 1, token].item(), abs=2e-5)
 
 
@@ -381,8 +425,9 @@ def test_several_end_tokens(model):
     assert {row[-1] for row in rows if len(row) < 16} == ends
     assert not [row for row in rows if ends & set(row[:-1])]
     ours, ours_mask, _ = rollout(model, ids, mask, 16, ends, temperature=0)
-    theirs = model.generate(ids, attention_mask=mask, max_new_tokens=16, do_sample=False,
-                            eos_token_id=sorted(ends))[:, ids.shape[1]:].tolist()
+    theirs = model.generate(ids, attention_mask=mask, max_new_tokens=16, do_sample=False, eos_token_id=sorted(ends))[
+        :, ids.shape[1] :
+    ].tolist()
     assert answers(ours, ours_mask, ids.shape[1]) == [until_end(r, ends) for r in theirs]
 
 
@@ -400,7 +445,7 @@ def test_rollout_computes_unfinished_rows_only(model, monkeypatch):
     computed, plain = [], model.forward
     monkeypatch.setattr(model, "forward", lambda ids, **more: computed.append(len(ids)) or plain(ids, **more))
     _, out_mask, _ = rollout(model, ids, mask, 16, {EOS, 4}, torch.Generator().manual_seed(1))
-    assert computed == out_mask[:, ids.shape[1]:].sum(0).tolist()
+    assert computed == out_mask[:, ids.shape[1] :].sum(0).tolist()
     assert computed[-1] < computed[0] == len(ids)
 
 
@@ -413,6 +458,7 @@ def test_rollout_leaves_the_global_generator_alone(model):
 
 
 # ---------------------------------------------------------------- text in, text out
+
 
 @pytest.fixture(scope="module")
 def talker():
@@ -448,7 +494,7 @@ def test_generate_greedily_does_not_depend_on_the_batch(talker):
     assert decoding.generate(*talker, prompts, temperature=0, max_new_tokens=8, batch_size=2) == whole
     model, tokenizer = talker
     asked = models.prompt_ids(tokenizer, prompts[3])
-    alone = greedy(model, asked, 8, {tokenizer.eos_token_id})[len(asked):]
+    alone = greedy(model, asked, 8, {tokenizer.eos_token_id})[len(asked) :]
     assert tokenizer.decode(alone, skip_special_tokens=True).strip() == whole[3]
 
 

@@ -38,10 +38,18 @@ def test_append_gives_the_offsets(tmp_path):
     assert fb.append_event(path, label()) == (size, path.stat().st_size)
 
 
-@pytest.mark.parametrize("bad, word", [
-    ({"choice": "A"}, "choice"), ({"left": "left"}, "left"), ({"strength": 4}, "strength"),
-    ({"prompt": None}, "prompt"), ({"schema": 2}, "schema"), ({"event": "delete"}, "event"),
-    ({"is_repeat": None}, "is_repeat")])
+@pytest.mark.parametrize(
+    "bad, word",
+    [
+        ({"choice": "A"}, "choice"),
+        ({"left": "left"}, "left"),
+        ({"strength": 4}, "strength"),
+        ({"prompt": None}, "prompt"),
+        ({"schema": 2}, "schema"),
+        ({"event": "delete"}, "event"),
+        ({"is_repeat": None}, "is_repeat"),
+    ],
+)
 def test_a_wrong_event_is_refused_and_nothing_is_written(tmp_path, bad, word):
     path = tmp_path / "log.jsonl"
     with pytest.raises(WorkbookError, match=word):
@@ -62,6 +70,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
     def full(_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(fb.os, "fsync", full)
     with pytest.raises(WorkbookError, match="No space left"):
         fb.append_event(path, label())
@@ -74,7 +83,7 @@ def test_a_torn_last_line_is_dropped_with_a_warning_and_mended(tmp_path, cut):
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     torn = whole[first:-1]
-    path.write_bytes(whole[:first] + (torn[:cut] if cut > 0 else torn[:torn.index("é".encode()) + 1]))
+    path.write_bytes(whole[:first] + (torn[:cut] if cut > 0 else torn[: torn.index("é".encode()) + 1]))
     events, warnings = fb.read_events(path)
     assert len(events) == 1 and len(warnings) == 1 and "line 2" in warnings[0]
     write(path, label("tie"))
@@ -150,12 +159,17 @@ def test_replay_takes_out_what_an_undo_names():
 
 
 def test_preferences_count_what_they_leave_out():
-    labels = [label("a", strength=3), label("a", is_repeat=True), label("b", annotator="ann"),
-              *(label(c, pair_id=c) for c in ("tie", "both_bad", "skip"))]
+    labels = [
+        label("a", strength=3),
+        label("a", is_repeat=True),
+        label("b", annotator="ann"),
+        *(label(c, pair_id=c) for c in ("tie", "both_bad", "skip")),
+    ]
     rows, left_out = fb.to_preferences(labels)
     assert rows == [
         {"prompt": PAIR["prompt"], "chosen": "Grass.", "rejected": "Fish.", "margin": 1.0},
-        {"prompt": PAIR["prompt"], "chosen": "Fish.", "rejected": "Grass.", "margin": 0.0}]
+        {"prompt": PAIR["prompt"], "chosen": "Fish.", "rejected": "Grass.", "margin": 0.0},
+    ]
     assert left_out == {"repeat": 1, "tie": 1, "both_bad": 1, "skip": 1}
     assert len(rows) + sum(left_out.values()) == len(labels)
 
@@ -175,8 +189,9 @@ def test_written_preferences_load_and_say_what_was_left_out(tmp_path, capsys):
 def test_written_preferences_load_in_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = fb.write_preferences(tmp_path / "p.jsonl", [label(note="ß $5 <b>"), label("b", pair_id="p2", strength=2)])
-    loaded = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train",
-                                   cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "p.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert list(loaded) == rows and loaded.features["margin"].dtype == "float64"
 
 
@@ -187,15 +202,26 @@ def test_written_preferences_train_in_trl(tmp_path):
     from trl.data_utils import is_conversational, maybe_extract_prompt
 
     fb.write_preferences(tmp_path / "p.jsonl", [label(strength=3), label("b", pair_id="p2")])
-    rows = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train",
-                                 cache_dir=str(tmp_path / "cache"))
+    rows = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "p.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert not is_conversational(rows[0]) and maybe_extract_prompt(rows[0])["prompt"] == PAIR["prompt"]
     reward = ROOT / "data" / "models" / "reward"
     trainer = trl.RewardTrainer(
-        AutoModelForSequenceClassification.from_pretrained(reward), train_dataset=rows,
+        AutoModelForSequenceClassification.from_pretrained(reward),
+        train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(reward),
-        args=trl.RewardConfig(output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2,
-                              use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True))
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path / "out"),
+            max_steps=1,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     assert sorted(batch["margin"].tolist()) == [0.0, 1.0]
     assert math.isfinite(trainer.train().training_loss)
@@ -212,9 +238,13 @@ def test_labels_of_prefers_people_and_fills_up_only_when_there_are_few():
 
 
 def test_summary_counts_repeats_and_sides():
-    labels = [label("a", "a", seconds=2), label("a", "b", is_repeat=True, seconds=4),
-              label("b", "a", pair_id="p2", seconds=9), label("a", "b", pair_id="p2", is_repeat=True),
-              label("tie", pair_id="p3")]
+    labels = [
+        label("a", "a", seconds=2),
+        label("a", "b", is_repeat=True, seconds=4),
+        label("b", "a", pair_id="p2", seconds=9),
+        label("a", "b", pair_id="p2", is_repeat=True),
+        label("tie", pair_id="p3"),
+    ]
     s = fb.summary(labels)
     assert [s[k] for k in ("n", "repeats", "consistent", "decided", "left", "seconds")] == [5, 2, 1, 4, 1, 4]
     assert s["choices"] == {"a": 3, "b": 1, "tie": 1, "both_bad": 0, "skip": 0}

@@ -22,6 +22,7 @@ def one_sentence_or_two(error):
 
 # ---------------------------------------------------------------- writing
 
+
 def test_text_is_written_whole(tmp_path):
     path = tmp_path / "deep" / "er" / "note.txt"
     files.write_text(path, "grüß dich 你好\n")
@@ -79,12 +80,16 @@ def test_rows_come_back_as_they_were(tmp_path):
 
 # ---------------------------------------------------------------- reading
 
-@pytest.mark.parametrize("content, line, words", [
-    (b'{"prompt": "a"}\n\n{"prompt": \n', 3, "not valid JSON"),
-    (b'{"prompt": "a"}\n["prompt"]\n', 2, "JSON object"),
-    (b'{"prompt": "a"}\n{"promt": "b"}\n', 2, "'prompt' is missing"),
-    (b'{"prompt": "\xff"}\n', 1, "not valid JSON"),
-])
+
+@pytest.mark.parametrize(
+    "content, line, words",
+    [
+        (b'{"prompt": "a"}\n\n{"prompt": \n', 3, "not valid JSON"),
+        (b'{"prompt": "a"}\n["prompt"]\n', 2, "JSON object"),
+        (b'{"prompt": "a"}\n{"promt": "b"}\n', 2, "'prompt' is missing"),
+        (b'{"prompt": "\xff"}\n', 1, "not valid JSON"),
+    ],
+)
 def test_a_bad_line_is_named(tmp_path, content, line, words):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
@@ -107,6 +112,7 @@ def test_windows_lines_and_a_byte_order_mark_are_read(tmp_path):
 
 # ---------------------------------------------------------------- parameters
 
+
 def test_setup_returns_the_workspace(tmp_path):
     runs = tmp_path / "new" / "runs"
     ws = files.setup(MODEL="gpt2", ANNOTATOR="brief", SEED=7, DEVICE="cpu", FAST=True, RUNS_DIR=str(runs))
@@ -118,22 +124,25 @@ def test_setup_returns_the_workspace(tmp_path):
     assert torch.equal(torch.rand(1), first)
 
 
-@pytest.mark.parametrize("name, value, words", [
-    ("MODEL", None, "text in quotes"),
-    ("MODEL", 3, "text in quotes"),
-    ("ANNOTATOR", "bob", "you, helpful, terse, warm"),
-    ("ANNOTATOR", ["you"], "text in quotes"),
-    ("SEED", "0", "whole number"),
-    ("SEED", 1.5, "whole number"),
-    ("SEED", True, "whole number"),
-    ("SEED", -1, "0 or more"),
-    ("DEVICE", "tpu", '"cuda"'),
-    ("DEVICE", 0, "text in quotes"),
-    ("FAST", 1, "True or False"),
-    ("FAST", "yes", "True or False"),
-    ("DATA_DIR", "no/such/folder", "does not exist"),
-    ("RUNS_DIR", None, "text in quotes"),
-])
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("MODEL", None, "text in quotes"),
+        ("MODEL", 3, "text in quotes"),
+        ("ANNOTATOR", "bob", "you, helpful, terse, warm"),
+        ("ANNOTATOR", ["you"], "text in quotes"),
+        ("SEED", "0", "whole number"),
+        ("SEED", 1.5, "whole number"),
+        ("SEED", True, "whole number"),
+        ("SEED", -1, "0 or more"),
+        ("DEVICE", "tpu", '"cuda"'),
+        ("DEVICE", 0, "text in quotes"),
+        ("FAST", 1, "True or False"),
+        ("FAST", "yes", "True or False"),
+        ("DATA_DIR", "no/such/folder", "does not exist"),
+        ("RUNS_DIR", None, "text in quotes"),
+    ],
+)
 def test_a_bad_parameter_is_named(tmp_path, name, value, words):
     with pytest.raises(WorkbookError) as error:
         files.setup(**{"RUNS_DIR": str(tmp_path), name: value})
@@ -157,6 +166,7 @@ def test_a_runs_folder_that_cannot_be_made(tmp_path):
 
 
 # ---------------------------------------------------------------- artefacts
+
 
 @pytest.fixture
 def ws(tmp_path):
@@ -192,6 +202,7 @@ def test_metrics_carry_seed_and_versions(ws):
 
 # ---------------------------------------------------------------- models
 
+
 def test_models_that_cannot_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -201,8 +212,12 @@ def test_models_that_cannot_be_loaded(tmp_path, monkeypatch):
     model = models.new_model(tokenizer, layers=1, width=16, heads=2)
     models.save_model(model, tokenizer, no_weights, "x")
     (no_weights / "model.safetensors").unlink()
-    for source, words in ((tmp_path / "nowhere", "cannot be loaded"), (empty, "no config.json"),
-                          ("nobody/no-such-model", "cannot be loaded"), (no_weights, "cannot be loaded")):
+    for source, words in (
+        (tmp_path / "nowhere", "cannot be loaded"),
+        (empty, "no config.json"),
+        ("nobody/no-such-model", "cannot be loaded"),
+        (no_weights, "cannot be loaded"),
+    ):
         for load in (models.load_model, models.load_reward_model):
             with pytest.raises(WorkbookError) as error:
                 load(source)

@@ -28,12 +28,19 @@ from rlhf_helpers import annotators, decoding, files, lm, memory, models, ppo, r
 from rlhf_helpers.files import ROOT, WorkbookError
 
 PROMPTS = [r["prompt"] for r in files.read_jsonl(ROOT / "data" / "general_prompts.jsonl")]
-TEMPLATE = ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ eos_token }}{% endfor %}"
-            "{% if add_generation_prompt %}[assistant] {% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 # architecture: (has a pad token, puts a BOS before a text, chat template)
-KINDS = {"gpt2": (False, False, None), "llama": (False, True, "{{ bos_token }}" + TEMPLATE),
-         "qwen3": (True, False, TEMPLATE), "gemma": (True, True, TEMPLATE), "gpt_neox": (False, False, None),
-         "opt": (True, True, None)}
+KINDS = {
+    "gpt2": (False, False, None),
+    "llama": (False, True, "{{ bos_token }}" + TEMPLATE),
+    "qwen3": (True, False, TEMPLATE),
+    "gemma": (True, True, TEMPLATE),
+    "gpt_neox": (False, False, None),
+    "opt": (True, True, None),
+}
 
 
 def tokenizer_for(name):
@@ -45,7 +52,8 @@ def tokenizer_for(name):
     if bos:
         tokenizer.add_special_tokens({"bos_token": "<s>"})
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.bos_token_id)])
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        )
     else:
         tokenizer.bos_token = tokenizer.eos_token if name != "qwen3" else None
     return tokenizer
@@ -54,21 +62,32 @@ def tokenizer_for(name):
 def language_model(folder, name, context=512, layers=2):
     """Write a small model with random weights and its tokenizer as a folder; the answers may end with two tokens."""
     tokenizer = tokenizer_for(name)
-    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
-              "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    usual = common | {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
-                      "max_position_embeddings": context}
-    config = {"gpt2": lambda: GPT2Config(n_embd=32, n_layer=layers, n_head=2, n_positions=context, **common),
-              "llama": lambda: LlamaConfig(intermediate_size=64, num_key_value_heads=1, **usual),
-              "qwen3": lambda: Qwen3Config(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
-              "gemma": lambda: GemmaConfig(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
-              "gpt_neox": lambda: GPTNeoXConfig(intermediate_size=64, **usual),
-              "opt": lambda: OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **usual)}[name]()
+    common = {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    usual = common | {
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "max_position_embeddings": context,
+    }
+    config = {
+        "gpt2": lambda: GPT2Config(n_embd=32, n_layer=layers, n_head=2, n_positions=context, **common),
+        "llama": lambda: LlamaConfig(intermediate_size=64, num_key_value_heads=1, **usual),
+        "qwen3": lambda: Qwen3Config(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
+        "gemma": lambda: GemmaConfig(intermediate_size=64, num_key_value_heads=1, head_dim=16, **usual),
+        "gpt_neox": lambda: GPTNeoXConfig(intermediate_size=64, **usual),
+        "opt": lambda: OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **usual),
+    }[name]()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")]
-    model.generation_config = GenerationConfig(eos_token_id=ends, bos_token_id=tokenizer.bos_token_id,
-                                               pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -78,6 +97,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 
 # ---------------------------------------------------------------- loading and prompting
+
 
 @every_kind
 def test_a_prompt_has_one_bos_at_most_and_its_template(tmp_path, name):
@@ -107,12 +127,18 @@ def test_an_answer_ends_at_either_end_token_and_with_greedy_too(tmp_path, name):
 
 def test_encoders_are_refused_in_a_sentence(tmp_path):
     tokenizer = tokenizer_for("qwen3")
-    small = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 64}
+    small = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     torch.manual_seed(0)
     BertForMaskedLM(BertConfig(**small)).save_pretrained(tmp_path / "bert")
-    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1,
-                                        num_heads=2)).save_pretrained(tmp_path / "t5")
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "t5")
     for name, words in (("bert", "both directions"), ("t5", "cannot be loaded")):
         tokenizer.save_pretrained(tmp_path / name)
         with pytest.raises(WorkbookError, match=words) as error:
@@ -136,6 +162,7 @@ def test_prompts_that_are_too_long_are_refused_before_training(tmp_path):
 
 # ---------------------------------------------------------------- memory
 
+
 @every_kind
 def test_recomputed_activations_give_the_same_gradient(tmp_path, monkeypatch, name):
     """And roll-outs, which need the key-value cache, the same answers; also in a copy of the model."""
@@ -146,8 +173,9 @@ def test_recomputed_activations_give_the_same_gradient(tmp_path, monkeypatch, na
     assert spared.is_gradient_checkpointing and not plain.is_gradient_checkpointing
     answers = [decoding.generate(m, tokenizer, PROMPTS[:3], max_new_tokens=8) for m in (plain, spared)]
     assert answers[0] == answers[1]
-    ids, mask, loss_mask = lm.demonstration_batch(tokenizer, [{"prompt": p, "response": "A short answer."}
-                                                              for p in PROMPTS[:3]])
+    ids, mask, loss_mask = lm.demonstration_batch(
+        tokenizer, [{"prompt": p, "response": "A short answer."} for p in PROMPTS[:3]]
+    )
     for loss_of in (lm.plain_loss, lm.packed_loss):
         loss_of(plain, ids, mask, loss_mask).backward()
         loss_of(spared, ids, mask, loss_mask).backward()
@@ -197,9 +225,17 @@ class Peak(TorchDispatchMode):
 def test_activations_are_estimated_within_a_factor_of_two(tmp_path, monkeypatch, spared):
     """Against the peak of one step on a model of usual proportions, in the plain form of PPO's loss."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(
-        vocab_size=4000, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256))
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=4000,
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+        )
+    )
     model.config.save_pretrained(tmp_path)
     monkeypatch.setattr(memory, "RECOMPUTE_ABOVE", 0 if spared else 10**12)
     if spared:
@@ -212,7 +248,7 @@ def test_activations_are_estimated_within_a_factor_of_two(tmp_path, monkeypatch,
     peak.known = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     with peak:
         logits, values = policy(ids, torch.ones_like(ids), memory.PROMPT)
-        (ppo.token_logprobs(logits, ids[:, memory.PROMPT:]).sum() + values.sum()).backward()
+        (ppo.token_logprobs(logits, ids[:, memory.PROMPT :]).sum() + values.sum()).backward()
     seen = peak.most - gradients
     said = memory.activations(memory.shape_of(tmp_path), rows, memory.PROMPT + answer, answer)
     assert seen / 2 < said < seen * 2, (seen, said)
@@ -256,6 +292,7 @@ def test_the_readme_has_the_table_that_the_formula_gives():
 
 
 # ---------------------------------------------------------------- the general task
+
 
 def test_general_prompts_are_of_several_kinds_and_split():
     task = tasks.general(ROOT / "data")
@@ -303,18 +340,19 @@ IN_THE_SUITE = ("llama", "gpt2")  # the others: `make test-matrix`
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n if n in IN_THE_SUITE else pytest.param(n, marks=pytest.mark.matrix)
-                                  for n in KINDS])
+@pytest.mark.parametrize("name", [n if n in IN_THE_SUITE else pytest.param(n, marks=pytest.mark.matrix) for n in KINDS])
 def test_chapters_02_to_06_run_on_any_model(tmp_path, name):
     folder = language_model(tmp_path / "model", name)
     for path in series.chapters(["02", "03", "04", "05", "06"]):
-        nb = series.execute(path, tmp_path / "executed", {"FAST": True, "MODEL": str(folder),
-                                                          "RUNS_DIR": str(tmp_path / "runs")})
+        nb = series.execute(
+            path, tmp_path / "executed", {"FAST": True, "MODEL": str(folder), "RUNS_DIR": str(tmp_path / "runs")}
+        )
         assert series.widget_errors(nb) == []
-        said = "".join(o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs
-                       if o.output_type == "stream")
+        said = "".join(
+            o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"
+        )
         assert "SIMULATED taste `brief`" in said, path.stem
-    runs, = (tmp_path / "runs").iterdir()
+    (runs,) = (tmp_path / "runs").iterdir()
     prompts = {r["prompt"] for r in files.read_jsonl(runs / "feedback.jsonl")}
     assert prompts and prompts <= set(PROMPTS)
     assert {r["annotator"] for r in files.read_jsonl(runs / "feedback.jsonl")} == {"simulated:brief"}
@@ -322,5 +360,9 @@ def test_chapters_02_to_06_run_on_any_model(tmp_path, name):
     tuned, tokenizer = models.load_model(folder)
     policy, _ = models.load_model(runs / "models" / "policy-fast")
     assert models.digest(policy) != models.digest(tuned)
-    assert all(math.isfinite(s) for s in reward.score(
-        *models.load_reward_model(runs / "models" / "reward-fast"), PROMPTS[:4], ["One.", "Two.", "", "Three."]))
+    assert all(
+        math.isfinite(s)
+        for s in reward.score(
+            *models.load_reward_model(runs / "models" / "reward-fast"), PROMPTS[:4], ["One.", "Two.", "", "Three."]
+        )
+    )

@@ -17,13 +17,14 @@ from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.files import ROOT, WorkbookError
 from rlhf_helpers.labeller import Labeller
 
-HOSTILE = ('<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* '
-           "\x00\x1b[31m")
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* \x00\x1b[31m'
 
 
 def make_pairs(n=12):
-    return [{"pair_id": f"p{i}", "prompt": f"Question {i}?", "response_a": f"good {i}",
-             "response_b": f"bad {i}"} for i in range(n)]
+    return [
+        {"pair_id": f"p{i}", "prompt": f"Question {i}?", "response_a": f"good {i}", "response_b": f"bad {i}"}
+        for i in range(n)
+    ]
 
 
 class Likes:
@@ -44,6 +45,7 @@ def finish(labeller, choice="a"):
 
 
 # ---------------------------------------------------------------- queue
+
 
 def test_sides_are_mixed_the_same_for_a_seed_and_stored(tmp_path):
     pairs = make_pairs(200)
@@ -95,9 +97,10 @@ def test_orders(tmp_path):
             ids(bad)
 
 
-@pytest.mark.parametrize("pairs, word", [
-    ([], "no pairs"), ([{"pair_id": "x"}], "prompt"), ([3], "pair_id"),
-    (make_pairs(2) + make_pairs(1), "earlier")])
+@pytest.mark.parametrize(
+    "pairs, word",
+    [([], "no pairs"), ([{"pair_id": "x"}], "prompt"), ([3], "pair_id"), (make_pairs(2) + make_pairs(1), "earlier")],
+)
 def test_bad_pairs_are_explained(tmp_path, pairs, word):
     with pytest.raises(WorkbookError, match=word):
         Labeller(pairs, tmp_path / "log.jsonl")
@@ -116,6 +119,7 @@ def test_bad_choices_are_explained(tmp_path):
 
 
 # ---------------------------------------------------------------- log, undo, resume
+
 
 def test_resume_goes_on_at_the_right_pair_and_undo_reaches_back(tmp_path):
     path = tmp_path / "log.jsonl"
@@ -171,11 +175,15 @@ def test_simulated_labels_go_the_same_way_and_keep_their_name(tmp_path):
 
 
 def test_a_real_simulated_annotator(tmp_path):
-    pair = {"pair_id": "p", "prompt": "What does a cow eat?", "response_a": "A cow eats grass.",
-            "response_b": "You really should know this. Fish."}
+    pair = {
+        "pair_id": "p",
+        "prompt": "What does a cow eat?",
+        "response_a": "A cow eats grass.",
+        "response_b": "You really should know this. Fish.",
+    }
     x = Labeller([pair], tmp_path / "log.jsonl")
     x.label_with(Annotator("helpful", noise=0, temperature=0.01))
-    event, = fb.read_events(x.path)[0]
+    (event,) = fb.read_events(x.path)[0]
     assert (event["annotator"], event["choice"]) == ("simulated:helpful", "a")
 
 
@@ -203,8 +211,10 @@ def test_two_processes_label_into_one_file(tmp_path):
         assert x.done and len(x.labels) == 44
 
 
-ACTIONS = st.lists(st.one_of(st.sampled_from(["a", "b", "tie", "both_bad", "skip", "undo", "resume"]),
-                             st.integers(1, 400)), max_size=40)  # a number: a crash after so many bytes
+ACTIONS = st.lists(
+    st.one_of(st.sampled_from(["a", "b", "tie", "both_bad", "skip", "undo", "resume"]), st.integers(1, 400)),
+    max_size=40,
+)  # a number: a crash after so many bytes
 
 
 @settings(max_examples=60, deadline=None)
@@ -234,8 +244,13 @@ def test_any_history_replays_to_the_same_state(actions):
         assert fresh.current == x.current
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["ann", "ann again", "bob"]),
-                           st.sampled_from(["a", "b", "tie", "skip", "undo", "resume", "torn"])), max_size=30)
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["ann", "ann again", "bob"]),
+        st.sampled_from(["a", "b", "tie", "skip", "undo", "resume", "torn"]),
+    ),
+    max_size=30,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -294,6 +309,7 @@ def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
 
 # ---------------------------------------------------------------- widget
 
+
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
     """A labeller on the screen, with a clock that the test moves."""
@@ -306,6 +322,7 @@ def shown(tmp_path, monkeypatch):
         x.show()
         x.clock = clock
         return x
+
     return show
 
 
@@ -370,6 +387,7 @@ def test_errors_are_shown_kept_and_the_pair_stays(shown, monkeypatch):
 
     def full(_):
         raise OSError(28, "No space left on <device>")
+
     monkeypatch.setattr(fb.os, "fsync", full)
     press(x, "a")
     assert x.current == pair and len(x.errors) == 1 and isinstance(x.errors[0], WorkbookError)
@@ -433,7 +451,7 @@ def test_keys_are_the_buttons_and_only_hotkeys_bind_them(shown):
     assert set(lab.KEYS.values()) == set(x.buttons)
     for name, button in x.buttons.items():
         assert f"rlhf-press-{name}" in button._dom_classes
-    assert "rlhf-keys\"" not in x.widget.children[-1].value and "rlhf-keys\"" in lab.key_guard(True).value
+    assert 'rlhf-keys"' not in x.widget.children[-1].value and 'rlhf-keys"' in lab.key_guard(True).value
 
 
 def test_the_table_of_features_is_what_the_tests_gave():

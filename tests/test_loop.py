@@ -16,12 +16,15 @@ from rlhf_helpers.chat import Chat, turn_html
 from rlhf_helpers.files import WorkbookError
 
 SAYINGS = ("Yes.", "No, no, no, not now.", "Hello! Yes.", "Perhaps another day, who can say.")
-PROMPTS = [f"May I {a} the {b}?" for a in ("see", "open", "take", "eat", "sell", "hide",
-                                           "paint", "move", "keep", "bend")
-           for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")]
+PROMPTS = [
+    f"May I {a} the {b}?"
+    for a in ("see", "open", "take", "eat", "sell", "hide", "paint", "move", "keep", "bend")
+    for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")
+]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(labels=128, ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3,
-                                                     max_new_tokens=16))
+SETTINGS = loop.Settings(
+    labels=128, ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16)
+)
 
 
 def short(prompt, answer):
@@ -51,6 +54,7 @@ def tiny():
 @pytest.fixture
 def no_gold(monkeypatch):
     """Any look at the gold judge is an error."""
+
     def caught(*arguments):
         raise AssertionError("the gold judge was asked")
 
@@ -60,6 +64,7 @@ def no_gold(monkeypatch):
 
 
 # ---------------------------------------------------------------- the loop
+
 
 @pytest.mark.parametrize("taste", [short, greets])
 def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
@@ -91,16 +96,24 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
 def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     model, tokenizer = tiny
     honest, seen = annotator(), []
-    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS,
-                                 labels_by=loop.inverted(honest), on_round=lambda *a: seen.append(a))
+    last, history = loop.improve(
+        model,
+        tokenizer,
+        TRAIN,
+        HELD_OUT,
+        honest,
+        rounds=2,
+        settings=SETTINGS,
+        labels_by=loop.inverted(honest),
+        on_round=lambda *a: seen.append(a),
+    )
     assert last is model
     assert [(r["round"], r["promoted"]) for r in history] == [(1, False), (2, False)]
     assert all(r["reason"] and r["blind"]["n"] == len(HELD_OUT) for r in history)
     assert [row for row, _, _ in seen] == history and all(current is model for _, _, current in seen)
     json.dumps(history)
     nothing = loop.Limits(win_low=-1, distinct=0, kl=math.inf, ended=0, empty=1, longer=math.inf)
-    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS,
-                                 limits=nothing)
+    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS, limits=nothing)
     assert last is not model and [r["promoted"] for r in history] == [True, True]
     assert history[1]["learned_from"] > history[0]["learned_from"], "labels of promoted rounds add up"
 
@@ -125,8 +138,11 @@ def test_labels_of_a_person_can_be_used(tiny):
 
 def test_what_a_round_cannot_use_is_said(tiny):
     model, tokenizer = tiny
-    for prompts, judge, words in (([], HELD_OUT, "needs prompts"), (TRAIN, [], "needs prompts"),
-                                  (TRAIN, TRAIN, "not be fair")):
+    for prompts, judge, words in (
+        ([], HELD_OUT, "needs prompts"),
+        (TRAIN, [], "needs prompts"),
+        (TRAIN, TRAIN, "not be fair"),
+    ):
         with pytest.raises(WorkbookError, match=words):
             loop.one_round(model, tokenizer, prompts, judge, annotator(), SETTINGS)
     ties = Annotator(lambda p, a: 0.0, tie_width=1.0)
@@ -135,6 +151,7 @@ def test_what_a_round_cannot_use_is_said(tiny):
 
 
 # ---------------------------------------------------------------- the reward model of few labels
+
 
 def test_the_probe_finds_the_direction_and_ties_hold_the_rest_still():
     torch.manual_seed(0)
@@ -181,16 +198,30 @@ def test_the_pairs_that_are_asked(tiny):
 
 # ---------------------------------------------------------------- the gate, by hand
 
-GOOD = {"blind": loop.verdict(70, 10, 20), "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9, "words": 9.0,
-        "words_before": 10.0}
+GOOD = {
+    "blind": loop.verdict(70, 10, 20),
+    "kl": 5.0,
+    "ended": 1.0,
+    "empty": 0.0,
+    "distinct": 0.9,
+    "words": 9.0,
+    "words_before": 10.0,
+}
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"blind": loop.verdict(52, 0, 48)}, "must lie above"),
-    ({"blind": loop.verdict(20, 10, 70)}, "must lie above"),
-    ({"kl": 99.0}, "nats"), ({"kl": math.nan}, "nats"), ({"ended": 0.5}, "come to an end"),
-    ({"empty": 0.3}, "empty"), ({"words": 60.0}, "6.0 times as long"), ({"distinct": 0.01}, "same thing"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"blind": loop.verdict(52, 0, 48)}, "must lie above"),
+        ({"blind": loop.verdict(20, 10, 70)}, "must lie above"),
+        ({"kl": 99.0}, "nats"),
+        ({"kl": math.nan}, "nats"),
+        ({"ended": 0.5}, "come to an end"),
+        ({"empty": 0.3}, "empty"),
+        ({"words": 60.0}, "6.0 times as long"),
+        ({"distinct": 0.01}, "same thing"),
+    ],
+)
 def test_each_limit_of_the_gate(change, words):
     assert loop.gate(GOOD) == (True, "it wins 75% of 100 blind comparisons (95 % interval 66% to 82%)")
     promoted, reason = loop.gate({**GOOD, **change})
@@ -199,19 +230,27 @@ def test_each_limit_of_the_gate(change, words):
 
 # ---------------------------------------------------------------- the blind test
 
+
 def test_verdict_words():
     assert loop.verdict(9, 0, 1)["verdict"] == "better"
     assert loop.verdict(1, 0, 9)["verdict"] == "worse"
     assert loop.verdict(6, 0, 4)["verdict"] == "inconclusive"
-    assert loop.verdict(0, 50, 0) == {"n": 50, "wins": 0, "ties": 50, "losses": 0, "win_rate": 0.5,
-                                      **dict(zip(("low", "high"), feedback.wilson(25, 50))),
-                                      "verdict": "inconclusive"}
+    assert loop.verdict(0, 50, 0) == {
+        "n": 50,
+        "wins": 0,
+        "ties": 50,
+        "losses": 0,
+        "win_rate": 0.5,
+        **dict(zip(("low", "high"), feedback.wilson(25, 50))),
+        "verdict": "inconclusive",
+    }
     with pytest.raises(WorkbookError, match="no comparison"):
         loop.verdict(0, 0, 0)
 
 
 def test_blind_test_is_fair():
     """Sides are shuffled, so somebody who always takes the left one finds no winner."""
+
     class Left:
         name = "left"
         asked = []
@@ -241,6 +280,7 @@ def test_kl_of_a_model_to_itself_is_zero(tiny):
 
 # ---------------------------------------------------------------- the chat
 
+
 @pytest.fixture
 def chat(tiny, tmp_path):
     return Chat(*tiny, tmp_path / "feedback.jsonl", every=2, max_new_tokens=16)
@@ -267,17 +307,36 @@ def test_every_second_turn_is_a_comparison_and_is_logged(chat):
     assert not chat.prompts_path.exists() and chat.path.exists() and chat.turns == []
 
 
-@pytest.mark.parametrize("text", ["Hello", "你好，世界", "مرحبا", "🙂🙃", "a\x00b", "\ud800", "<|endoftext|>",
-                                  "<|user|>", "<script>x</script>", "line\nbreak", "$5 and $6", "x" * 30])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello",
+        "你好，世界",
+        "مرحبا",
+        "🙂🙃",
+        "a\x00b",
+        "\ud800",
+        "<|endoftext|>",
+        "<|user|>",
+        "<script>x</script>",
+        "line\nbreak",
+        "$5 and $6",
+        "x" * 30,
+    ],
+)
 def test_any_script_gets_an_answer(chat, text):
     assert isinstance(chat.ask(text)[0], str)
     json.loads(chat.prompts_path.read_text().splitlines()[0])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(text=st.one_of(st.text(max_size=80),
-                      st.text(st.sampled_from("\0\u202e\u200d\ufeff🙂مש你\ud800\r\t <|>"), max_size=40),
-                      st.builds(str.__mul__, st.text(min_size=1, max_size=3), st.sampled_from([1000, 100_000]))))
+@given(
+    text=st.one_of(
+        st.text(max_size=80),
+        st.text(st.sampled_from("\0\u202e\u200d\ufeff🙂مש你\ud800\r\t <|>"), max_size=40),
+        st.builds(str.__mul__, st.text(min_size=1, max_size=3), st.sampled_from([1000, 100_000])),
+    )
+)
 def test_whatever_is_typed_gets_an_answer_or_a_sentence(chat, text):
     try:
         answers = chat.ask(text)
@@ -287,8 +346,9 @@ def test_whatever_is_typed_gets_an_answer_or_a_sentence(chat, text):
         assert str(e) and "\n" not in str(e)
 
 
-@pytest.mark.parametrize("text, words", [("", "empty"), ("  \n", "empty"), ("what " * 200, "too long"), (None, "text"),
-                                         (7, "text")])
+@pytest.mark.parametrize(
+    "text, words", [("", "empty"), ("  \n", "empty"), ("what " * 200, "too long"), (None, "text"), (7, "text")]
+)
 def test_bad_input_gets_a_sentence(chat, text, words):
     with pytest.raises(WorkbookError, match=words) as error:
         chat.ask(text)
@@ -360,4 +420,3 @@ def test_what_is_typed_or_said_is_never_html():
 def test_keys_typed_in_the_chat_stay_in_it(chat):
     chat.show()
     assert any("data-lm-suppress-shortcuts" in getattr(child, "value", "") for child in chat.widget.children)
-

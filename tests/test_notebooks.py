@@ -13,13 +13,30 @@ from IPython.core.inputtransformer2 import TransformerManager
 from rlhf_helpers import files, scale, series
 from rlhf_helpers.files import ROOT
 
-NAMES = ["00_start_here", "01_pretraining_and_finetuning", "02_decoding", "03_human_feedback",
-         "04_reward_model", "05_ppo", "06_inference_and_continuous_feedback", "07_scaling_up"]
+NAMES = [
+    "00_start_here",
+    "01_pretraining_and_finetuning",
+    "02_decoding",
+    "03_human_feedback",
+    "04_reward_model",
+    "05_ppo",
+    "06_inference_and_continuous_feedback",
+    "07_scaling_up",
+]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERS = {"MODEL": "", "ANNOTATOR": "you", "SEED": 0, "DEVICE": "auto", "FAST": False, "DATA_DIR": "",
-              "RUNS_DIR": ""}
-BADGE = re.compile(r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
-                   r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+\.ipynb)\)")
+PARAMETERS = {
+    "MODEL": "",
+    "ANNOTATOR": "you",
+    "SEED": 0,
+    "DEVICE": "auto",
+    "FAST": False,
+    "DATA_DIR": "",
+    "RUNS_DIR": "",
+}
+BADGE = re.compile(
+    r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+    r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+\.ipynb)\)"
+)
 FOREIGN_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|Users|private|mnt|usr)/\w|\b[A-Z]:\\\\?\w")
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
@@ -30,6 +47,7 @@ def test_the_chapters_are_all_there():
 
 
 # ---------------------------------------------------------------- reading
+
 
 def read(path):
     return nbformat.read(path, as_version=4)
@@ -53,6 +71,7 @@ def parse(cell):
 
 
 # ---------------------------------------------------------------- form
+
 
 @every_notebook
 def test_format(path):
@@ -91,7 +110,7 @@ def test_header(path):
         assert re.search(rf"\b{word}", header, re.I), f"the header does not say {word!r}"
     names = [p.name for p in PATHS]
     here = names.index(path.name)
-    for neighbour in names[max(here - 1, 0):here] + names[here + 1:here + 2]:
+    for neighbour in names[max(here - 1, 0) : here] + names[here + 1 : here + 2]:
         assert f"({neighbour}" in header, f"the header does not link to {neighbour}"
 
 
@@ -122,10 +141,11 @@ def test_no_path_of_one_machine(path):
     for cell in read(path).cells:
         for text in (cell.source, json.dumps(cell.get("outputs", []))):
             found = FOREIGN_PATH.search(re.sub(r'"image/\w+": "[^"]*"', "", text))
-            assert not found, f"{cell.id}: {text[max(found.start() - 30, 0):found.end() + 30]}"
+            assert not found, f"{cell.id}: {text[max(found.start() - 30, 0) : found.end() + 30]}"
 
 
 # ---------------------------------------------------------------- the lesson and the package agree
+
 
 def without_docstring(definition):
     """A function or class as text of its syntax tree; docstrings and positions do not count."""
@@ -136,8 +156,9 @@ def without_docstring(definition):
 
 
 def definitions(tree):
-    return {node.name: without_docstring(node) for node in tree.body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return {
+        node.name: without_docstring(node) for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
 
 
 def package_definitions():
@@ -157,7 +178,8 @@ def test_functions_are_those_of_the_package(path):
             for name, tree in definitions(parse(cell)).items():
                 assert name not in package or tree in package[name].values(), (
                     f"{name} in cell {cell.id} differs from {' and '.join(package[name])}; make them the "
-                    "same, or tag the cell `variant`")
+                    "same, or tag the cell `variant`"
+                )
 
 
 def test_the_comparison_ignores_docstrings_only():
@@ -168,6 +190,7 @@ def test_the_comparison_ignores_docstrings_only():
 
 
 # ---------------------------------------------------------------- execution
+
 
 def flat(value, prefix=""):
     """{"a.b": 1, ...} of a nested dict."""
@@ -257,8 +280,16 @@ def check_07(runs, metrics):
     assert ("TRL over ours" in metrics["blind"]) == ("TRL" in metrics["reward"]) == installed
 
 
-CHECKS = {"00": check_00, "01": check_01, "02": check_02, "03": check_03, "04": check_04, "05": check_05,
-          "06": check_06, "07": check_07}
+CHECKS = {
+    "00": check_00,
+    "01": check_01,
+    "02": check_02,
+    "03": check_03,
+    "04": check_04,
+    "05": check_05,
+    "06": check_06,
+    "07": check_07,
+}
 
 
 def snapshot(folder):
@@ -266,8 +297,13 @@ def snapshot(folder):
 
 
 def stderr(nb):
-    return "".join(o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs
-                   if o.output_type == "stream" and o.name == "stderr")
+    return "".join(
+        o.text
+        for c in nb.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if o.output_type == "stream" and o.name == "stderr"
+    )
 
 
 @pytest.mark.slow

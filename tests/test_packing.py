@@ -35,6 +35,7 @@ def gradient(model, loss):
 
 # ---------------------------------------------------------------- the layout
 
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_every_token_has_a_place_of_its_own(lengths):
@@ -62,16 +63,29 @@ def test_a_token_sees_its_own_group_and_branch_only():
         return packed.ids[row][sees[place]].tolist(), packed.position_ids[row][sees[place]].tolist()
 
     assert [seen_by(p) for p in ends.flatten().tolist()] == [
-        ([1, 2, 3], [0, 1, 2]), ([1, 2, 4, 5], [0, 1, 2, 3]), ([1, 9], [0, 1]), ([8, 9], [0, 1])]
+        ([1, 2, 3], [0, 1, 2]),
+        ([1, 2, 4, 5], [0, 1, 2, 3]),
+        ([1, 9], [0, 1]),
+        ([8, 9], [0, 1]),
+    ]
 
 
-@pytest.mark.parametrize("group, common", [
-    ([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 3]], 1), ([[1, 2, 3]], 2), ([[5], [5, 6]], 0), ([[1, 2], [3, 2]], 0)])
+@pytest.mark.parametrize(
+    "group, common",
+    [
+        ([[1, 2, 3], [1, 2, 4]], 2),
+        ([[1, 2], [1, 2, 3]], 1),
+        ([[1, 2, 3]], 2),
+        ([[5], [5, 6]], 0),
+        ([[1, 2], [3, 2]], 0),
+    ],
+)
 def test_each_list_keeps_its_last_token(group, common):
     assert packing.shared(group) == common
 
 
 # ---------------------------------------------------------------- any architecture
+
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @any_architecture
@@ -112,8 +126,9 @@ def test_the_head_is_as_before_after_it_was_applied_at_a_few_places():
 def test_a_model_that_is_not_the_same_when_packed_is_noticed(monkeypatch):
     model = causal("gpt2")
     plain = model.base_model.forward
-    monkeypatch.setattr(model.base_model, "forward", lambda ids, attention_mask=None, position_ids=None, **more:
-                        plain(ids, **more))  # ignores mask and positions
+    monkeypatch.setattr(
+        model.base_model, "forward", lambda ids, attention_mask=None, position_ids=None, **more: plain(ids, **more)
+    )  # ignores mask and positions
     assert not packing.can_pack(model)
     torch.manual_seed(0)
     mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2))
@@ -121,6 +136,7 @@ def test_a_model_that_is_not_the_same_when_packed_is_noticed(monkeypatch):
 
 
 # ---------------------------------------------------------------- PPO
+
 
 def test_the_packed_policy_is_the_plain_one(tokenizer):
     policy, _, batch = collected(tokenizer)
@@ -131,7 +147,7 @@ def test_the_packed_policy_is_the_plain_one(tokenizer):
     with torch.no_grad():
         logits, values = policy(*arguments)
         plain, packed = policy.read(*arguments, entropy=True), twin.read(*arguments, entropy=True)
-    assert torch.allclose(plain[0][mask], ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:])[mask])
+    assert torch.allclose(plain[0][mask], ppo.token_logprobs(logits, batch["ids"][:, batch["start"] :])[mask])
     assert torch.equal(plain[1][mask], values[mask])
     assert torch.allclose(plain[2][mask], torch.distributions.Categorical(logits=logits).entropy()[mask], atol=1e-5)
     for a, b in zip(plain, packed, strict=True):
@@ -170,6 +186,7 @@ def weights_of_start(tokenizer):
 
 # ---------------------------------------------------------------- the reward model
 
+
 @any_architecture
 def test_packed_scores_and_gradient_are_the_padded_ones(tmp_path, name):
     model, tok = models.load_reward_model(language_model(tmp_path, name))
@@ -200,6 +217,7 @@ def test_a_reward_model_that_cannot_be_packed_trains_all_the_same(tmp_path, monk
 
 
 # ---------------------------------------------------------------- fine-tuning
+
 
 @any_architecture
 def test_the_packed_loss_is_the_plain_one(name):

@@ -14,8 +14,14 @@ from rlhf_helpers.decoding import end_tokens, rollout
 from rlhf_helpers.files import WorkbookError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PROMPTS = ["What is it?", "Who?", "Where does the cat sleep at night?", "Why are you so late?", "How many?",
-           "Is it red or is it blue?"]
+PROMPTS = [
+    "What is it?",
+    "Who?",
+    "Where does the cat sleep at night?",
+    "Why are you so late?",
+    "How many?",
+    "Is it red or is it blue?",
+]
 JUNK = 1e3
 
 
@@ -44,8 +50,9 @@ def letters(prompts, responses):
 
 
 def settings(**changes):
-    return ppo.Settings(**{"updates": 2, "batch_size": 24, "epochs": 2, "minibatches": 3, "lr": 1e-3,
-                           "max_new_tokens": 10, **changes})
+    return ppo.Settings(
+        **{"updates": 2, "batch_size": 24, "epochs": 2, "minibatches": 3, "lr": 1e-3, "max_new_tokens": 10, **changes}
+    )
 
 
 def collected(tokenizer, seed=0, end=0.1, rows=24, reward=letters, **changes):
@@ -54,8 +61,15 @@ def collected(tokenizer, seed=0, end=0.1, rows=24, reward=letters, **changes):
     torch.nn.init.normal_(policy.value_head.weight, std=0.3)
     reference = copy.deepcopy(policy)
     reference.model = tiny(tokenizer, seed + 1, end)
-    batch = ppo.collect(policy, reference, tokenizer, reward, (PROMPTS * 9)[:rows], settings(**changes),
-                        torch.Generator().manual_seed(seed))
+    batch = ppo.collect(
+        policy,
+        reference,
+        tokenizer,
+        reward,
+        (PROMPTS * 9)[:rows],
+        settings(**changes),
+        torch.Generator().manual_seed(seed),
+    )
     return policy, reference, batch
 
 
@@ -81,6 +95,7 @@ def same(a, b):
 
 
 # ---------------------------------------------------------------- pieces against numpy
+
 
 def test_token_logprobs_against_numpy():
     rng = np.random.default_rng(0)
@@ -172,6 +187,7 @@ def test_k3_keeps_tiny_differences_in_float32():
 
 # ---------------------------------------------------------------- advantages
 
+
 def gae_by_loop(rewards, values, mask, gamma, lam):
     """The definition, sum over l of (gamma lam)^l delta, one row and one token at a time."""
     advantages = np.zeros(rewards.shape)
@@ -240,6 +256,7 @@ def test_long_answers_are_not_discounted():
 
 # ---------------------------------------------------------------- losses
 
+
 def test_policy_loss_against_numpy():
     mask, new, old, advantages, _ = ragged()
     loss, ratio, active = ppo.policy_loss(new, old, advantages, mask, clip=0.2)
@@ -253,12 +270,15 @@ def test_policy_loss_against_numpy():
     assert 0.1 < active.item() < np.mean(np.abs(r - 1) > 0.2), "outside the range is not yet clipped"
 
 
-@pytest.mark.parametrize("advantage, ratio, is_clipped", [
-    (2.0, 1.5, True),  # better than expected and already much likelier: enough
-    (2.0, 0.5, False),  # better, but less likely than before: pull it back
-    (-2.0, 1.5, False),  # worse, but likelier than before: push it back
-    (-2.0, 0.5, True),  # worse and already much less likely: enough
-])
+@pytest.mark.parametrize(
+    "advantage, ratio, is_clipped",
+    [
+        (2.0, 1.5, True),  # better than expected and already much likelier: enough
+        (2.0, 0.5, False),  # better, but less likely than before: pull it back
+        (-2.0, 1.5, False),  # worse, but likelier than before: push it back
+        (-2.0, 0.5, True),  # worse and already much less likely: enough
+    ],
+)
 def test_policy_loss_in_the_four_cases(advantage, ratio, is_clipped):
     new = torch.tensor([[np.log(ratio)]], requires_grad=True)
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
@@ -305,6 +325,7 @@ def test_value_and_return_gradients():
 
 # ---------------------------------------------------------------- what a minibatch step is made of
 
+
 class Recorder(torch.optim.SGD):
     """SGD with a rate of 0 that keeps the gradients that it was given."""
 
@@ -324,7 +345,7 @@ def test_the_step_follows_surrogate_and_value_loss_and_nothing_else(tokenizer):
     policy.zero_grad()
     logits, values = policy(batch["ids"], batch["full_mask"], batch["start"])
     mask = batch["mask"]
-    logp = torch.log_softmax(logits, -1).gather(-1, batch["ids"][:, batch["start"]:, None])[..., 0]
+    logp = torch.log_softmax(logits, -1).gather(-1, batch["ids"][:, batch["start"] :, None])[..., 0]
     value_error = 0.5 * (values - batch["returns"]) ** 2
     loss = (mask * (-batch["advantages"] * logp + 0.1 * value_error)).sum() / mask.sum()
     loss.backward()  # at ratio 1, and at the values of the roll-out, PPO is this
@@ -342,9 +363,10 @@ def test_the_ratio_is_against_the_roll_out_and_moves_within_an_update(tokenizer)
     with torch.no_grad():
         logits, _ = policy(batch["ids"], batch["full_mask"], batch["start"])
     inside = batch["mask"].numpy().astype(bool)
-    moved = (ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:]) - batch["logprobs"]).double().numpy()[inside]
-    stats = ppo.update(policy, Recorder(policy), batch, settings(epochs=1, minibatches=1),
-                       torch.Generator().manual_seed(0))
+    moved = (ppo.token_logprobs(logits, batch["ids"][:, batch["start"] :]) - batch["logprobs"]).double().numpy()[inside]
+    stats = ppo.update(
+        policy, Recorder(policy), batch, settings(epochs=1, minibatches=1), torch.Generator().manual_seed(0)
+    )
     ratio, a = np.exp(moved), batch["advantages"].double().numpy()[inside]
     assert np.abs(moved).max() > 0.1
     assert stats["approx_kl"] == pytest.approx((ratio - 1 - moved).mean(), rel=1e-3)
@@ -366,7 +388,7 @@ def test_the_optimiser_holds_policy_and_value_head_and_its_rate_falls_to_zero(to
     monkeypatch.setattr(torch.optim, "AdamW", adamw)
     model = tiny(tokenizer)
     ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=4, epochs=1, minibatches=1, lr=0.01))
-    (held, options), = made
+    ((held, options),) = made
     assert {id(p) for p in model.parameters()} < {id(p) for p in held}
     assert sorted(p.shape for p in held if id(p) not in {id(q) for q in model.parameters()}) == [(1,), (1, 32)]
     assert options["eps"] == 1e-5 and options["weight_decay"] == 0
@@ -374,6 +396,7 @@ def test_the_optimiser_holds_policy_and_value_head_and_its_rate_falls_to_zero(to
 
 
 # ---------------------------------------------------------------- padding
+
 
 @pytest.mark.parametrize("junk", [JUNK, -JUNK])
 def test_junk_in_the_pads_changes_no_piece(junk):
@@ -386,9 +409,18 @@ def test_junk_in_the_pads_changes_no_piece(junk):
         advantages, returns = ppo.gae(r, v, mask)
         loss, ratio, active = ppo.policy_loss(n, o, with_junk(advantages, mask, fill), mask)
         loss.backward()
-        return [ppo.masked_mean(r, mask), ppo.whiten(r, mask), ppo.token_rewards(scores, n, o, mask, 0.1),
-                advantages, returns, loss, active, ratio * mask, n.grad,
-                ppo.value_loss(v, o, with_junk(returns, mask, fill), mask)]
+        return [
+            ppo.masked_mean(r, mask),
+            ppo.whiten(r, mask),
+            ppo.token_rewards(scores, n, o, mask, 0.1),
+            advantages,
+            returns,
+            loss,
+            active,
+            ratio * mask,
+            n.grad,
+            ppo.value_loss(v, o, with_junk(returns, mask, fill), mask),
+        ]
 
     for clean, dirty in zip(everything(0.0), everything(junk), strict=True):
         assert torch.equal(clean, dirty)
@@ -407,8 +439,9 @@ def test_junk_in_the_pads_changes_no_update_and_no_metric(tokenizer):
     results = []
     for b in (batch, dirty):
         twin = copy.deepcopy(policy)
-        stats = ppo.update(twin, torch.optim.SGD(twin.parameters(), lr=0.1), b, settings(),
-                           torch.Generator().manual_seed(0))
+        stats = ppo.update(
+            twin, torch.optim.SGD(twin.parameters(), lr=0.1), b, settings(), torch.Generator().manual_seed(0)
+        )
         results.append((stats, torch.cat([p.flatten() for p in weights(twin)])))
     (clean, after), (junk, junk_after) = results
     assert clean == pytest.approx(junk, abs=1e-6)
@@ -438,7 +471,7 @@ def test_metrics_of_a_batch_are_the_same_whatever_it_is_padded_to(tokenizer):
     shortest = min(range(24), key=lambda i: len(batch["prompts"][i]))
     real = batch["full_mask"][shortest].bool()
     ids = batch["ids"][shortest][real][None]
-    start = int(batch["full_mask"][shortest, :batch["start"]].sum())
+    start = int(batch["full_mask"][shortest, : batch["start"]].sum())
     logits, values = policy(ids, torch.ones_like(ids), start)
     n = ids.shape[1] - start
     alone = ppo.token_logprobs(logits, ids[:, start:])[0]
@@ -455,6 +488,7 @@ def test_entropy_counts_real_tokens_only(tokenizer):
 
 
 # ---------------------------------------------------------------- the tokens a log-prob belongs to
+
 
 def test_flipping_a_token_moves_its_log_prob_and_later_ones_only(tokenizer):
     policy, _, batch = collected(tokenizer, end=0)
@@ -505,15 +539,16 @@ def test_tokens_are_drawn_with_the_probabilities_that_are_trained_on(tokenizer, 
 
 # ---------------------------------------------------------------- the end of an answer
 
+
 def test_the_end_token_is_inside_the_mask_and_what_follows_is_not(tokenizer):
     _, _, batch = collected(tokenizer)
     eos = tokenizer.eos_token_id
-    tokens = batch["ids"][:, batch["start"]:]
+    tokens = batch["ids"][:, batch["start"] :]
     ended = 0
     for row, mask, flag in zip(tokens, batch["mask"], batch["ended"]):
         n = int(mask.sum())
         assert (mask[:n] == 1).all() and (mask[n:] == 0).all()
-        assert (row[:n - 1] != eos).all()
+        assert (row[: n - 1] != eos).all()
         assert bool(row[n - 1] == eos) == bool(flag)
         assert flag or n == 10
         ended += int(flag)
@@ -527,7 +562,7 @@ def test_a_pad_token_that_is_the_end_token_hides_no_end(tokenizer):
     policy.model.config.pad_token_id = twin.eos_token_id
     generator = torch.Generator().manual_seed(0)
     batch = ppo.collect(policy, policy, twin, letters, PROMPTS * 4, settings(), generator)
-    tokens = batch["ids"][:, batch["start"]:]
+    tokens = batch["ids"][:, batch["start"] :]
     last = batch["mask"].sum(-1).long() - 1
     at_last = tokens.gather(1, last[:, None])[:, 0]
     assert torch.equal(at_last == twin.eos_token_id, batch["ended"])
@@ -540,7 +575,7 @@ def test_policy_and_reward_model_read_the_same_tokens(tokenizer):
     for i, (prompt, response) in enumerate(zip(batch["prompts"], batch["responses"])):
         [read] = reward.readable_ids(tokenizer, [prompt], [response], 64)
         written = batch["ids"][i][batch["full_mask"][i].bool()].tolist()
-        n = int(batch["full_mask"][i, :batch["start"]].sum())
+        n = int(batch["full_mask"][i, : batch["start"]].sum())
         assert read[:n] == written[:n] == models.prompt_ids(tokenizer, prompt)
         same_again += read == written
     assert same_again > 0
@@ -552,10 +587,10 @@ def test_the_end_token_gets_a_gradient(tokenizer):
     last = int(batch["mask"][row].sum()) - 1
     logits, _ = policy(batch["ids"], batch["full_mask"], batch["start"])
     logits.retain_grad()
-    logprobs = ppo.token_logprobs(logits, batch["ids"][:, batch["start"]:])
+    logprobs = ppo.token_logprobs(logits, batch["ids"][:, batch["start"] :])
     ppo.policy_loss(logprobs, batch["logprobs"], batch["advantages"], batch["mask"])[0].backward()
     assert logits.grad[row, last, tokenizer.eos_token_id].abs() > 1e-6
-    assert (logits.grad[row, last + 1:] == 0).all()
+    assert (logits.grad[row, last + 1 :] == 0).all()
 
 
 def test_an_answer_without_an_end_is_counted_and_penalised(tokenizer):
@@ -569,25 +604,28 @@ def test_an_answer_without_an_end_is_counted_and_penalised(tokenizer):
 def test_an_answer_may_end_with_any_of_the_end_tokens(tokenizer):
     model = tiny(tokenizer, end=0)
     model.generation_config.eos_token_id = list(range(10, 200))
-    batch = ppo.collect(*[ppo.PolicyWithValue(model)] * 2, tokenizer, letters, PROMPTS, settings(),
-                        torch.Generator().manual_seed(0))
+    batch = ppo.collect(
+        *[ppo.PolicyWithValue(model)] * 2, tokenizer, letters, PROMPTS, settings(), torch.Generator().manual_seed(0)
+    )
     assert batch["ended"].all() and torch.equal(batch["final"], batch["scores"])
     assert batch["mask"].sum(-1).max() < 10
 
 
 def test_no_end_is_forced_on_an_answer(tokenizer):
     _, _, batch = collected(tokenizer, end=0)
-    tokens = batch["ids"][:, batch["start"]:]
+    tokens = batch["ids"][:, batch["start"] :]
     assert not (tokens == tokenizer.eos_token_id).any() and batch["mask"].all() and not batch["ended"].any()
 
 
 # ---------------------------------------------------------------- whole runs
 
+
 def test_the_first_update_starts_at_ratio_1_and_kl_0(tokenizer):
     model = tiny(tokenizer)
     seen = []
-    history, card = ppo.train(model, tokenizer, letters, PROMPTS, settings(),
-                              on_update=lambda row, batch: seen.append(batch))
+    history, card = ppo.train(
+        model, tokenizer, letters, PROMPTS, settings(), on_update=lambda row, batch: seen.append(batch)
+    )
     assert history[0]["kl"] == 0.0 and torch.equal(seen[0]["logprobs"], seen[0]["ref_logprobs"])
     gap = (seen[1]["logprobs"] - seen[1]["ref_logprobs"]) * seen[1]["mask"]
     assert history[1]["kl"] == pytest.approx(gap.sum(-1).mean().item()) and history[1]["kl"] != 0
@@ -620,8 +658,9 @@ def test_the_model_sees_no_dropout(tokenizer):
 def test_reference_and_reward_model_do_not_move(tokenizer, monkeypatch):
     made = []
     plain = ppo.PolicyWithValue.requires_grad_
-    monkeypatch.setattr(ppo.PolicyWithValue, "requires_grad_",
-                        lambda self, on=True: made.append(self) or plain(self, on))
+    monkeypatch.setattr(
+        ppo.PolicyWithValue, "requires_grad_", lambda self, on=True: made.append(self) or plain(self, on)
+    )
     model, judge = tiny(tokenizer), tiny(tokenizer, seed=5)
     before, start = weights(judge), weights(model)
     ppo.train(model, tokenizer, letters, PROMPTS, settings(), frozen=(judge,))
@@ -633,8 +672,14 @@ def test_reference_and_reward_model_do_not_move(tokenizer, monkeypatch):
 def test_the_reference_is_a_model_of_its_own(tokenizer):
     """Trained hard, the policy leaves it behind: the KL that is logged is per answer, in nats."""
     seen = []
-    history, _ = ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS, settings(updates=3, lr=1e-2),
-                           on_update=lambda row, batch: seen.append(batch))
+    history, _ = ppo.train(
+        tiny(tokenizer),
+        tokenizer,
+        letters,
+        PROMPTS,
+        settings(updates=3, lr=1e-2),
+        on_update=lambda row, batch: seen.append(batch),
+    )
     kl = [((b["logprobs"] - b["ref_logprobs"]) * b["mask"]).sum().item() / len(b["mask"]) for b in seen]
     assert [h["kl"] for h in history] == pytest.approx(kl) and kl[-1] > 0.05
 
@@ -650,17 +695,26 @@ BROKEN = {
     "ratio is 1 in the first minibatch": ("policy_loss", lambda f: lambda new, *a: f(new + 0.01, *a)),
     "nothing is clipped in the first minibatch": ("policy_loss", lambda f: lambda *a: (*f(*a)[:2], torch.ones(()))),
     "score sits on the last real token only": (
-        "token_rewards", lambda f: lambda scores, *a: f(scores, *a) + scores[:, None] / 10),
+        "token_rewards",
+        lambda f: lambda scores, *a: f(scores, *a) + scores[:, None] / 10,
+    ),
     "returns are raw advantages plus values": (
-        "gae", lambda f: lambda r, v, mask, *a: (f(r, v, mask, *a)[0], ppo.whiten(f(r, v, mask, *a)[1], mask))),
+        "gae",
+        lambda f: lambda r, v, mask, *a: (f(r, v, mask, *a)[0], ppo.whiten(f(r, v, mask, *a)[1], mask)),
+    ),
     "answers without an end are counted and penalised": (
-        "collect", lambda f: lambda *a: (lambda b: b | {"ended": ~b["ended"]})(f(*a))),
+        "collect",
+        lambda f: lambda *a: (lambda b: b | {"ended": ~b["ended"]})(f(*a)),
+    ),
     "nothing moves when the padding is filled with junk": (
-        "masked_mean", lambda f: lambda x, mask: x.sum() / mask.sum()),
-    "KL is 0 before the first update": (
-        "collect", lambda f: lambda policy, ref, *a: f(policy, louder(ref), *a)),
+        "masked_mean",
+        lambda f: lambda x, mask: x.sum() / mask.sum(),
+    ),
+    "KL is 0 before the first update": ("collect", lambda f: lambda policy, ref, *a: f(policy, louder(ref), *a)),
     "sampling and training give the same log-probabilities": (
-        "rollout", lambda f: lambda *a: (lambda i, m, lp: (i, m, lp - 0.1))(*f(*a))),
+        "rollout",
+        lambda f: lambda *a: (lambda i, m, lp: (i, m, lp - 0.1))(*f(*a)),
+    ),
 }
 
 
@@ -704,8 +758,14 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_policy(tokenizer):
         return scores
 
     with pytest.raises(WorkbookError, match="not a number.*last good policy is kept"):
-        ppo.train(model, tokenizer, breaking, PROMPTS, settings(updates=5),
-                  on_update=lambda row, batch: kept.append(weights(model)))
+        ppo.train(
+            model,
+            tokenizer,
+            breaking,
+            PROMPTS,
+            settings(updates=5),
+            on_update=lambda row, batch: kept.append(weights(model)),
+        )
     assert len(kept) == 2
     assert same(weights(model), kept[-1])
     assert all(p.isfinite().all() for p in model.parameters())
@@ -716,7 +776,8 @@ def test_a_gradient_that_is_not_a_number_never_reaches_the_weights(tokenizer):
     model, calls = tiny(tokenizer), []
     before = weights(model)
     handle = model.transformer.ln_f.bias.register_hook(
-        lambda grad: calls.append(1) or grad * (float("inf") if len(calls) == 6 else 1))
+        lambda grad: calls.append(1) or grad * (float("inf") if len(calls) == 6 else 1)
+    )
     with pytest.raises(WorkbookError, match="gradient (inf|nan), which is not a number.*last good policy is kept"):
         ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=1))
     handle.remove()
@@ -736,12 +797,16 @@ def test_a_policy_that_is_partly_frozen_is_trained(tokenizer):
     assert same(still, weights(model.transformer.h[0])) and not same(moving, weights(model.transformer.h[1]))
 
 
-@pytest.mark.parametrize("prompts, changes, words", [
-    ([], {}, "no prompt for PPO to train on"),
-    (PROMPTS, {"batch_size": 0}, "The setting batch_size of PPO is 0"),
-    (PROMPTS, {"max_new_tokens": 0}, "The setting max_new_tokens of PPO is 0"),
-    ([*PROMPTS, "Why? " * 15], {}, "The prompt 'Why. .*the policy reads only 64"),
-    ([*PROMPTS, " "], {}, "An empty prompt")])
+@pytest.mark.parametrize(
+    "prompts, changes, words",
+    [
+        ([], {}, "no prompt for PPO to train on"),
+        (PROMPTS, {"batch_size": 0}, "The setting batch_size of PPO is 0"),
+        (PROMPTS, {"max_new_tokens": 0}, "The setting max_new_tokens of PPO is 0"),
+        ([*PROMPTS, "Why? " * 15], {}, "The prompt 'Why. .*the policy reads only 64"),
+        ([*PROMPTS, " "], {}, "An empty prompt"),
+    ],
+)
 def test_a_run_that_could_not_succeed_is_refused_at_once(tokenizer, prompts, changes, words):
     with pytest.raises(WorkbookError, match=words):
         ppo.train(tiny(tokenizer), tokenizer, lambda p, r: pytest.fail("too late"), prompts, settings(**changes))
@@ -751,9 +816,17 @@ def test_answers_that_grow_when_they_are_read_again_do_not_stop_a_run(tokenizer)
     """Broken UTF-8 turns into replacement characters, which take more tokens than they were written with."""
     torch.manual_seed(0)
     longest = max(len(models.prompt_ids(tokenizer, p)) for p in PROMPTS)
-    judge = GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=longest + 11, n_embd=16, n_layer=1, n_head=2, num_labels=1,
-        pad_token_id=tokenizer.pad_token_id)).eval()
+    judge = GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=longest + 11,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).eval()
     read = []
 
     def score(prompts, responses):
@@ -787,8 +860,14 @@ def test_an_interrupt_in_the_middle_of_an_update_goes_back_to_the_last_whole_one
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    history, _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=5),
-                           on_update=lambda row, batch: kept.append(weights(model)))
+    history, _ = ppo.train(
+        model,
+        tokenizer,
+        letters,
+        PROMPTS,
+        settings(updates=5),
+        on_update=lambda row, batch: kept.append(weights(model)),
+    )
     assert len(history) == 1 and same(weights(model), kept[0])
 
 
@@ -797,8 +876,15 @@ def test_the_same_seed_gives_the_same_run(tokenizer):
     for seed in (3, 3, 4):
         model, texts = tiny(tokenizer), []
         torch.manual_seed(len(runs))  # the global generator must not matter
-        history, _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(), seed=seed,
-                               on_update=lambda row, batch: texts.extend(batch["responses"]))
+        history, _ = ppo.train(
+            model,
+            tokenizer,
+            letters,
+            PROMPTS,
+            settings(),
+            seed=seed,
+            on_update=lambda row, batch: texts.extend(batch["responses"]),
+        )
         runs.append((history, texts, weights(model)))
     assert runs[0][0] == runs[1][0] and runs[0][1] == runs[1][1] and same(runs[0][2], runs[1][2])
     assert runs[0][1] != runs[2][1]
@@ -806,15 +892,22 @@ def test_the_same_seed_gives_the_same_run(tokenizer):
 
 def test_every_prompt_is_asked_once_before_any_is_asked_again(tokenizer):
     asked = []
-    ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS, settings(updates=3, batch_size=2, minibatches=1),
-              on_update=lambda row, batch: asked.extend(batch["prompts"]))
+    ppo.train(
+        tiny(tokenizer),
+        tokenizer,
+        letters,
+        PROMPTS,
+        settings(updates=3, batch_size=2, minibatches=1),
+        on_update=lambda row, batch: asked.extend(batch["prompts"]),
+    )
     assert sorted(asked) == sorted(PROMPTS)
 
 
 def test_a_reward_that_anybody_can_raise_rises(tokenizer):
     model = tiny(tokenizer)
-    history, _ = ppo.train(model, tokenizer, letters, PROMPTS,
-                           settings(updates=8, batch_size=32, minibatches=2, lr=1e-2, beta=0.01))
+    history, _ = ppo.train(
+        model, tokenizer, letters, PROMPTS, settings(updates=8, batch_size=32, minibatches=2, lr=1e-2, beta=0.01)
+    )
     first, last = history[0]["reward"], np.mean([h["reward"] for h in history[-2:]])
     assert last > first + 1.0, [round(h["reward"], 2) for h in history]
     assert history[-1]["kl"] > 0.1
@@ -823,8 +916,9 @@ def test_a_reward_that_anybody_can_raise_rises(tokenizer):
 def test_a_strong_kl_penalty_holds_the_policy_back(tokenizer):
     kls = []
     for beta in (0.0, 5.0):
-        history, _ = ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS,
-                               settings(updates=5, minibatches=2, lr=1e-2, beta=beta))
+        history, _ = ppo.train(
+            tiny(tokenizer), tokenizer, letters, PROMPTS, settings(updates=5, minibatches=2, lr=1e-2, beta=beta)
+        )
         kls.append(np.mean([h["kl"] for h in history[-2:]]))
     assert kls[1] < 0.5 * kls[0], kls
 
@@ -846,6 +940,7 @@ def test_end_tokens_are_those_of_tokenizer_and_generation_config(tokenizer):
 
 
 # ---------------------------------------------------------------- interrupted and resumed
+
 
 def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_seed=0, seed=5, **changes):
     """Six updates of a tiny model made here, the same each time: (weights, history, card).
@@ -870,8 +965,16 @@ def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_
         if stop == "interrupt" and row["update"] == 4:
             raise KeyboardInterrupt
 
-    history, card = ppo.train(model, tokenizer, reward, prompts, settings(**{"updates": 6, "batch_size": 7} | changes),
-                              seed, on_update, checkpoint=checkpoint)
+    history, card = ppo.train(
+        model,
+        tokenizer,
+        reward,
+        prompts,
+        settings(**{"updates": 6, "batch_size": 7} | changes),
+        seed,
+        on_update,
+        checkpoint=checkpoint,
+    )
     return weights(model), history, card
 
 
@@ -914,10 +1017,17 @@ def test_a_failed_run_keeps_the_last_good_checkpoint_and_says_so(tmp_path):
     assert same(again[0], whole[0]) and again[1:] == whole[1:]
 
 
-@pytest.mark.parametrize("changes, name", [
-    ({"lr": 1e-4}, "different lr"), ({"beta": 0.0}, "different beta"), ({"seed": 6}, "different seed"),
-    ({"prompts": PROMPTS[::-1]}, "different list of prompts"), ({"model_seed": 1}, "different model to start from"),
-    ({"reward": lambda p, r: -letters(p, r)}, "another reward")])
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"lr": 1e-4}, "different lr"),
+        ({"beta": 0.0}, "different beta"),
+        ({"seed": 6}, "different seed"),
+        ({"prompts": PROMPTS[::-1]}, "different list of prompts"),
+        ({"model_seed": 1}, "different model to start from"),
+        ({"reward": lambda p, r: -letters(p, r)}, "another reward"),
+    ],
+)
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, name):
     long_run(tmp_path / "run.pt", "interrupt")
     before = (tmp_path / "run.pt").read_bytes()
@@ -928,13 +1038,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, name):
 
 def test_a_checkpoint_of_the_reward_model_is_not_one_of_ppo(tmp_path):
     model = torch.nn.Linear(2, 2)
-    models.save_checkpoint(tmp_path / "run.pt", {"training": "reward model"}, model,
-                           torch.optim.AdamW(model.parameters()), [])
+    models.save_checkpoint(
+        tmp_path / "run.pt", {"training": "reward model"}, model, torch.optim.AdamW(model.parameters()), []
+    )
     with pytest.raises(WorkbookError, match="another run, with a different training"):
         long_run(tmp_path / "run.pt")
 
 
 # ---------------------------------------------------------------- against TRL
+
 
 def test_pieces_are_those_of_trl():
     """Runs where TRL is installed; it whitens with the variance of a sample, n / (n - 1) times ours."""

@@ -39,6 +39,7 @@ def pins(name="constraints.txt"):
 
 # ---------------------------------------------------------------- packaging
 
+
 def test_environment_yml_agrees_with_pyproject():
     env = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert env["name"] == PROJECT["name"]
@@ -70,7 +71,7 @@ def test_constraints_pin_what_is_needed_and_nothing_else():
 
 
 def test_the_engine_is_an_extra_pinned_to_what_was_tested():
-    engine, = map(Requirement, EXTRAS["scale"])
+    (engine,) = map(Requirement, EXTRAS["scale"])
     pinned = pins("constraints/scale.txt")
     assert engine.name == "trl" and engine.specifier.contains(pinned["trl"])
     assert {s.operator for s in engine.specifier} == {">=", "<"}
@@ -81,9 +82,17 @@ def test_the_engine_is_an_extra_pinned_to_what_was_tested():
 
 
 def test_requirements_leave_what_colab_has_alone():
-    colab = {"torch": "2.11.0", "transformers": "5.15.0", "tokenizers": "0.22.2", "safetensors": "0.8.0",
-             "numpy": "2.0.2", "pandas": "2.2.3", "matplotlib": "3.10.0", "ipywidgets": "7.7.1",
-             "tqdm": "4.67.3"}
+    colab = {
+        "torch": "2.11.0",
+        "transformers": "5.15.0",
+        "tokenizers": "0.22.2",
+        "safetensors": "0.8.0",
+        "numpy": "2.0.2",
+        "pandas": "2.2.3",
+        "matplotlib": "3.10.0",
+        "ipywidgets": "7.7.1",
+        "tqdm": "4.67.3",
+    }
     for r in map(Requirement, PROJECT["dependencies"]):
         assert r.specifier.contains(colab[r.name]), f"{r} would replace {r.name} {colab[r.name]} on Colab"
 
@@ -110,6 +119,7 @@ def test_ruff():
 
 # ---------------------------------------------------------------- commands
 
+
 @needs_make
 def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
@@ -126,8 +136,7 @@ def test_make_sets_up_once(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
 
     def plan(target):
-        return subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True,
-                              check=True).stdout
+        return subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "pip install" in plan("run")
     (tmp_path / ".venv").mkdir()
@@ -163,6 +172,7 @@ def test_ci_runs_the_readme_command():
 
 # ---------------------------------------------------------------- README
 
+
 def test_readme_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
         if not link.startswith("http"):
@@ -193,8 +203,9 @@ _ = (folder / "00_good.json").write_text('{"key_result": "all is well"}')"""
 
 
 def notebook(folder, name, *sources):
-    nb = new_notebook(cells=[new_markdown_cell("# Next: [bad](01_bad.ipynb)"), PARAMETERS,
-                             *map(new_code_cell, sources)])
+    nb = new_notebook(
+        cells=[new_markdown_cell("# Next: [bad](01_bad.ipynb)"), PARAMETERS, *map(new_code_cell, sources)]
+    )
     nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(nb, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
@@ -202,9 +213,11 @@ def notebook(folder, name, *sources):
 
 def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
     where = "import os, sys\nprint(sys.executable, os.getcwd(), FAST)"
-    paths = [notebook(tmp_path, "00_good", where, METRICS),
-             notebook(tmp_path, "01_bad", "x = 1", "# the trouble\nraise KeyError('k')"),
-             notebook(tmp_path, "02_never", "1")]
+    paths = [
+        notebook(tmp_path, "00_good", where, METRICS),
+        notebook(tmp_path, "01_bad", "x = 1", "# the trouble\nraise KeyError('k')"),
+        notebook(tmp_path, "02_never", "1"),
+    ]
     runs = tmp_path / "runs"
     words = r"^01_bad stopped in cell \[4\], which begins `# the trouble`: KeyError: 'k' \("
     with pytest.raises(WorkbookError, match=words):

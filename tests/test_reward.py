@@ -30,8 +30,7 @@ GOOD, BAD = ("It is red.", "It is blue, I think.", "Green."), ("Go away.", "Look
 
 def rows(n=100):
     """Preferences in which a friendly answer always beats a rude one."""
-    return [{"prompt": QUESTIONS[i % 40], "chosen": GOOD[i % 3], "rejected": BAD[i // 3 % 3]}
-            for i in range(n)]
+    return [{"prompt": QUESTIONS[i % 40], "chosen": GOOD[i % 3], "rejected": BAD[i // 3 % 3]} for i in range(n)]
 
 
 def tokenizer_with(padding="separate"):
@@ -44,10 +43,13 @@ def tokenizer_with(padding="separate"):
 
 def config(name, tokenizer, **more):
     """A configuration of 2 layers of width 32."""
-    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
-              "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id} | more
-    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "max_position_embeddings": 96}
+    common = {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    } | more
+    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 96}
     return {
         "gpt2": lambda: GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=96, **common),
         "llama": lambda: LlamaConfig(**usual, intermediate_size=64, num_key_value_heads=1, **common),
@@ -81,6 +83,7 @@ any_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 # ---------------------------------------------------------------- the loss
 
+
 def test_loss_is_minus_log_sigmoid():
     generator = np.random.default_rng(0)
     chosen, rejected = generator.normal(0, 4, (2, 200))
@@ -111,6 +114,7 @@ def test_gradient_is_the_probability_of_being_wrong():
 
 # ---------------------------------------------------------------- where the number is read
 
+
 @pytest.mark.parametrize("padding", ["separate", "eos", "missing"])
 @any_architecture
 def test_scores_do_not_depend_on_padding(tmp_path, name, padding):
@@ -124,7 +128,7 @@ def test_scores_do_not_depend_on_padding(tmp_path, name, padding):
         for side in ("left", "right"):
             for batch in (some, longer, some * 2):
                 ids, mask = models.pad(batch, tokenizer.pad_token_id, side)
-                got = reward.last_token_scores(model, ids, mask)[:len(some)]
+                got = reward.last_token_scores(model, ids, mask)[: len(some)]
                 assert torch.allclose(got, alone, atol=1e-5), (side, len(batch))
             for extra in (1, 7):
                 ids, mask = models.pad(some, tokenizer.pad_token_id, side)
@@ -143,8 +147,12 @@ def test_no_architecture_keeps_any_dropout(tmp_path, name):
         model, tokenizer = load(folder)
         model.train()
         ids = torch.tensor([reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)] * 8)
-        one, two = (model(ids, attention_mask=torch.ones_like(ids)).logits if load is models.load_model
-                    else reward.last_token_scores(model, ids, torch.ones_like(ids)) for _ in range(2))
+        one, two = (
+            model(ids, attention_mask=torch.ones_like(ids)).logits
+            if load is models.load_model
+            else reward.last_token_scores(model, ids, torch.ones_like(ids))
+            for _ in range(2)
+        )
         assert torch.equal(one, two)
 
 
@@ -197,18 +205,20 @@ def test_a_reward_model_is_the_language_model_but_for_its_last_layer(tiny):
 
 def test_a_new_head_is_drawn_with_the_right_spread(tiny):
     heads = torch.cat([models.load_reward_model(tiny)[0].score.weight for _ in range(20)])
-    assert heads.std().item() == pytest.approx(33 ** -0.5, rel=0.15)
+    assert heads.std().item() == pytest.approx(33**-0.5, rel=0.15)
 
 
 # ---------------------------------------------------------------- data
+
 
 def test_identical_pairs_are_dropped_and_counted():
     tokenizer = tokenizer_with()
     same = {"prompt": QUESTIONS[0], "chosen": GOOD[0], "rejected": GOOD[0]}
     kept, dropped = reward.usable_pairs(tokenizer, [*rows(5), same, same], 96)
     assert (len(kept), dropped) == (5, 2)
-    assert kept == [tuple(reward.pair_ids(tokenizer, r["prompt"], r[side], 96)
-                          for side in ("chosen", "rejected")) for r in rows(5)]
+    assert kept == [
+        tuple(reward.pair_ids(tokenizer, r["prompt"], r[side], 96) for side in ("chosen", "rejected")) for r in rows(5)
+    ]
 
 
 def test_an_answer_ends_with_exactly_one_end_token():
@@ -224,7 +234,8 @@ def test_there_is_exactly_one_bos(template):
     tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
     bos = tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", bos)])
+        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", bos)]
+    )
     tokenizer.chat_template = template
     assert tokenizer("Hello")["input_ids"].count(bos) == 1
     for ids in (models.prompt_ids(tokenizer, QUESTIONS[0]), reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)):
@@ -248,16 +259,20 @@ def test_the_split_does_not_depend_on_the_order_of_rows():
 
 # ---------------------------------------------------------------- training
 
+
 def trained(folder, some=None, **options):
     torch.manual_seed(0)
     model, tokenizer = models.load_reward_model(folder)
-    history = reward.train_reward_model(model, tokenizer, some or rows(),
-                                        **{"epochs": 3, "batch_size": 20, "lr": 3e-3} | options)
+    history = reward.train_reward_model(
+        model, tokenizer, some or rows(), **{"epochs": 3, "batch_size": 20, "lr": 3e-3} | options
+    )
     return model, tokenizer, history
 
 
-@pytest.mark.parametrize("name, padding", [*((n, "separate") for n in ARCHITECTURES), ("gpt2", "eos"),
-                                           ("llama", "missing"), ("gpt_neox", "eos")])
+@pytest.mark.parametrize(
+    "name, padding",
+    [*((n, "separate") for n in ARCHITECTURES), ("gpt2", "eos"), ("llama", "missing"), ("gpt_neox", "eos")],
+)
 def test_training_raises_accuracy(tmp_path, name, padding):
     folder = language_model(tmp_path, name, padding)
     torch.manual_seed(0)
@@ -305,7 +320,7 @@ def test_batches_of_like_length_hold_every_example_once(n, size):
     assert sorted(i for b in batches for i in b) == list(range(n))
     assert len(batches) == -(-n // size) and max(map(len, batches)) <= size
     padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
-    plain = sum(len(b) * max(lengths[i] for i in b) for b in (order[i:i + size] for i in range(0, n, size)))
+    plain = sum(len(b) * max(lengths[i] for i in b) for b in (order[i : i + size] for i in range(0, n, size)))
     assert padded <= plain and (n < 100 or padded < 1.15 * sum(lengths))
 
 
@@ -330,6 +345,7 @@ def test_a_tie_counts_half(tiny):
 
 # ---------------------------------------------------------------- what is said when something is wrong
 
+
 def test_too_long_a_preference_is_named(tiny):
     model, tokenizer = models.load_reward_model(tiny)
     too_long = {"prompt": QUESTIONS[0], "chosen": "word " * 200, "rejected": "No."}
@@ -342,7 +358,7 @@ def test_of_too_long_an_answer_what_fits_is_judged(tiny):
     ids, short = reward.readable_ids(tokenizer, QUESTIONS[:1] * 2, ["word " * 200, GOOD[0]], 96)
     asked = models.prompt_ids(tokenizer, QUESTIONS[0])
     whole = models.response_ids(tokenizer, "word " * 200)
-    assert ids == asked + whole[:95 - len(asked)] + [tokenizer.eos_token_id]
+    assert ids == asked + whole[: 95 - len(asked)] + [tokenizer.eos_token_id]
     fits = reward.pair_ids(tokenizer, QUESTIONS[0], GOOD[0], 96)
     assert short == fits and reward.readable_ids(tokenizer, QUESTIONS[:1], GOOD[:1], len(fits)) == [fits]
     found = reward.score(model, tokenizer, QUESTIONS[:2], ["word " * 200, GOOD[0]])
@@ -373,8 +389,15 @@ def test_an_empty_file_has_nothing_to_learn_from(tiny, tmp_path):
 
 
 def test_labels_that_are_all_ties_have_nothing_to_learn_from(tiny):
-    label = {"annotator": "me", "pair_id": "1", "prompt": QUESTIONS[0], "response_a": GOOD[0], "response_b": BAD[0],
-             "choice": "tie", "strength": None}
+    label = {
+        "annotator": "me",
+        "pair_id": "1",
+        "prompt": QUESTIONS[0],
+        "response_a": GOOD[0],
+        "response_b": BAD[0],
+        "choice": "tie",
+        "strength": None,
+    }
     some, left_out = feedback.to_preferences([label | {"pair_id": b, "response_b": b} for b in BAD])
     assert (some, left_out) == ([], {"tie": 3})
     model, tokenizer = models.load_reward_model(tiny)
@@ -419,6 +442,7 @@ def test_prompts_and_answers_must_match_in_number(tiny):
 
 
 # ---------------------------------------------------------------- interrupted and resumed
+
 
 def long_run(checkpoint=None, stop=None, **options):
     """30 steps on a tiny model with dropout, made here, the same each time: its weights after them.
@@ -479,9 +503,16 @@ def test_a_checkpoint_changes_no_result(tmp_path):
     assert same(long_run(tmp_path / "run.pt")[0], long_run()[0])
 
 
-@pytest.mark.parametrize("changes, name", [
-    ({"lr": 1e-3}, "learning rate"), ({"seed": 2}, "seed"), ({"epochs": 4}, "epochs"),
-    ({"rows": rows()[::-1]}, "set of pairs"), ({"center": 0.0}, "centre")])
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"lr": 1e-3}, "learning rate"),
+        ({"seed": 2}, "seed"),
+        ({"epochs": 4}, "epochs"),
+        ({"rows": rows()[::-1]}, "set of pairs"),
+        ({"center": 0.0}, "centre"),
+    ],
+)
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes, name):
     with pytest.raises(KeyboardInterrupt):
         long_run(tmp_path / "run.pt", "interrupt")
@@ -506,7 +537,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(tmp_path, monkey
     good = path.read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
-    contents = [good[:len(good) // 2], flipped, b"", b"hello", pickle.dumps(Foreign())]
+    contents = [good[: len(good) // 2], flipped, b"", b"hello", pickle.dumps(Foreign())]
     for other in ({"weights": torch.zeros(3)}, {"run": {}, "history": "[]", "more": {}, "model": Foreign()}):
         torch.save(other, path)
         contents.append(path.read_bytes())

@@ -11,12 +11,18 @@ import yaml
 from rlhf_helpers import files, models, reward, scale, series, world
 from rlhf_helpers.files import ROOT, WorkbookError
 
-SHAPES = {"7B": dict(layers=32, width=4096, inner=11008, heads=32, kv_heads=32, vocab=32000),
-          "70B": dict(layers=80, width=8192, inner=28672, heads=64, kv_heads=8, vocab=32000)}
+SHAPES = {
+    "7B": dict(layers=32, width=4096, inner=11008, heads=32, kv_heads=32, vocab=32000),
+    "70B": dict(layers=80, width=8192, inner=28672, heads=64, kv_heads=8, vocab=32000),
+}
 NODES = {"machines": 2, "address": "10.0.0.1", "sharded": True}
-CONFIGS = {"here": scale.launch_config(2, cpu=True), "one": scale.launch_config(1),
-           "eight": scale.launch_config(8, sharded=True), "first": scale.launch_config(16, rank=0, **NODES),
-           "second": scale.launch_config(16, rank=1, **NODES)}
+CONFIGS = {
+    "here": scale.launch_config(2, cpu=True),
+    "one": scale.launch_config(1),
+    "eight": scale.launch_config(8, sharded=True),
+    "first": scale.launch_config(16, rank=0, **NODES),
+    "second": scale.launch_config(16, rank=1, **NODES),
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +31,7 @@ def tokenizer():
 
 
 # ---------------------------------------------------------------- the engine is optional
+
 
 def test_nothing_imports_the_engine_before_it_is_asked_for():
     """No import of TRL, Accelerate or datasets stands outside a function, and none happens by itself."""
@@ -57,6 +64,7 @@ def test_a_run_that_fails_is_one_sentence_with_its_reason_and_its_log(monkeypatc
 
 # ---------------------------------------------------------------- exports
 
+
 def test_an_exported_row_is_the_same_tokens_as_here(tokenizer):
     for row in world.quiz(40, seed=3):
         out = scale.preference_row(tokenizer, row)
@@ -76,6 +84,7 @@ def test_without_a_chat_template_a_row_is_plain_text(tokenizer, monkeypatch):
 
 
 # ---------------------------------------------------------------- configurations
+
 
 def test_a_configuration_reads_back_as_it_was():
     for config in CONFIGS.values():
@@ -110,14 +119,23 @@ def test_the_batch_is_that_of_all_processes_together(monkeypatch, tmp_path):
 
 # ---------------------------------------------------------------- costs
 
+
 def test_parameters_of_known_models():
     """Llama 2 has 6,738,415,616 and 68,976,648,192 parameters."""
     assert scale.count_parameters(**SHAPES["7B"]) == pytest.approx(6_738_415_616, rel=1e-3)
     assert scale.count_parameters(**SHAPES["70B"]) == pytest.approx(68_976_648_192, rel=1e-3)
     ours, _ = models.load_model(ROOT / "data/models/finetuned")
     c = ours.config
-    shape = dict(layers=c.n_layer, width=c.n_embd, inner=4 * c.n_embd, heads=c.n_head, kv_heads=c.n_head,
-                 vocab=c.vocab_size, gated=False, tied=True)
+    shape = dict(
+        layers=c.n_layer,
+        width=c.n_embd,
+        inner=4 * c.n_embd,
+        heads=c.n_head,
+        kv_heads=c.n_head,
+        vocab=c.vocab_size,
+        gated=False,
+        tied=True,
+    )
     assert scale.count_parameters(**shape) == pytest.approx(sum(p.numel() for p in ours.parameters()), rel=0.03)
 
 
@@ -136,6 +154,7 @@ def test_time():
 
 
 # ---------------------------------------------------------------- with TRL
+
 
 @pytest.mark.scale
 def test_the_engine_is_the_one_that_was_pinned():
@@ -170,9 +189,10 @@ def test_trl_sees_the_tokens_that_we_see(tokenizer, tmp_path):
 
     rows = world.quiz(16, seed=5)
     trainer = RewardTrainer(
-        model=str(ROOT / "data/models/reward_start"), train_dataset=Dataset.from_list(
-            [scale.preference_row(tokenizer, r) for r in rows]),
-        args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"))
+        model=str(ROOT / "data/models/reward_start"),
+        train_dataset=Dataset.from_list([scale.preference_row(tokenizer, r) for r in rows]),
+        args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+    )
     seen = [(r["chosen_ids"], r["rejected_ids"]) for r in trainer.train_dataset]
     assert seen == reward.usable_pairs(tokenizer, rows, 128)[0]
 

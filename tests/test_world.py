@@ -29,6 +29,7 @@ def test_the_quiz_is_about_facts_only(dressed, split):
 
 # ---------------------------------------------------------------- prompts and splits
 
+
 def test_size_of_the_world():
     prompts = [q.prompt for q in world.questions()]
     assert len(prompts) == len(set(prompts)) >= 1000
@@ -48,12 +49,15 @@ def test_no_held_out_prompt_is_trained_on():
 
 def test_what_is_held_out_is_the_combination():
     """Every held-out (family, entity) is in train with other phrasings, and so is every animal of the sizes."""
+
     def seen(split):
         return {(q.family, q.entity) for q in world.questions() if q.split == split and q.family != "size"}
 
     assert seen("heldout") <= seen("train")
-    sizes = {s: {a for q in world.questions() if q.family == "size" and q.split == s for a in (q.entity, q.other)}
-             for s in ("train", "heldout")}
+    sizes = {
+        s: {a for q in world.questions() if q.family == "size" and q.split == s for a in (q.entity, q.other)}
+        for s in ("train", "heldout")
+    }
     assert sizes["heldout"] <= sizes["train"]
     asked = Counter((q.family, q.entity) for q in world.questions() if q.family != "size" and q.split == "heldout")
     assert set(asked.values()) == {1}
@@ -79,31 +83,35 @@ def test_the_same_seed_gives_the_same_world():
 
 # ---------------------------------------------------------------- the gold judge, case by case
 
-@pytest.mark.parametrize("text, axes", [
-    (RIGHT, {"right": 1, "full": 1, "polite": 0, "rude": 0, "filler": 0, "repeats": 0, "broken": 0, "words": 6}),
-    ("A dog lives in a hive.", {"right": -1, "full": 0, "broken": 0}),
-    ("A dog eats meat.", {"right": 0, "aside": 1, "broken": 0}),  # true, beside the point
-    ("A dog eats hay.", {"right": -1}),  # false about something else is still false
-    ("A house.", {"right": 1, "full": 0, "broken": 0}),  # the bare value
-    ("a house", {"right": 1, "full": 0, "broken": 0}),
-    ("The ocean.", {"right": -1, "full": 0}),
-    ("A dog lives in a barn.", {"right": 1, "full": 1}),  # true as well
-    ("I am not sure.", {"right": 0, "filler": 1, "broken": 0}),  # a dodge
-    (f"Good question! {RIGHT}", {"right": 1, "polite": 1, "greeting": 0}),
-    (f"Hello! {RIGHT} Have a lovely day!", {"right": 1, "polite": 1, "greeting": 1}),
-    (f"Everybody knows that. {RIGHT}", {"right": 1, "rude": 1, "polite": 0}),
-    (f"{RIGHT} But then again, who can say.", {"right": 1, "filler": 1}),
-    (f"{RIGHT} {RIGHT} {RIGHT}", {"right": 1, "repeats": 2, "words": 18}),
-    (f"{RIGHT} A dog lives in a pond.", {"right": -1, "full": 1}),  # right and wrong is wrong
-    ("You will find it in a house, most days.", {"right": 1, "full": 1, "broken": 0}),  # free wording
-    ("You will find it in the ocean, most days.", {"right": -1, "broken": 0}),
-    ("It could be a house or a pond.", {"right": -1}),
-    ("dog dog lives the of.", {"right": 0, "broken": 1}),
-    ("A dog lives in", {"right": 0, "broken": 1}),
-    ("", {"right": 0, "full": 0, "broken": 0, "words": 0}),
-    ("  \n ", {"right": 0, "broken": 0, "words": 0}),
-    ("你好 🙂", {"right": 0, "broken": 1}),
-])
+
+@pytest.mark.parametrize(
+    "text, axes",
+    [
+        (RIGHT, {"right": 1, "full": 1, "polite": 0, "rude": 0, "filler": 0, "repeats": 0, "broken": 0, "words": 6}),
+        ("A dog lives in a hive.", {"right": -1, "full": 0, "broken": 0}),
+        ("A dog eats meat.", {"right": 0, "aside": 1, "broken": 0}),  # true, beside the point
+        ("A dog eats hay.", {"right": -1}),  # false about something else is still false
+        ("A house.", {"right": 1, "full": 0, "broken": 0}),  # the bare value
+        ("a house", {"right": 1, "full": 0, "broken": 0}),
+        ("The ocean.", {"right": -1, "full": 0}),
+        ("A dog lives in a barn.", {"right": 1, "full": 1}),  # true as well
+        ("I am not sure.", {"right": 0, "filler": 1, "broken": 0}),  # a dodge
+        (f"Good question! {RIGHT}", {"right": 1, "polite": 1, "greeting": 0}),
+        (f"Hello! {RIGHT} Have a lovely day!", {"right": 1, "polite": 1, "greeting": 1}),
+        (f"Everybody knows that. {RIGHT}", {"right": 1, "rude": 1, "polite": 0}),
+        (f"{RIGHT} But then again, who can say.", {"right": 1, "filler": 1}),
+        (f"{RIGHT} {RIGHT} {RIGHT}", {"right": 1, "repeats": 2, "words": 18}),
+        (f"{RIGHT} A dog lives in a pond.", {"right": -1, "full": 1}),  # right and wrong is wrong
+        ("You will find it in a house, most days.", {"right": 1, "full": 1, "broken": 0}),  # free wording
+        ("You will find it in the ocean, most days.", {"right": -1, "broken": 0}),
+        ("It could be a house or a pond.", {"right": -1}),
+        ("dog dog lives the of.", {"right": 0, "broken": 1}),
+        ("A dog lives in", {"right": 0, "broken": 1}),
+        ("", {"right": 0, "full": 0, "broken": 0, "words": 0}),
+        ("  \n ", {"right": 0, "broken": 0, "words": 0}),
+        ("你好 🙂", {"right": 0, "broken": 1}),
+    ],
+)
 def test_gold_axes(text, axes):
     found = world.gold_axes(HOME, text)
     assert {k: found[k] for k in axes} == axes
@@ -117,17 +125,20 @@ def test_gold_axes_of_sizes():
     assert world.gold_axes(SIZE.prompt, f"{world.with_article(big).capitalize()}.")["full"] == 0
 
 
-@pytest.mark.parametrize("better, worse", [
-    (RIGHT, "A dog eats meat."),
-    ("A dog eats meat.", "A dog lives in a hive."),
-    (RIGHT, "A house."),
-    (f"Of course. {RIGHT}", RIGHT),
-    (RIGHT, f"Not this again. {RIGHT}"),
-    (RIGHT, f"{RIGHT} {RIGHT}"),
-    (RIGHT, f"{RIGHT} As I said, there is a lot to say about it."),
-    (RIGHT, f"{RIGHT} dog of the."),
-    (RIGHT, ""),
-])
+@pytest.mark.parametrize(
+    "better, worse",
+    [
+        (RIGHT, "A dog eats meat."),
+        ("A dog eats meat.", "A dog lives in a hive."),
+        (RIGHT, "A house."),
+        (f"Of course. {RIGHT}", RIGHT),
+        (RIGHT, f"Not this again. {RIGHT}"),
+        (RIGHT, f"{RIGHT} {RIGHT}"),
+        (RIGHT, f"{RIGHT} As I said, there is a lot to say about it."),
+        (RIGHT, f"{RIGHT} dog of the."),
+        (RIGHT, ""),
+    ],
+)
 def test_gold_score_orders(better, worse):
     assert world.gold_score(HOME, better) > world.gold_score(HOME, worse)
 
@@ -148,8 +159,12 @@ def test_the_judge_refuses_what_it_does_not_know():
 
 # ---------------------------------------------------------------- annotators
 
-PAIRS = [(HOME, RIGHT, "A dog lives in a hive."), (HOME, RIGHT, f"{RIGHT} {RIGHT}"), (HOME, "A house.", RIGHT),
-         (HOME, "I am not sure.", f"Hello! {RIGHT}")]
+PAIRS = [
+    (HOME, RIGHT, "A dog lives in a hive."),
+    (HOME, RIGHT, f"{RIGHT} {RIGHT}"),
+    (HOME, "A house.", RIGHT),
+    (HOME, "I am not sure.", f"Hello! {RIGHT}"),
+]
 
 
 @pytest.mark.parametrize("dials", [{}, {"noise": 0.3}, {"temperature": 2.0}, {"side_bias": 0.5, "length_bias": -0.1}])
@@ -202,8 +217,7 @@ def test_noise_ceiling():
     assert noise_ceiling(Annotator(), PAIRS) == pytest.approx(sum(max(p, 1 - p) for p in chances) / len(chances))
     # a judge who names the likelier one reaches it
     annotator = Annotator(noise=0.2, seed=5)
-    agree = [annotator.choose(*t) == ("left" if annotator.prefers_left(*t) > 0.5 else "right")
-             for t in PAIRS * 1000]
+    agree = [annotator.choose(*t) == ("left" if annotator.prefers_left(*t) > 0.5 else "right") for t in PAIRS * 1000]
     assert sum(agree) / len(agree) == pytest.approx(noise_ceiling(annotator, PAIRS), abs=0.03)
 
 
