@@ -284,7 +284,7 @@ def test_notebooks_and_annotators_on_one_file_lose_nothing(steps):
 
 
 def _label_and_tell(path, pipe):
-    x = Labeller(make_pairs(5000), path)
+    x = Labeller(make_pairs(5000), path, repeat_share=0)
     while True:
         pipe.send(x.choose("a")["event_id"])
 
@@ -302,7 +302,7 @@ def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
         with contextlib.suppress(EOFError, OSError):
             while True:
                 told.append(ours.recv())
-        x = Labeller(make_pairs(5000), tmp_path / "log.jsonl")
+        x = Labeller(make_pairs(5000), tmp_path / "log.jsonl", repeat_share=0)
         assert set(told) <= {e["event_id"] for e in x.labels}
         assert [e["pair_id"] for e in x.labels] == [f"p{i}" for i in range(len(x.labels))]  # none twice, no gap
 
