@@ -26,14 +26,14 @@ JUNK = "test_junk_in_the_pads_changes_no_piece"
 # fmt: off
 BUGS = [Bug(*b) for b in [
     # ------------------------------------------------------------ sampling and log-probabilities
-    (1, "roll-out at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator)",
-     "settings.max_new_tokens, eos, generator, 0.7)",
+    (1, "roll-out at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator",
+     "settings.max_new_tokens, eos, generator, 0.7",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "roll-out from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator)",
-     "settings.max_new_tokens, eos, generator, 1.0, 20)",
+    (1, "roll-out from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator",
+     "settings.max_new_tokens, eos, generator, 1.0, 20",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "roll-out from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, generator)",
-     "settings.max_new_tokens, eos, generator, 1.0, 0, 0.9)",
+    (1, "roll-out from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, generator",
+     "settings.max_new_tokens, eos, generator, 1.0, 0, 0.9",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
     (2, "ratio against the reference instead of the roll-out", PPO, 'logprobs, batch["logprobs"][some], batch',
      'logprobs, batch["ref_logprobs"][some], batch', HEALTHY),

@@ -146,12 +146,33 @@ def test_the_packed_policy_is_the_plain_one(tokenizer):
     mask = batch["mask"].bool()
     with torch.no_grad():
         logits, values = policy(*arguments)
-        plain, packed = policy.read(*arguments, entropy=True), twin.read(*arguments, entropy=True)
+        plain, packed = policy.read(*arguments), twin.read(*arguments)
     assert torch.allclose(plain[0][mask], ppo.token_logprobs(logits, batch["ids"][:, batch["start"] :])[mask])
     assert torch.equal(plain[1][mask], values[mask])
-    assert torch.allclose(plain[2][mask], torch.distributions.Categorical(logits=logits).entropy()[mask], atol=1e-5)
     for a, b in zip(plain, packed, strict=True):
         assert torch.allclose(a, b, atol=1e-5) and not a[~mask].any() and not b[~mask].any()
+
+
+def test_the_packed_policy_rolls_out_as_the_plain_one_does(tokenizer):
+    policy, _, batch = collected(tokenizer)
+    torch.nn.init.normal_(policy.value_head.weight)
+    twin = ppo.PackedPolicy(policy.model)
+    twin.load_state_dict(policy.state_dict())
+    prompt, prompt_mask = models.encode_prompts(tokenizer, PROMPTS, "cpu")
+    plain, packed = (
+        p.roll_out(prompt, prompt_mask, 10, {tokenizer.eos_token_id}, torch.Generator().manual_seed(3))
+        for p in (policy, twin)
+    )
+    start, mask = prompt.shape[1], plain[1].bool()
+    with torch.no_grad():
+        logits, _ = policy(plain[0], plain[1], start)
+    assert len(set(mask[:, start:].sum(-1).tolist())) > 2  # answers of several lengths
+    assert torch.equal(plain[0], packed[0]) and torch.equal(plain[1], packed[1])
+    entropy = torch.distributions.Categorical(logits=logits).entropy() * mask[:, start:]
+    assert torch.allclose(plain[4], entropy, atol=1e-5)
+    for a, b in zip(plain[2:], packed[2:], strict=True):
+        assert a.any() and torch.allclose(a, b, atol=1e-5) and not b[~mask[:, start:]].any()
+    assert not twin.model._forward_hooks and not twin.model.base_model._forward_hooks
 
 
 def test_the_packed_policy_has_the_gradient_of_the_plain_one(tokenizer):

@@ -505,8 +505,11 @@ def test_flipping_a_token_moves_its_log_prob_and_later_ones_only(tokenizer):
 
 
 def test_recorded_and_recomputed_log_probs_agree(tokenizer):
-    _, _, batch = collected(tokenizer)
-    assert torch.allclose(batch["sampled_logprobs"] * batch["mask"], batch["logprobs"], atol=1e-5)
+    policy, _, batch = collected(tokenizer)
+    with torch.no_grad():
+        logprobs, values = policy.read(batch["ids"], batch["full_mask"], batch["start"])
+    assert batch["logprobs"].any() and torch.allclose(batch["logprobs"], logprobs, atol=1e-5)
+    assert torch.allclose(batch["values"], values, atol=1e-5)
 
 
 def test_a_roll_out_at_another_temperature_fails_the_health_check(tokenizer, monkeypatch):
@@ -517,7 +520,7 @@ def test_a_roll_out_at_another_temperature_fails_the_health_check(tokenizer, mon
         return ids, mask, logprobs - 0.1  # what a sampler that divides its logits would have recorded
 
     model = tiny(tokenizer)
-    with pytest.raises(WorkbookError, match="sampling and training give the same log-probabilities"):
+    with pytest.raises(WorkbookError, match="ratio is 1 in the first minibatch"):
         ppo.train(model, tokenizer, letters, PROMPTS, settings())
 
 
@@ -626,16 +629,16 @@ def test_the_first_update_starts_at_ratio_1_and_kl_0(tokenizer):
     history, card = ppo.train(
         model, tokenizer, letters, PROMPTS, settings(), on_update=lambda row, batch: seen.append(batch)
     )
-    assert history[0]["kl"] == 0.0 and torch.equal(seen[0]["logprobs"], seen[0]["ref_logprobs"])
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-4)  # tokens are drawn one by one, and read together
+    assert torch.allclose(seen[0]["logprobs"], seen[0]["ref_logprobs"], atol=1e-5)
     gap = (seen[1]["logprobs"] - seen[1]["ref_logprobs"]) * seen[1]["mask"]
     assert history[1]["kl"] == pytest.approx(gap.sum(-1).mean().item()) and history[1]["kl"] != 0
     assert [h["first_clip_fraction"] for h in history] == [0.0, 0.0]
     assert max(h["first_ratio_off"] for h in history) < 1e-5
     assert (seen[0]["values"] == 0).all(), "the value head starts at zero"
-    assert card["KL is 0 before the first update"] == 0.0
-    assert card["sampling and training give the same log-probabilities"] < 1e-4
+    assert card["KL is 0 before the first update"] < 1e-5
     assert card["reference and reward model did not move"] == 0.0
-    assert len(card) == 9
+    assert len(card) == 8
 
 
 def test_a_learning_rate_of_0_changes_nothing(tokenizer):
@@ -644,7 +647,8 @@ def test_a_learning_rate_of_0_changes_nothing(tokenizer):
     history, _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(lr=0.0))
     assert same(before, weights(model))
     for row in history:
-        assert row["kl"] == 0 and row["clip_fraction"] == 0 and row["approx_kl"] == pytest.approx(0, abs=1e-9)
+        assert row["kl"] == pytest.approx(0, abs=1e-5) and row["clip_fraction"] == 0
+        assert row["approx_kl"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_model_sees_no_dropout(tokenizer):
@@ -711,10 +715,6 @@ BROKEN = {
         lambda f: lambda x, mask: x.sum() / mask.sum(),
     ),
     "KL is 0 before the first update": ("collect", lambda f: lambda policy, ref, *a: f(policy, louder(ref), *a)),
-    "sampling and training give the same log-probabilities": (
-        "rollout",
-        lambda f: lambda *a: (lambda i, m, lp: (i, m, lp - 0.1))(*f(*a)),
-    ),
 }
 
 
