@@ -23,7 +23,7 @@ class Verdict(str):
     right = False
 
 
-def say(number, text, right=False):
+def tell(number, text, right=False):
     """The sentence about exercise `number`."""
     said = Verdict(f"Exercise {number}: {text}")
     said.right = right
@@ -31,7 +31,7 @@ def say(number, text, right=False):
 
 
 def not_done(number):
-    return say(number, "not done yet. (So far the answer is None.)")
+    return tell(number, "not done yet. (So far the answer is None.)")
 
 
 # ---------------------------------------------------------------- trying and comparing
@@ -63,11 +63,11 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-def short(value):
+def brief(value):
     """A value in one line, with four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = "[" + ", ".join(map(short, value)) + "]" if isinstance(value, list) else " ".join(repr(value).split())
+    text = "[" + ", ".join(map(brief, value)) + "]" if isinstance(value, list) else " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:119] + "…"
 
 
@@ -88,12 +88,12 @@ def broken(error):
 def difference(right, case, got, want):
     """The generic sentence: a case on which the outcome is not the wanted one."""
     names = inspect.signature(right).parameters
-    where = ", ".join(f"{name} = {short(plain(x))}" for name, x in zip(names, case))
+    where = ", ".join(f"{name} = {brief(plain(x))}" for name, x in zip(names, case))
     if isinstance(got, Exception):
         return f"for {where} {broken(got)}"
     if kind(got) != kind(want):
         return f"for {where} it gives {kind(got)}, and {kind(want)} should come out."
-    return f"not right yet: for {where} it gives {short(got)}, and {short(want)} is right."
+    return f"not right yet: for {where} it gives {brief(got)}, and {brief(want)} is right."
 
 
 def compare(number, answer, right, cases, mistakes, praise="", view=plain):
@@ -104,19 +104,19 @@ def compare(number, answer, right, cases, mistakes, praise="", view=plain):
     if answer is None:
         return not_done(number)
     if not callable(answer):
-        return say(number, f"a function is asked for, and this is {short(answer)}.")
+        return tell(number, f"a function is asked for, and this is {brief(answer)}.")
     got = [outcome(answer, case, view) for case in cases]
     if got[0] is None:
         return not_done(number)
     want = [outcome(right, case, view) for case in cases]
     if same(got, want):
-        return say(number, f"right. {praise}".strip(), True)
+        return tell(number, f"right. {praise}".strip(), True)
     for sentence, wrong in mistakes.items():
         for f in wrong if isinstance(wrong, tuple) else (wrong,):
             if same(got, [outcome(f, case, view) for case in cases]):
-                return say(number, sentence)
+                return tell(number, sentence)
     k = next(k for k in range(len(cases)) if not same(got[k], want[k]))
-    return say(number, difference(right, cases[k], got[k], want[k]))
+    return tell(number, difference(right, cases[k], got[k], want[k]))
 
 
 def tensor(*rows):
@@ -132,11 +132,11 @@ def check_whose(answer):
     if answer is None:
         return not_done(1)
     if not isinstance(answer, (list, tuple)) or len(answer) != 6 or not all(x in models for x in answer):
-        return say(1, "six names are wanted, in the order of the rows, each 'base', 'fine-tuned' or 'policy'.")
+        return tell(1, "six names are wanted, in the order of the rows, each 'base', 'fine-tuned' or 'policy'.")
     for row, said, true in zip("abcdef", answer, key):
         if said != true:
-            return say(1, f"not row {row}. {whose_mistake(said, true)}")
-    return say(1, "right. Form comes from demonstrations and tone from choices; the facts are no better for it.", True)
+            return tell(1, f"not row {row}. {whose_mistake(said, true)}")
+    return tell(1, "right. Form comes from demonstrations and tone from choices; the facts are no better for it.", True)
 
 
 def whose_mistake(said, true):
@@ -298,7 +298,7 @@ def check_keep(answer):
         ),
     }
     cases = [("What does a monkey eat?", text) for text in FINE + RUDE]
-    return compare(4, answer, right, cases, mistakes, "Run the next cell to see what it does.", bool)
+    return compare(4, answer, right, cases, mistakes, "Now see what a model makes of the rest.", bool)
 
 
 # ---------------------------------------------------------------- 02 Decoding
@@ -421,14 +421,14 @@ def fewest(number, n, step, enough, praise):
     if n is None:
         return not_done(number)
     if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n <= 0:
-        return say(number, f"a whole number above 0 is wanted, and this is {short(n)}.")
+        return tell(number, f"a whole number above 0 is wanted, and this is {brief(n)}.")
     if n % step:
-        return say(number, f"{n} is not a multiple of {step}.")
+        return tell(number, f"{n} is not a multiple of {step}.")
     if not enough(n):
-        return say(number, f"{n} is too few: the interval still holds one half.")
+        return tell(number, f"{n} is too few: the interval still holds one half.")
     if enough(n - step):
-        return say(number, f"{n} is enough, but fewer would do.")
-    return say(number, f"right. {praise}", True)
+        return tell(number, f"{n} is enough, but fewer would do.")
+    return tell(number, f"right. {praise}", True)
 
 
 def check_labels_for_bias(answer):
@@ -649,13 +649,13 @@ def check_reward(answer):
     if answer is None:
         return not_done(4)
     if not callable(answer):
-        return say(4, f"a function is asked for, and this is {short(answer)}.")
+        return tell(4, f"a function is asked for, and this is {brief(answer)}.")
     texts = ["", "Fruit.", FACT, f"Good question! {FACT} I hope that helps.", " ".join([FACT] * 6)]
     got = outcome(answer, (["What does a monkey eat?"] * len(texts), texts), lambda x: x)
     if got is None:
         return not_done(4)
     trouble = reward_trouble(got, len(texts))
-    return say(4, trouble or "right. Run the next cell, and read what the policy makes of it.", not trouble)
+    return tell(4, trouble or "right. Now read what the policy makes of it.", not trouble)
 
 
 def reward_trouble(got, n):
@@ -738,7 +738,7 @@ def check_taste(answer):
     if answer is None:
         return not_done(3)
     if not callable(answer):
-        return say(3, f"a function is asked for, and this is {short(answer)}.")
+        return tell(3, f"a function is asked for, and this is {brief(answer)}.")
     texts = ("", "Fruit.", "A monkey eats fruit.", "Good day! A fox lives in the forest. I hope that helps.",
              "Not this again. A monkey eats grass. Look it up next time.")  # fmt: skip
     asked = ("What does a monkey eat?", "Where does a fox live?")
@@ -746,7 +746,7 @@ def check_taste(answer):
     if got[0][0] is None:
         return not_done(3)
     trouble = taste_trouble(got)
-    return say(3, trouble or "right, that is a taste. The next cell trains by it.", not trouble)
+    return tell(3, trouble or "right. Now see how far 64 labels get.", not trouble)
 
 
 def taste_trouble(rows):
@@ -755,7 +755,7 @@ def taste_trouble(rows):
         if isinstance(got, Exception):
             return broken(got)
         if not isinstance(got, numbers.Real):
-            return f"a taste gives a number, and this gives {short(got)}."
+            return f"a taste gives a number, and this gives {brief(got)}."
         if not math.isfinite(got):
             return f"a taste gives a number that can be compared, and this gives {got}."
     if len({x for row in rows for x in row}) == 1:
