@@ -5,6 +5,7 @@ import contextlib
 import io
 import math
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import nbformat
@@ -28,10 +29,15 @@ def parse(source):
     return ast.parse(TransformerManager().transform_cell(source)).body
 
 
+@cache
+def cells(path):
+    return nbformat.read(path, 4).cells
+
+
 def exercises_of(path):
     """The exercises of a notebook: number, text from its heading to the next, and its code cells."""
     found = []
-    for cell in nbformat.read(path, 4).cells:
+    for cell in cells(path):
         if cell.cell_type == "code":
             if found:
                 found[-1].code.append(cell)
@@ -84,7 +90,7 @@ def test_each_checker_of_the_package_belongs_to_one_exercise():
 def definitions(path):
     """{name: the statement of the notebook that imports or defines it}."""
     made = {}
-    for cell in nbformat.read(path, 4).cells:
+    for cell in cells(path):
         for node in parse(cell.source) if cell.cell_type == "code" else ():
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 made |= {a.asname or a.name.split(".")[0]: node for a in node.names}
