@@ -131,7 +131,11 @@ def check_whose(answer):
     models, key = ("base", "fine-tuned", "policy"), ["policy", "base", "fine-tuned", "base", "policy", "fine-tuned"]
     if answer is None:
         return not_done(1)
-    if not isinstance(answer, (list, tuple)) or len(answer) != 6 or not all(x in models for x in answer):
+    if (
+        not isinstance(answer, (list, tuple))
+        or len(answer) != 6
+        or not all(isinstance(x, str) and x in models for x in answer)
+    ):
         return tell(1, "six names are wanted, in the order of the rows, each 'base', 'fine-tuned' or 'policy'.")
     for row, said, true in zip("abcdef", answer, key):
         if said != true:
