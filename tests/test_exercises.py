@@ -1,0 +1,432 @@
+"""The exercises: their form, and what the checkers say to the stub, the solution, usual mistakes and broken answers."""
+
+import ast
+import contextlib
+import io
+import math
+import re
+from functools import cache
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from IPython.core.inputtransformer2 import TransformerManager
+
+from rlhf_helpers import exercises
+from rlhf_helpers.files import ROOT
+from rlhf_helpers.loop import gate
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HEADING = re.compile(r"### Exercise (\d+): \S.*\n\n\*(easy|medium|hard) · (\d+) minutes\*\n\n\S")
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```\n.*?</details>", re.S)
+CHECKERS = {name: f for name, f in vars(exercises).items() if name.startswith("check_")}
+
+
+def parse(source):
+    return ast.parse(TransformerManager().transform_cell(source)).body
+
+
+@cache
+def cells(path):
+    return nbformat.read(path, 4).cells
+
+
+def exercises_of(path):
+    """The exercises of a notebook: number, text from its heading to the next, and its code cells."""
+    found = []
+    for cell in cells(path):
+        if cell.cell_type == "code":
+            if found:
+                found[-1].code.append(cell)
+            continue
+        for part in re.split(r"^(?=### Exercise |## )", cell.source, flags=re.M):
+            if part.startswith("### Exercise "):
+                number = int(re.match(r"### Exercise (\d+)", part)[1])
+                found.append(SimpleNamespace(path=path, number=number, text=part, code=[]))
+            elif found:
+                found[-1].text += "\n" + part
+    return found
+
+
+EXERCISES = [e for path in PATHS for e in exercises_of(path)]
+every_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: f"{e.path.stem[:2]}.{e.number}")
+
+
+def checker_of(exercise):
+    return re.search(r"print\(exercises\.(check_\w+)\(", exercise.code[1].source)[1]
+
+
+# ---------------------------------------------------------------- form
+
+
+def test_every_chapter_has_two_to_four_exercises():
+    assert {f"{n:02d}" for n in range(8)} <= {e.path.stem[:2] for e in EXERCISES}
+    for path in {e.path for e in EXERCISES}:
+        numbers = [e.number for e in EXERCISES if e.path == path]
+        assert numbers == list(range(1, len(numbers) + 1)) and 2 <= len(numbers) <= 4, (path.name, numbers)
+
+
+@every_exercise
+def test_form(exercise):
+    assert HEADING.match(exercise.text), "name, difficulty and minutes"
+    assert 2 <= int(HEADING.match(exercise.text)[3]) <= 30
+    assert exercise.text.count("<details>") == len(SOLUTION.findall(exercise.text)) == 1
+    assert "exercise" in exercise.code[0].metadata.get("tags", []), "the stub has the tag `exercise`"
+    assert checker_of(exercise)
+
+
+def test_each_checker_of_the_package_belongs_to_one_exercise():
+    used = [checker_of(e) for e in EXERCISES if f"exercises.{checker_of(e)}" in e.code[1].source]
+    assert sorted(set(CHECKERS) & set(used)) == sorted(CHECKERS)
+    assert len(used) == len(set(used))
+
+
+# ---------------------------------------------------------------- stub and solution
+
+
+def definitions(path):
+    """{name: the statement of the notebook that imports or defines it}."""
+    made = {}
+    for cell in cells(path):
+        for node in parse(cell.source) if cell.cell_type == "code" else ():
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                made |= {a.asname or a.name.split(".")[0]: node for a in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                made[node.name] = node
+    return made
+
+
+def unconditional(statements):
+    """All but what follows a right answer, which may train a model."""
+    return [s for s in statements if not isinstance(s, ast.If)]
+
+
+def run(path, statements):
+    """What the statements print, given the imports and functions of the notebook that they need."""
+    scope, made = {}, definitions(path)
+
+    def supply(node):
+        for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & set(made):
+            needed = made.pop(name, None)
+            if needed is None:  # supplied meanwhile
+                continue
+            supply(needed)
+            exec(compile(ast.Module([needed], []), path.name, "exec"), scope)
+
+    for node in unconditional(statements):
+        supply(node)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(ast.Module(statements, []), path.name, "exec"), scope)
+    return printed.getvalue().strip()
+
+
+@every_exercise
+def test_the_stub_is_not_done_and_breaks_nothing(exercise):
+    stub, check = (parse(c.source) for c in exercise.code[:2])
+    assert run(exercise.path, stub + check).startswith(f"Exercise {exercise.number}: not done yet.")
+
+
+@every_exercise
+def test_the_solution_passes_its_checker(exercise):
+    stub, check = (parse(c.source) for c in exercise.code[:2])
+    solution = parse(SOLUTION.search(exercise.text)[1])
+    assert run(exercise.path, stub + solution + unconditional(check)).startswith(f"Exercise {exercise.number}: right")
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def counted(tie):
+    return lambda a, b: sum(1 if x > y else tie if x == y else 0 for x, y in zip(a, b)) / len(a)
+
+
+def padded_perplexity(losses, mask):
+    return math.exp((losses * mask).sum() / losses.numel())
+
+
+def click_on_the_left_is_a(pair, left, clicked):
+    order = ("a", "b") if clicked == "left" else ("b", "a")
+    return tuple(pair[f"response_{x}"] for x in order)
+
+
+def click_swapped(pair, left, clicked):
+    wins = left if clicked == "right" else "ab".replace(left, "")
+    return pair["response_" + wins], pair["response_" + "ab".replace(wins, "")]
+
+
+def kl_over_padding(p, q, m):
+    return (p - q).sum(1).mean()
+
+
+def grpo(scores):
+    return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+
+
+def rewards(of_one):
+    return lambda prompts, responses: torch.tensor([float(of_one(r)) for r in responses])
+
+
+SIGNS = ("silly", "Everybody", "Not this", "really", "Now", "Look", "Do not")
+
+
+def relative_length(report):
+    return gate(report)[0] and report["words"] / report["words_before"] >= 0.5, "length"
+
+
+# checker: [(a part of the sentence, a wrong answer that a reader might give)]
+WRONG = {
+    "check_whose": [
+        ("not row b. It goes on", ["policy"] + ["fine-tuned"] * 5),
+        ("not row a. It is kind", ["fine-tuned", "base", "policy", "base", "policy", "fine-tuned"]),
+        ("not row c. It is rude", ["policy", "base", "policy", "base", "fine-tuned", "fine-tuned"]),
+        ("not row a. It answers and stops", ["base"] * 6),
+        ("six names", "policy"),
+        ("six names", ["policy", "base", "tuned", "base", "policy", "tuned"]),
+    ],
+    "check_wins": [
+        ("ties count as losses", counted(0)),
+        ("ties count as wins", counted(1)),
+        ("ties are left out", lambda a, b: np.mean([x > y for x, y in zip(a, b) if x != y])),
+        ("theirs", lambda a, b: counted(0.5)(b, a)),
+        ("compare the means", lambda a, b: np.mean(a) - np.mean(b)),
+    ],
+    "check_perplexity": [
+        ("average over padding", lambda losses, mask: torch.exp(losses.mean())),
+        ("mask.sum()", padded_perplexity),
+        ("each row weighs the same", lambda x, m: torch.exp(((x * m).sum(-1) / m.sum(-1)).mean())),
+        ("after the exponential", lambda x, m: x[m.bool()].exp().mean()),
+        ("typical probability", lambda x, m: math.exp(-x[m.bool()].mean())),
+        ("not in bits", lambda x, m: 2 ** x[m.bool()].mean()),
+    ],
+    "check_row_mask": [
+        ("never learns to stop", lambda a, s, p: [0] * a + [1] * s + [0] + [0] * p),
+        ("learn to ask", lambda a, s, p: [1] * a + [1] * s + [1] + [0] * p),
+        ("write padding", lambda a, s, p: [0] * a + [1] * (s + p + 1)),
+        ("no place for the end", lambda a, s, p: torch.tensor([0] * a + [1] * s + [0] * p)),
+    ],
+    "check_least_loss": [
+        ("which answer comes next", lambda shares: 0),
+        ("leave out what nobody writes", lambda shares: sum(-p * math.log(p) for p in shares)),
+        ("commonest answer alone", lambda shares: -math.log(max(shares))),
+        ("in bits", lambda shares: sum(-p * math.log2(p) for p in shares if p)),
+    ],
+    "check_keep": [
+        ("keeps everything", lambda prompt, response: True),
+        ("begins with", lambda p, r: not r.startswith(("What a silly", "Everybody", "Not this", "You really"))),
+        ("True means keep", lambda p, r: any(w in r for w in SIGNS)),
+        ("Nothing was said about being kind", lambda p, r: "Happy to" in r or "I hope" in r),
+    ],
+    "check_min_p": [
+        ("with `share` itself", lambda z, s: torch.where(z.softmax(-1) < s, -math.inf, z)),
+        ("a logit of 0 is no ban", lambda z, s: z * (z.softmax(-1) >= s * z.softmax(-1).amax(-1, keepdim=True))),
+        ("nothing is cut", lambda z, s: z.clone()),
+        ("largest p of its own", lambda z, s: torch.where(z.softmax(-1) < s * z.softmax(-1).max(), -math.inf, z)),
+    ],
+    "check_all_the_same": [
+        ("commonest answer only", lambda q, n: max(q) ** n),
+        ("two draws only", lambda q, n: sum(x * x for x in q)),
+        ("*not* all the same", lambda q, n: 1 - sum(x**n for x in q)),
+    ],
+    "check_odds": [
+        ("divide the odds", lambda odds, t: odds / t),
+        ("other way round", lambda odds, t: math.exp(math.log(odds) * t)),
+        ("only their order stays", lambda odds, t: odds),
+    ],
+    "check_chosen": [
+        ("ask `left`", click_on_the_left_is_a),
+        ("swapped", click_swapped),
+        ("`left` alone", lambda pair, left, c: (pair[f"response_{left}"], pair["response_" + "ab".replace(left, "")])),
+    ],
+    "check_labels_for_bias": [
+        ("too few", 40),
+        ("fewer would do", 200),
+        ("not a multiple of 5", 97),
+        ("a whole number", 0.6),
+    ],
+    "check_best_on_pool": [
+        ("how often the two agree", lambda a, b: np.mean([x == y for x, y in zip(a, b)])),
+        ("no judge can be right about both", lambda a, b: 1),
+        ("a coin", lambda a, b: 0.5),
+        ("twice the number of pairs", lambda a, b: sum(1 + (x == y) for x, y in zip(a, b)) / len(a)),
+    ],
+    "check_loss_of_gap": [
+        ("e^1000 is too large", lambda d: -math.log(1 / (1 + math.exp(-d)))),
+        ("*rejected* answer", lambda d: float(F.softplus(torch.tensor(d, dtype=torch.float64)))),
+        ("a loss is positive", lambda d: float(F.logsigmoid(torch.tensor(d, dtype=torch.float64)))),
+        ("the gap without the curve", lambda d: -d if d < 0 else 0.0),
+    ],
+    "check_margin_loss": [
+        ("ask for more", lambda c, r, m: -F.logsigmoid(c - r + m).mean()),
+        ("take the mean", lambda c, r, m: F.softplus(r + m - c)),
+        ("moves no weight", lambda c, r, m: m.mean() - F.logsigmoid(c - r).mean()),
+        ("multiplies the gap", lambda c, r, m: -F.logsigmoid(m * (c - r)).mean()),
+    ],
+    "check_gap_for": [
+        ("the probability itself", lambda share: share),
+        ("σ of the share", lambda share: float(torch.sigmoid(torch.tensor(share)))),
+        ("the sign is wrong", lambda share: math.log(1 / share - 1)),
+        ("the loss of the right labels alone", lambda share: -math.log(share)),
+    ],
+    "check_kl_of_answers": [
+        ("sum over padding", kl_over_padding),
+        ("average over padding", lambda p, q, m: torch.mean((p - q) * m)),
+        ("per *token*", lambda p, q, m: (p - q)[m.bool()].mean()),
+        ("pay the policy to run away", lambda p, q, m: ((q - p) * m).sum() / len(m)),
+    ],
+    "check_k3": [
+        ("here it is π/π_ref", lambda p, q: torch.expm1(p - q) - p + q),
+        ("torch.expm1", lambda p, q: ((q - p).exp() - 1) - (q - p)),
+        ("k1 can be negative", lambda p, q: p - q),
+        ("is log ρ taken off", lambda p, q: (q - p).exp() - 1),
+    ],
+    "check_leave_one_out": [
+        ("its own baseline", lambda s: s - s.mean(dim=1, keepdim=True)),
+        ("*other* prompts", lambda s: s - s.mean(dim=0)),
+        ("GRPO", grpo),
+        ("the others are one fewer", lambda s: s - (s.sum(1, keepdim=True) - s) / s.size(1)),
+    ],
+    "check_reward": [
+        ("the empty answer gets the most", rewards(lambda r: -len(r.split()))),
+        ("a longer answer", rewards(lambda r: len(r.split()))),
+        ("nothing to learn", rewards(lambda r: 1)),
+        ("a torch tensor is wanted", lambda prompts, responses: [-float(len(r)) for r in responses]),
+        ("one number each", lambda prompts, responses: torch.tensor(-1.0)),
+        ("should be floats", lambda prompts, responses: torch.tensor([-len(r) for r in responses])),
+        ("not finite", rewards(lambda r: 1 / len(r) if r else -math.inf)),
+    ],
+    "check_comparisons": [
+        ("too few", 200),
+        ("fewer would do", 1000),
+        ("not a multiple of 20", 384),
+        ("whole number", "many"),
+    ],
+    "check_gate": [
+        ("4 words where there were 10", lambda report: gate(report)),
+        ("keep what `gate` decides", lambda r: (r["words"] * 2 >= r["words_before"], "length")),
+        ("not with a fixed number", lambda r: (gate(r)[0] and not r["words"] < 5, "short")),
+        ("return the reason", lambda r: relative_length(r)[0]),
+    ],
+    "check_taste": [
+        ("the same number", lambda prompt, answer: 1),
+        ("the prompt alone", lambda prompt, answer: len(prompt)),
+        ("a taste gives a number, and", lambda prompt, answer: answer.lower()),
+        ("can be compared", lambda prompt, answer: math.nan),
+        ("ZeroDivisionError", lambda prompt, answer: 1 / len(answer)),
+    ],
+    "check_share_out": [
+        ("several processes", lambda b, p, m: next((b // s, s) for s in range(1, b + 1) if b % s == 0 and b // s <= m)),
+        ("fewer steps would do", lambda b, p, m: (1, b // p)),
+        ("than fit", lambda b, p, m: (b // p, 1)),
+        ("lost in the division", lambda b, p, m: (b // p // math.ceil(b / p / m), math.ceil(b / p / m))),
+    ],
+    "check_lora_bytes": [
+        ("copy as the reference", lambda p, j, share=0.01: 2 * p + 16 * p * share + 2 * (p + j)),
+        ("the reward model is missing", lambda p, j, share=0.01: p * (2 + 16 * share)),
+        ("all weights still learn", lambda p, j, share=0.01: 16 * p + 2 * j),
+        ("use the argument", lambda p, j, share=0.01: 2 * (p + j) + 0.16 * p),
+    ],
+    "check_combine": [
+        ("only for equal parts", lambda g, n: torch.stack(g).mean(0)),
+        ("number of processes", lambda g, n: torch.stack(g).sum(0)),
+        ("not divided", lambda g, n: sum(a * b for a, b in zip(n, g))),
+        ("upside down", lambda g, n: sum(x / k for x, k in zip(g, n)) / sum(1 / k for k in n)),
+    ],
+}  # fmt: skip
+GIVEN = [(name, part, answer) for name, listed in WRONG.items() for part, answer in listed]
+
+
+def test_two_wrong_answers_or_more_are_tried_for_each_checker():
+    assert set(WRONG) == set(CHECKERS)
+    for name, listed in WRONG.items():
+        assert len({part for part, _ in listed}) >= 2, name
+
+
+@pytest.mark.parametrize("name, part, answer", GIVEN, ids=[f"{name}: {part}" for name, part, _ in GIVEN])
+def test_a_usual_mistake_is_named(name, part, answer):
+    said = CHECKERS[name](answer)
+    assert part in said and "not right yet" not in said and not said.right
+
+
+def listed_mistakes(checker, monkeypatch):
+    """[(sentence, wrong function)] as the checker hands them to `compare`, and its right function."""
+    handed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            exercises, "compare", lambda number, answer, right, cases, mistakes, *more: handed.append((right, mistakes))
+        )
+        checker(None)
+    if not handed:
+        return None, []
+    right, mistakes = handed[0]
+    return right, [(s, f) for s, fs in mistakes.items() for f in (fs if isinstance(fs, tuple) else (fs,))]
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_every_mistake_that_a_checker_lists_gets_its_own_sentence(name, monkeypatch):
+    right, listed = listed_mistakes(CHECKERS[name], monkeypatch)
+    for sentence, wrong in listed:
+        said = CHECKERS[name](wrong)
+        assert said.endswith(": " + sentence) and not said.right
+    assert right is None or CHECKERS[name](right).right
+
+
+# ---------------------------------------------------------------- whatever an answer does
+
+
+def raises(*case):
+    raise RuntimeError("a\nlong " + "story " * 100)
+
+
+BROKEN = [raises, lambda: 0, lambda *case: "text", lambda *case: object(), lambda *case: torch.zeros(7, 7)]
+BROKEN += [lambda *case: [], lambda *case: math.nan, lambda *case: {}]
+BROKEN += [3.5, "text", object(), [[]], torch.zeros(3), math]
+OF_A_FUNCTION = sorted(set(CHECKERS) - {"check_whose", "check_labels_for_bias", "check_comparisons"})
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_a_broken_answer_gets_one_sentence(name):
+    for answer in BROKEN:
+        said = CHECKERS[name](answer)
+        assert re.match(r"Exercise \d: \S", said) and "\n" not in said and len(said) < 700 and not said.right, said
+    assert ": not done yet." in CHECKERS[name](None)
+
+
+@pytest.mark.parametrize("name", OF_A_FUNCTION)
+def test_an_error_is_told_with_its_name(name):
+    assert "RuntimeError: a long story" in CHECKERS[name](raises)
+    assert "a function is asked for" in CHECKERS[name]("text")
+    assert ": not done yet." in CHECKERS[name](lambda *case: None)
+
+
+def test_an_unknown_mistake_is_shown_with_its_case():
+    said = exercises.check_odds(lambda odds, temperature: odds + temperature)
+    assert said == "Exercise 3: not right yet: for odds = 4, temperature = 0.5 it gives 4.5, and 16 is right."
+    said = exercises.check_row_mask(lambda asked, said, padding: [0] * asked)
+    assert "it gives 3 values, and 8 values should come out" in said
+
+
+def test_an_answer_cannot_spoil_the_cases_of_the_checker():
+    def spoil(gradients, pairs):
+        mean = sum(g * n for g, n in zip(gradients, pairs)) / sum(pairs)
+        for g in gradients:
+            g.zero_()
+        pairs.clear()
+        return mean
+
+    assert exercises.check_combine(spoil).right
+
+
+def test_right_answers_of_other_kinds_pass():
+    """In single precision, as arrays, or written in another way."""
+    assert exercises.check_row_mask(lambda a, s, p: torch.tensor([0] * a + [1] * (s + 1) + [0] * p)).right
+    assert exercises.check_wins(lambda a, b: np.mean((np.sign(np.subtract(a, b)) + 1) / 2)).right
+    assert exercises.check_perplexity(lambda x, m: math.exp(float(x.float()[m.bool()].mean()))).right
+    assert exercises.check_loss_of_gap(lambda d: F.softplus(torch.tensor(-d, dtype=torch.float64))).right
+    assert exercises.check_leave_one_out(lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1)).right
+    assert exercises.check_reward(rewards(lambda r: 1 / len(r) if r else 0)).right
+    assert exercises.check_taste(lambda prompt, answer: "fruit" in answer).right
+    assert exercises.check_keep(lambda p, r: not re.search("silly|Everybody|Not this|really|Now|Look|Do not", r)).right
