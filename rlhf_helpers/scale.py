@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from .files import ROOT, WorkbookError, read_jsonl, write_json
+from .files import ROOT, WorkbookError, brief, read_jsonl, write_json
 from .models import format_prompt
 
 ENGINE = ("trl", "accelerate", "datasets")
@@ -181,6 +181,13 @@ def train_policy(folder):
     finish(trainer, folder / "trl_policy")
 
 
+def check_judge(folder):
+    """Raise WorkbookError unless the judge that `folder`/settings.json names lies inside of `folder`."""
+    name = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["policy"]["judge"]
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise WorkbookError(f"The judge {brief(name)} in settings.json lies outside of {folder}; name a folder in it.")
+
+
 def finish(trainer, folder):
     """Train, then save the model and the history (seconds, processes, back end, one row per step)."""
     began = time.perf_counter()
@@ -304,7 +311,10 @@ def main():
     parser.add_argument("what", choices=("reward", "policy"))
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    {"reward": train_reward, "policy": train_policy}[options.what](options.folder.resolve())
+    folder = options.folder.resolve()
+    if options.what == "policy":
+        check_judge(folder)
+    {"reward": train_reward, "policy": train_policy}[options.what](folder)
 
 
 if __name__ == "__main__":
