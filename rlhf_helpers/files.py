@@ -189,7 +189,7 @@ def versions():
 def _check(name, value, kind, example):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise WorkbookError(
-            f"The parameter {name} is {value!r}, but it must be {example}. "
+            f"The parameter {name} is {brief(value)}, but it must be {example}. "
             "Change it in the parameters cell and run that cell again."
         )
 
@@ -220,7 +220,9 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     if SEED < 0:
         raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
     if ANNOTATOR not in ("you", *TASTES):
-        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of {', '.join(['you', *TASTES])}.")
+        raise WorkbookError(
+            f"The parameter ANNOTATOR is {brief(ANNOTATOR)}; choose one of {', '.join(['you', *TASTES])}."
+        )
     for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
         if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
             raise WorkbookError(
@@ -237,7 +239,7 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
     if general and ANNOTATOR not in ("you", "brief"):
         raise WorkbookError(
-            f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
+            f"The parameter ANNOTATOR is {brief(ANNOTATOR)}, a taste that knows only the embedded "
             'world. With a MODEL of your own choose "you" or "brief".'
         )
     try:
@@ -309,7 +311,7 @@ def find(ws, name, quiet=False):
             return folder / file
     if own:
         raise WorkbookError(
-            f"There is no {name} made with the model {ws.model!r} in {ws.runs} yet. First run the "
+            f"There is no {name} made with the model {brief(ws.model, 300)} in {ws.runs} yet. First run the "
             "chapter that makes it, with the same MODEL, RUNS_DIR and FAST."
         )
     raise WorkbookError(

@@ -78,8 +78,10 @@ def check_pairs(pairs):
             raise WorkbookError(
                 f"Pair {n} has no text in its field {wrong[0]!r}. A pair needs {', '.join(PAIR_FIELDS)}."
             )
+        if storable(pair["pair_id"]) != pair["pair_id"]:
+            raise WorkbookError(f"Pair {n} has half a character in its pair_id, {brief(pair['pair_id'])}.")
         if pair["pair_id"] in ids:
-            raise WorkbookError(f"Pair {n} has the pair_id of an earlier pair, {pair['pair_id']!r}.")
+            raise WorkbookError(f"Pair {n} has the pair_id of an earlier pair, {brief(pair['pair_id'])}.")
         ids.add(pair["pair_id"])
     return pairs
 

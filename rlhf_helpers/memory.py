@@ -51,7 +51,7 @@ def shape_of(source):
         with torch.device("meta"):
             parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     except Exception as e:  # whatever a damaged folder makes the libraries say
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
         raise WorkbookError(
             f"The model {brief(str(source), 300)} cannot be loaded. It must be the folder of a decoder-only "
             f"language model, or the id of one on the Hugging Face hub. ({reason})"

@@ -49,7 +49,7 @@ def pick_device(name="auto"):
     if name == "auto":
         name = next(d for d in ("cuda", "mps", "cpu") if have[d])
     if name not in have:
-        raise WorkbookError(f'The parameter DEVICE is {name!r}; choose "auto", "cpu", "cuda" or "mps".')
+        raise WorkbookError(f'The parameter DEVICE is {brief(name)}; choose "auto", "cpu", "cuda" or "mps".')
     if not have[name]:
         raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
     return torch.device(name)
@@ -81,7 +81,7 @@ def _load(cls, source, device, **options):
             source, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
         )
     except Exception as e:  # whatever a damaged or foreign folder makes the libraries say
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise WorkbookError(
             f"The model {brief(source, 300)} cannot be loaded. It must be a model folder with safetensors "
             f"weights, or the id of one on the Hugging Face hub. ({reason})"
