@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
+_seed = None  # that of the notebook which runs in this process; see `made_with`
 
 
 class WorkbookError(Exception):
@@ -186,6 +187,11 @@ def versions():
     }
 
 
+def made_with():
+    """What goes beside a model that a notebook saves: its SEED and `versions`.  {} where `setup` was not called."""
+    return {} if _seed is None else {"seed": _seed, "versions": versions()}
+
+
 def _check(name, value, kind, example):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise WorkbookError(
@@ -249,6 +255,8 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
             f"The folder {brief(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
             "Set RUNS_DIR to a folder that you may write to."
         ) from None
+    global _seed
+    _seed = SEED
     random.seed(SEED)
     torch.manual_seed(SEED)
     return SimpleNamespace(

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from .files import WorkbookError, brief, replacing_file, replacing_folder, write_json
+from .files import WorkbookError, brief, made_with, replacing_file, replacing_folder, write_json
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
@@ -150,6 +150,8 @@ def load_reward_model(source, device="cpu"):
 def save_model(model, tokenizer, path, card, half=False):
     """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
 
+    From a notebook, its seed and the versions go to made_with.json.
+
     half: store the weights in 16 bits, at half the size.  They load as float32 all the same, since the
     configuration says so.
     """
@@ -160,6 +162,8 @@ def save_model(model, tokenizer, path, card, half=False):
             write_json(folder / "config.json", {**config, "dtype": "float32"})
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        if made_with():
+            write_json(folder / "made_with.json", made_with())
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from .files import ROOT, WorkbookError, brief, read_jsonl, write_json
+from .files import ROOT, WorkbookError, brief, read_jsonl, versions, write_json
 from .models import format_prompt
 
 ENGINE = ("trl", "accelerate", "datasets")
@@ -189,7 +190,7 @@ def check_judge(folder):
 
 
 def finish(trainer, folder):
-    """Train, then save the model and the history (seconds, processes, back end, one row per step)."""
+    """Train, then save the model and the run (seconds, processes, back end, seed, versions, one row per step)."""
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
@@ -203,6 +204,8 @@ def finish(trainer, folder):
                 "seconds": seconds,
                 "processes": torch.distributed.get_world_size() if together else 1,
                 "backend": torch.distributed.get_backend() if together else "none",
+                "seed": trainer.args.seed,
+                "versions": versions() | {name: metadata.version(name) for name in ENGINE},
                 "history": trainer.state.log_history,
             },
         )

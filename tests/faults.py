@@ -72,6 +72,11 @@ def finish(process, pipe):
     return told, os.waitpid(process, 0)[1]
 
 
+def ended(process):
+    """Whether a process has ended; it can still be waited for."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def kill_after(seconds, process, pipe):
     """Kill a process (SIGKILL) so many seconds from now; returns what it told and whether it was still running."""
     time.sleep(seconds)
@@ -188,7 +193,7 @@ def killed_while_writing(folder, times, rng):
 
 
 def killed_while_training(folder, times, rng, module):
-    """At two random moments of one training; then the same call goes on to the end."""
+    """At any moment of a training, then at one after its first checkpoint; then the same call goes on to the end."""
 
     def train(tell, path=None):
         with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -200,8 +205,11 @@ def killed_while_training(folder, times, rng, module):
     took, wrong, resumed, message = time.perf_counter() - began, 0, 0, ""
     for n in range(times):
         path = folder / f"run{n}.pt"
-        for _ in range(2):
-            kill_after(rng.uniform(0, took), *start(lambda tell: train(tell, path)))
+        for wait in (False, True):
+            child = start(lambda tell: train(tell, path))
+            while wait and not path.exists() and not ended(child[0]):
+                time.sleep(0.001)
+            kill_after(rng.uniform(0, took / 2 if wait else took), *child)
         (again,) = ended_well(lambda tell: train(tell, path))
         wrong += again[:2] != whole[:2]
         resumed, message = resumed + bool(again[2]), again[2] or message

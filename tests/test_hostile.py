@@ -291,7 +291,13 @@ def custom_code(f, **changes):
     (f / "mine.py").write_text("open('opened', 'w')\nraise SystemExit(3)\n")
 
 
+def harmless_pickle(f):
+    torch.save(models.load_model(f)[0].state_dict(), f / "pytorch_model.bin")
+    (f / "model.safetensors").unlink()
+
+
 SPOILED = {
+    "weights in a pickle that does no harm": harmless_pickle,
     "pickled weights": pickled,
     "pickled weights of another name": lambda f: pickled(f, "model.bin"),
     "a pickle that calls itself safetensors": lambda f: pickled(f, "model.safetensors", keep=True),
