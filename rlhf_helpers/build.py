@@ -6,6 +6,7 @@ and a metrics.json with what it scores on held-out prompts; a test checks the sh
 """
 
 import argparse
+import hashlib
 import re
 import statistics
 import time
@@ -17,7 +18,7 @@ from . import lm, ppo, reward, world
 from .annotators import Annotator, noise_ceiling
 from .decoding import generate
 from .feedback import label_event, read_events, replay, to_preferences
-from .files import ROOT, read_jsonl, versions, write_json, write_jsonl, write_text
+from .files import ROOT, parse, read_jsonl, versions, write_json, write_jsonl, write_text
 from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
 
 CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
@@ -291,13 +292,49 @@ def build_policy(out, seed):
     write_json(out / "models/policy/history.json", history)
 
 
+# ---------------------------------------------------------------- the record
+
+LEEWAY = {"gold": 0.5, "kl_nats": 1.5, "words": 2.0}  # about the range over seeds; shares and losses: 0.05
+TEXTS = ("corpus.txt", "demonstrations.jsonl", "prompts.jsonl", "pairs.jsonl", "feedback.jsonl")
+
+
+def record(out):
+    """What the data folder `out` holds: seed, versions and scores of each model, and the SHA-256 of each file made."""
+    paths = [*(out / name for name in TEXTS), *sorted((out / "models").glob("*/*"))]
+    return {
+        "models": {p.parent.name: parse(p.read_bytes()) for p in paths if p.name == "metrics.json"},
+        "files": {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths},
+    }
+
+
+def unlike(now, recorded):
+    """What is not as it was recorded, as a list of names; nothing, it is hoped.
+
+    Where seed and versions are the same, files; else scores that are off by more than LEEWAY.  On another kind of
+    processor the bits may differ on the same versions, too.
+    """
+    ours, theirs = now["models"], recorded["models"]
+    if all(ours[m][k] == theirs[m][k] for m in theirs for k in ("seed", "versions")):
+        return [name for name, digest in recorded["files"].items() if now["files"].get(name) != digest]
+    scores = [(m, k) for m in theirs for k, v in theirs[m].items() if isinstance(v, float) and "score" not in k]
+    return [f"{m}: {k}" for m, k in scores if abs(ours[m][k] - theirs[m][k]) > LEEWAY.get(k, 0.05)]
+
+
 def build(out, seed=0, start="world"):
-    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all."""
+    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all.
+
+    Writes `record` to checksums.json and says what is unlike the record of the data that ships.
+    """
+    shipped = parse((ROOT / "data" / "checksums.json").read_bytes())
     began = time.time()
     for stage in STAGES[STAGES.index(start) :]:
         print(f"[{time.time() - began:4.0f} s] {stage}", flush=True)
         globals()[f"build_{stage}"](out, seed)
-    print(f"[{time.time() - began:4.0f} s] done", flush=True)
+    write_json(out / "checksums.json", record(out))
+    print(
+        f"[{time.time() - began:4.0f} s] done; unlike the record: {unlike(record(out), shipped) or 'nothing'}",
+        flush=True,
+    )
 
 
 def main():

@@ -16,7 +16,7 @@ from IPython.display import display
 
 from . import feedback
 from .decoding import adjust, draw, end_tokens
-from .files import WorkbookError
+from .files import WorkbookError, storable
 from .labeller import BOX, DOUBLE_CLICK, TEXT, escape, key_guard
 from .models import prompt_ids
 from .reward import context_length
@@ -68,7 +68,6 @@ class Chat:
         """The token ids of a prompt; WorkbookError when it cannot be answered."""
         if not isinstance(text, str):
             raise WorkbookError("A question must be text. Type it in words.")
-        text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character
         ids, limit = prompt_ids(self.tokenizer, text), context_length(self.model) - self.max_new_tokens
         if len(ids) > limit:
             raise WorkbookError(
@@ -135,10 +134,14 @@ class Chat:
 
     def _keep(self, text):
         line = json.dumps({"prompt": text, "ts": round(time.time(), 3)}, ensure_ascii=False) + "\n"
+        data = storable(line).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.prompts_path, "ab") as f:
-                f.write(line.encode("utf-8", "backslashreplace"))
+            with open(self.prompts_path, "ab", buffering=0) as f:
+                start = f.tell()
+                if f.write(data) != len(data):
+                    f.truncate(start)  # no half line for the next one to be glued to
+                    raise OSError(28, "the disk is full")
         except OSError as e:
             raise WorkbookError(f"The prompt cannot be kept in {self.prompts_path} ({e.strerror}).") from None
 

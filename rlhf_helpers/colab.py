@@ -120,13 +120,17 @@ def download_button(runs):
 
 
 def pack_runs(runs):
-    """Zip the folder `runs` without its checkpoints; returns the path of the zip, which lies beside it."""
+    """Zip the folder `runs` without its checkpoints; returns the path of the zip, which lies beside it.
+
+    Links to anything outside of the folder are left out.
+    """
     import zipfile
 
     runs = Path(runs)
     with files.replacing_file(runs.with_suffix(".zip")) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
         for path in sorted(p for p in runs.rglob("*") if p.is_file()):
-            if "checkpoints" not in path.relative_to(runs).parts:
+            inside = path.resolve().is_relative_to(runs.resolve())
+            if inside and "checkpoints" not in path.relative_to(runs).parts:
                 z.write(path, Path(runs.name) / path.relative_to(runs))
     return str(runs.with_suffix(".zip"))
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
-from .files import WorkbookError, write_jsonl
+from .files import WorkbookError, brief, parse, storable, write_jsonl
 
 try:
     import fcntl
@@ -25,6 +25,7 @@ except ImportError:  # Windows: one write per event has to do
 SCHEMA = 1
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 PAIR_FIELDS = ("pair_id", "prompt", "response_a", "response_b")
+NEWER = "a newer version of the workbook wrote it"
 ENOUGH = 16  # with fewer labels of one's own, `labels_of` lets a simulated annotator fill up
 
 
@@ -69,12 +70,18 @@ def problem_with(event):
     """What is wrong with an event, in words; "" if nothing."""
     if not isinstance(event, dict):
         return "a JSON object {...} was expected"
+    schema = event.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        return f"{NEWER} (schema {brief(schema)}; this one knows {SCHEMA})"
     allowed = {"schema": (SCHEMA,), "event": ("label", "undo")}
     if event.get("event") == "label":
         allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
     for field, values in allowed.items():
         if event.get(field) not in values:
-            return f"{field} is {event.get(field)!r}, not one of {', '.join(map(repr, values))}"
+            return f"{field} is {brief(event.get(field))}, not one of {', '.join(map(repr, values))}"
+    seconds = event.get("seconds")
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+        return f"seconds is {brief(seconds)}, not a time of 0 or more"
     for field in ("event_id", "annotator", *(("undoes",) if event["event"] == "undo" else PAIR_FIELDS)):
         if not isinstance(event.get(field), str):
             return f"the field {field!r} is missing or not text"
@@ -97,10 +104,6 @@ def _locked(path, mode):
         yield f
 
 
-def _parse(line):
-    return json.loads(line.decode("utf-8-sig"))  # either raises a ValueError
-
-
 def _mend_tail(f, path):
     """Make sure that the file ends with a newline; an incomplete last line moves to `<name>.torn`."""
     size = f.seek(0, os.SEEK_END)
@@ -110,7 +113,7 @@ def _mend_tail(f, path):
     f.seek(0)
     tail = f.read().rpartition(b"\n")[2]
     try:
-        _parse(tail)
+        parse(tail)
         f.write(b"\n")  # complete, only its newline was missing
     except ValueError:
         with open(f"{path}.torn", "ab") as torn:
@@ -127,21 +130,29 @@ def append_event(path, event):
     path, wrong = Path(path), problem_with(event)
     if wrong:
         raise WorkbookError(f"This event was not saved: {wrong}.")
-    # backslashreplace turns a lone surrogate, which UTF-8 cannot hold, into its JSON escape
-    data = (json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+    data = (storable(json.dumps(event, ensure_ascii=False, allow_nan=False)) + "\n").encode()
     with _locked(path, "ab+") as f:
-        _mend_tail(f, path)
-        start = f.seek(0, os.SEEK_END)
         try:
-            if f.write(data) != len(data):
-                raise OSError(28, "the disk is full")
-            os.fsync(f.fileno())
+            _mend_tail(f, path)
+            start = _write(f, data)
         except OSError as e:
-            f.truncate(start)
             raise WorkbookError(
                 f"The label was not saved to {path} ({e.strerror}). Make room and choose again."
             ) from None
     return start, start + len(data)
+
+
+def _write(f, data):
+    """Append `data` to the file and sync it, or leave the file as it was; returns the offset at which it starts."""
+    start = f.seek(0, os.SEEK_END)
+    try:
+        if f.write(data) != len(data):
+            raise OSError(28, "the disk is full")
+        os.fsync(f.fileno())
+    except BaseException:  # an interrupt, too: what was not confirmed is not there
+        f.truncate(start)
+        raise
+    return start
 
 
 def read_events(path):
@@ -160,7 +171,7 @@ def read_events(path):
         if not line.strip():
             continue
         try:
-            event = _parse(line)
+            event = parse(line)
             wrong = problem_with(event)
         except ValueError as e:
             wrong = f"this is not valid JSON in UTF-8 ({e})"
@@ -171,7 +182,8 @@ def read_events(path):
                 )
                 continue
         if wrong:
-            raise WorkbookError(f"{path}, line {n}: {wrong}. Mend or delete the line and run the cell again.")
+            do = "Update the workbook" if wrong.startswith(NEWER) else "Mend or delete the line"
+            raise WorkbookError(f"{path}, line {n}: {wrong}. {do} and run the cell again.")
         events.append(event)
     return events, warnings
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
+_seed = None  # that of the notebook which runs in this process; see `made_with`
 
 
 class WorkbookError(Exception):
@@ -30,9 +31,29 @@ class WorkbookError(Exception):
 
 
 @contextmanager
+def _explained(path):
+    """Say in one sentence what the system has against writing `path`."""
+    try:
+        yield
+    except OSError as e:
+        raise WorkbookError(
+            f"{path} was not written ({e.strerror or e}). What was there is still there. Make room, or choose a "
+            "folder that you may write to, and run the cell again."
+        ) from None
+
+
+@contextmanager
 def replacing_file(path):
-    """Give a file to write bytes to; it takes the place of `path`, all at once, only if the block succeeds."""
-    path = Path(path)
+    """Give a file to write bytes to; it takes the place of `path`, all at once, only if the block succeeds.
+
+    Raises WorkbookError, with the old file in its place, where the system refuses: a full disk, a read-only folder.
+    """
+    with _explained(path), _replacing_file(Path(path)) as f:
+        yield f
+
+
+@contextmanager
+def _replacing_file(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -55,19 +76,38 @@ def write_text(path, text):
 
 def write_json(path, value):
     """Write `value` as indented JSON, all at once."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, storable(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_jsonl(path, rows):
     """Write one JSON object per line, all at once."""
-    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    write_text(path, "".join(storable(json.dumps(r, ensure_ascii=False)) + "\n" for r in rows))
+
+
+def storable(text):
+    """JSON in which lone surrogates, which UTF-8 cannot hold, are JSON's own escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def parse(line):
+    """The value of a line of JSON (bytes, in UTF-8, with or without a byte order mark); ValueError if it is none."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def brief(value, most=80):
+    """`value` as it is shown in a message: its repr, cut to `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def read_jsonl(path, fields=()):
     """The objects of a JSON-lines file, as a list of dicts.
 
     Raises WorkbookError naming the file and the line when the file is missing, a line is not a
-    JSON object, or one of `fields` is absent.
+    JSON object, or one of `fields` is absent or not text.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,14 +117,15 @@ def read_jsonl(path, fields=()):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            row = parse(line)
         except ValueError as e:
             raise WorkbookError(
                 f"{path}, line {n}: this is not valid JSON ({e}). Mend or delete that line and run the cell again."
             ) from None
-        missing = [f for f in fields if not isinstance(row, dict) or f not in row]
-        if missing or not isinstance(row, dict):
-            what = f"the field {missing[0]!r} is missing" if missing else "a JSON object {...} was expected"
+        what = "" if isinstance(row, dict) else "a JSON object {...} was expected"
+        for field in fields if not what else ():
+            what = what or ("" if isinstance(row.get(field), str) else f"the field {field!r} is missing or not text")
+        if what:
             raise WorkbookError(f"{path}, line {n}: {what}. Mend or delete that line and run the cell again.")
         rows.append(row)
     return rows
@@ -92,23 +133,43 @@ def read_jsonl(path, fields=()):
 
 @contextmanager
 def replacing_folder(path):
-    """Give an empty folder to fill; it takes the place of `path` only if the block succeeds."""
-    path = Path(path)
+    """Give an empty folder to fill; it takes the place of `path` only if the block succeeds.
+
+    Raises WorkbookError, with the old folder in its place, where the system refuses: a full disk, a read-only folder.
+    """
+    with _explained(path), _replacing_folder(Path(path)) as folder:
+        yield folder
+
+
+@contextmanager
+def _replacing_folder(path):
     path.parent.mkdir(parents=True, exist_ok=True)
+    put_back(path)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield fresh
         os.chmod(fresh, 0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "it")
-            os.replace(fresh, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, path)
+            os.replace(path, _aside(path))
+        os.replace(fresh, path)
+        shutil.rmtree(_aside(path), ignore_errors=True)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        put_back(path)
         raise
+
+
+def _aside(path):
+    """Where the old folder waits while the new one takes its place: no system can exchange two folders at once."""
+    return path.with_name(f".{path.name}.old")
+
+
+def put_back(path):
+    """End what a crash in the middle of `replacing_folder` left: `path` holds its old content again, or its new one."""
+    if path.exists():
+        shutil.rmtree(_aside(path), ignore_errors=True)
+    elif _aside(path).exists():
+        os.replace(_aside(path), path)
 
 
 # ---------------------------------------------------------------- a notebook's workspace
@@ -126,10 +187,15 @@ def versions():
     }
 
 
+def made_with():
+    """What goes beside a model that a notebook saves: its SEED and `versions`.  {} where `setup` was not called."""
+    return {} if _seed is None else {"seed": _seed, "versions": versions()}
+
+
 def _check(name, value, kind, example):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise WorkbookError(
-            f"The parameter {name} is {value!r}, but it must be {example}. "
+            f"The parameter {name} is {brief(value)}, but it must be {example}. "
             "Change it in the parameters cell and run that cell again."
         )
 
@@ -160,32 +226,37 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     if SEED < 0:
         raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
     if ANNOTATOR not in ("you", *TASTES):
-        raise WorkbookError(f"The parameter ANNOTATOR is {ANNOTATOR!r}; choose one of {', '.join(['you', *TASTES])}.")
+        raise WorkbookError(
+            f"The parameter ANNOTATOR is {brief(ANNOTATOR)}; choose one of {', '.join(['you', *TASTES])}."
+        )
     for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
         if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
             raise WorkbookError(
                 f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
                 "first: from google.colab import drive; drive.mount('/content/drive')."
             )
-    data = Path(DATA_DIR).expanduser() if DATA_DIR else ROOT / "data"
-    runs = Path(RUNS_DIR).expanduser() if RUNS_DIR else ROOT / "runs"
-    if not data.is_dir():
+    data = Path(os.path.expanduser(DATA_DIR)) if DATA_DIR else ROOT / "data"
+    runs = Path(os.path.expanduser(RUNS_DIR)) if RUNS_DIR else ROOT / "runs"
+    if not os.path.isdir(data):
         raise WorkbookError(
-            f'The parameter DATA_DIR names the folder {data}, which does not exist. Use "" for the '
+            f'The parameter DATA_DIR names the folder {brief(str(data), 300)}, which does not exist. Use "" for the '
             "data that ships with the workbook."
         )
     general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
     if general and ANNOTATOR not in ("you", "brief"):
         raise WorkbookError(
-            f"The parameter ANNOTATOR is {ANNOTATOR!r}, a taste that knows only the embedded "
+            f"The parameter ANNOTATOR is {brief(ANNOTATOR)}, a taste that knows only the embedded "
             'world. With a MODEL of your own choose "you" or "brief".'
         )
     try:
         runs.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
+    except (OSError, ValueError) as e:  # a ValueError: characters that no name can have
         raise WorkbookError(
-            f"The folder {runs} cannot be made ({e.strerror}). Set RUNS_DIR to a folder that you may write to."
+            f"The folder {brief(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
+            "Set RUNS_DIR to a folder that you may write to."
         ) from None
+    global _seed
+    _seed = SEED
     random.seed(SEED)
     torch.manual_seed(SEED)
     return SimpleNamespace(
@@ -204,17 +275,20 @@ def is_general(model, data):
     """Whether a MODEL has another tokenizer than the embedded models and those that the chapters make of them."""
 
     def vocabulary(folder):
-        return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        return parse((folder / "tokenizer.json").read_bytes())["model"]["vocab"]
 
     try:
-        return bool(model) and vocabulary(Path(model).expanduser()) != vocabulary(data / "models" / "base")
+        return bool(model) and vocabulary(Path(os.path.expanduser(model))) != vocabulary(data / "models" / "base")
     except (OSError, ValueError, KeyError, TypeError):
         return True
 
 
 def made_in(runs, model, data):
     """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own."""
-    return runs / re.sub(r"[^\w.]+", "-", model).strip("-.") if is_general(model, data) else runs
+    if not is_general(model, data):
+        return runs
+    names = (re.sub(r"[^\w.]+", "-", text).strip("-.") for text in (model, os.path.abspath(model), "model"))
+    return runs / next(filter(None, names))  # "." and ".." have no name of their own
 
 
 OF_A_MODEL = (
@@ -237,6 +311,7 @@ def find(ws, name, quiet=False):
     places = [(ws.runs, f"{name}-fast", "which a shortened run made")] if own and ws.fast else []
     places += [(ws.runs, name, "which you made")]
     places += [] if own else [(ws.data, name, "which ships with the workbook")]
+    put_back(ws.runs / name)
     for folder, file, words in places:
         if (folder / file).exists():
             if not quiet:
@@ -244,7 +319,7 @@ def find(ws, name, quiet=False):
             return folder / file
     if own:
         raise WorkbookError(
-            f"There is no {name} made with the model {ws.model!r} in {ws.runs} yet. First run the "
+            f"There is no {name} made with the model {brief(ws.model, 300)} in {ws.runs} yet. First run the "
             "chapter that makes it, with the same MODEL, RUNS_DIR and FAST."
         )
     raise WorkbookError(

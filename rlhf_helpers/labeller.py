@@ -13,6 +13,7 @@ from statistics import median
 
 from . import feedback
 from .feedback import PAIR_FIELDS, WorkbookError, pair_key
+from .files import brief, storable
 
 DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
 RANDOM_SHARE = 0.2  # of the pairs keep a random place when a function orders the rest
@@ -77,8 +78,10 @@ def check_pairs(pairs):
             raise WorkbookError(
                 f"Pair {n} has no text in its field {wrong[0]!r}. A pair needs {', '.join(PAIR_FIELDS)}."
             )
+        if storable(pair["pair_id"]) != pair["pair_id"]:
+            raise WorkbookError(f"Pair {n} has half a character in its pair_id, {brief(pair['pair_id'])}.")
         if pair["pair_id"] in ids:
-            raise WorkbookError(f"Pair {n} has the pair_id of an earlier pair, {pair['pair_id']!r}.")
+            raise WorkbookError(f"Pair {n} has the pair_id of an earlier pair, {brief(pair['pair_id'])}.")
         ids.add(pair["pair_id"])
     return pairs
 
@@ -160,7 +163,7 @@ class Labeller:
         if item is None:
             raise WorkbookError("All pairs are labelled; there is nothing left to choose.")
         if choice not in WORDS:
-            raise WorkbookError(f"The choice {choice!r} is not one of {', '.join(WORDS)}.")
+            raise WorkbookError(f"The choice {brief(choice)} is not one of {', '.join(WORDS)}.")
         own = {"a": item["left"], "b": other(item["left"])}.get(choice, choice)
         label = feedback.label_event(
             item["pair"],
@@ -325,8 +328,7 @@ CONTROLS = (
 
 def escape(text):
     """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return html.escape(text.replace("\r\n", "\n").translate(CONTROLS))
+    return html.escape(storable(text).replace("\r\n", "\n").translate(CONTROLS))
 
 
 def prompt_html(prompt):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .files import WorkbookError
+from .files import WorkbookError, brief
 from .models import RECOMPUTE_ABOVE, autocast
 
 GIB = 2**30
@@ -50,10 +50,10 @@ def shape_of(source):
         config = AutoConfig.from_pretrained(os.path.expanduser(str(source)), trust_remote_code=False)
         with torch.device("meta"):
             parameters = AutoModelForCausalLM.from_config(config).num_parameters()
-    except (OSError, ValueError, KeyError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+    except Exception as e:  # whatever a damaged folder makes the libraries say
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
         raise WorkbookError(
-            f"The model {str(source)!r} cannot be loaded. It must be the folder of a decoder-only "
+            f"The model {brief(str(source), 300)} cannot be loaded. It must be the folder of a decoder-only "
             f"language model, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
     heads, width = getattr(config, "num_attention_heads", 1), config.hidden_size

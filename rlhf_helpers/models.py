@@ -8,8 +8,10 @@ Weights are safetensors; code that comes with a model is never run.
 import copy
 import hashlib
 import json
+import os
 import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from .files import WorkbookError, replacing_file, replacing_folder, write_json, write_text
+from .files import WorkbookError, brief, made_with, replacing_file, replacing_folder, write_json
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
@@ -47,7 +49,7 @@ def pick_device(name="auto"):
     if name == "auto":
         name = next(d for d in ("cuda", "mps", "cpu") if have[d])
     if name not in have:
-        raise WorkbookError(f'The parameter DEVICE is {name!r}; choose "auto", "cpu", "cuda" or "mps".')
+        raise WorkbookError(f'The parameter DEVICE is {brief(name)}; choose "auto", "cpu", "cuda" or "mps".')
     if not have[name]:
         raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
     return torch.device(name)
@@ -64,12 +66,13 @@ def autocast(device):
 
 def _load(cls, source, device, **options):
     source = str(source)
-    if Path(source).expanduser().exists():
-        source = str(Path(source).expanduser())
+    if os.path.exists(os.path.expanduser(source)):
+        source = os.path.expanduser(source)
         if not (Path(source) / "config.json").is_file():
             raise WorkbookError(f"{source} is not a model folder: it has no config.json.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         for name, value in config.to_dict().items():  # roll-out and update must see the same network
             if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
@@ -77,10 +80,10 @@ def _load(cls, source, device, **options):
         model = cls.from_pretrained(
             source, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    except Exception as e:  # whatever a damaged or foreign folder makes the libraries say
+        reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise WorkbookError(
-            f"The model {source!r} cannot be loaded. It must be a model folder with safetensors "
+            f"The model {brief(source, 300)} cannot be loaded. It must be a model folder with safetensors "
             f"weights, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
     if tokenizer.eos_token_id is None:
@@ -147,16 +150,31 @@ def load_reward_model(source, device="cpu"):
 def save_model(model, tokenizer, path, card, half=False):
     """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
 
+    From a notebook, its seed and the versions go to made_with.json.
+
     half: store the weights in 16 bits, at half the size.  They load as float32 all the same, since the
     configuration says so.
     """
-    with replacing_folder(path) as folder:
+    with replacing_folder(path) as folder, _system_errors():
         (copy.deepcopy(model).half() if half else model).save_pretrained(folder)
         if half:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             write_json(folder / "config.json", {**config, "dtype": "float32"})
         tokenizer.save_pretrained(folder)
-        write_text(folder / "README.md", card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if made_with():
+            write_json(folder / "made_with.json", made_with())
+
+
+@contextmanager
+def _system_errors():
+    """Make an OSError of what the writers of weights and tokenizers say, in exceptions of their own, of a full disk."""
+    try:
+        yield
+    except Exception as e:
+        if "(os error" not in str(e):
+            raise
+        raise OSError(str(e)) from None
 
 
 def new_tokenizer(texts, vocab_size=1536):
@@ -236,18 +254,19 @@ def save_checkpoint(path, run, model, optimizer, history, **more):
     run: {name: text or number}, what has to be the same for going on.  history: a list of dicts of numbers.
     more: tensors, numbers and texts.
     """
+    state = {
+        "run": run,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "history": json.dumps(history, default=float),
+        "more": more,
+    }
     with replacing_file(path) as f:
-        torch.save(
-            {
-                "run": run,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "history": json.dumps(history, default=float),
-                "more": more,
-            },
-            f,
-        )
+        try:
+            torch.save(state, f)
+        except RuntimeError:  # torch does not hand on what the system said
+            raise OSError("the disk may be full") from None
 
 
 def load_checkpoint(path, run, model, optimizer):
@@ -297,11 +316,16 @@ def format_prompt(tokenizer, prompt):
     return f"Question: {prompt}\nAnswer:"
 
 
+def encodable(text):
+    """`text` with a question mark for each lone surrogate, which is no character and has no tokens."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def prompts_ids(tokenizer, prompts):
     """Token ids of formatted prompts, a list each, with exactly one BOS where the tokenizer asks for one."""
     if not all(isinstance(p, str) and p.strip() for p in prompts):
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
-    texts = [format_prompt(tokenizer, p) for p in prompts]
+    texts = [format_prompt(tokenizer, encodable(p)) for p in prompts]
     rows = tokenizer(texts, add_special_tokens=not tokenizer.chat_template)["input_ids"] if texts else []
     bos = tokenizer.bos_token_id  # some templates leave it to the tokenizer, others write it
     wanted = [bos] if tokenizer("")["input_ids"][:1] == [bos] else []
@@ -316,7 +340,7 @@ def prompt_ids(tokenizer, prompt):
 def responses_ids(tokenizer, responses):
     """Token ids of answers, a list each, end-of-text included."""
     space = "" if tokenizer.chat_template else " "
-    said = [space + response for response in responses]
+    said = [space + encodable(response) for response in responses]
     rows = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
     return [ids + [tokenizer.eos_token_id] for ids in rows]
 

@@ -1,10 +1,10 @@
 """One look for every figure: Okabe and Ito's colour-blind-safe colours on a light card, so that a
 figure reads the same on a light page and on a dark one."""
 
-import html
-
 import matplotlib.pyplot as plt
 from IPython.display import HTML, display
+
+from .labeller import escape
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8A8A", "#222222"
@@ -89,7 +89,7 @@ def draw_tokens(tokens, colours, width=76):
 def text_table(columns, rows):
     """An HTML table of texts; whatever they contain is shown as typed, never run."""
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
-    shown = [[html.escape(str(cell)) for cell in row] for row in [columns, *rows]]
+    shown = [[escape(str(cell)) for cell in row] for row in [columns, *rows]]
     head, *body = [
         "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(rows), shown)

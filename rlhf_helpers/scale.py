@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from .files import ROOT, WorkbookError, read_jsonl, write_json
+from .files import ROOT, WorkbookError, brief, read_jsonl, versions, write_json
 from .models import format_prompt
 
 ENGINE = ("trl", "accelerate", "datasets")
@@ -181,8 +182,15 @@ def train_policy(folder):
     finish(trainer, folder / "trl_policy")
 
 
+def check_judge(folder):
+    """Raise WorkbookError unless the judge that `folder`/settings.json names lies inside of `folder`."""
+    name = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["policy"]["judge"]
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise WorkbookError(f"The judge {brief(name)} in settings.json lies outside of {folder}; name a folder in it.")
+
+
 def finish(trainer, folder):
-    """Train, then save the model and the history (seconds, processes, back end, one row per step)."""
+    """Train, then save the model and the run (seconds, processes, back end, seed, versions, one row per step)."""
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
@@ -196,6 +204,8 @@ def finish(trainer, folder):
                 "seconds": seconds,
                 "processes": torch.distributed.get_world_size() if together else 1,
                 "backend": torch.distributed.get_backend() if together else "none",
+                "seed": trainer.args.seed,
+                "versions": versions() | {name: metadata.version(name) for name in ENGINE},
                 "history": trainer.state.log_history,
             },
         )
@@ -304,7 +314,10 @@ def main():
     parser.add_argument("what", choices=("reward", "policy"))
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    {"reward": train_reward, "policy": train_policy}[options.what](options.folder.resolve())
+    folder = options.folder.resolve()
+    if options.what == "policy":
+        check_judge(folder)
+    {"reward": train_reward, "policy": train_policy}[options.what](folder)
 
 
 if __name__ == "__main__":

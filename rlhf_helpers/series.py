@@ -6,7 +6,6 @@ interrupted run leaves the copies of earlier runs as they were.
 """
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -170,12 +169,10 @@ def key_result(runs, name, since):
     """What a chapter said of itself in metrics/<name>.json, if written after `since` (Unix seconds)."""
     path = Path(runs) / "metrics" / f"{name}.json"
     try:
-        return (
-            json.loads(path.read_text(encoding="utf-8")).get("key_result", "")
-            if (path.stat().st_mtime >= since - 2)
-            else ""
-        )  # some file systems count in steps of 2 s
-    except (OSError, ValueError):
+        if path.stat().st_mtime < since - 2:  # some file systems count in steps of 2 s
+            return ""
+        return str(files.parse(path.read_bytes())["key_result"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

@@ -1,7 +1,9 @@
 """What ships in data/ is what the build makes, and scores what its cards say."""
 
+import hashlib
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -142,3 +144,51 @@ def test_build_is_deterministic(tmp_path, monkeypatch):
             getattr(build, f"build_{stage}")(tmp_path / folder, 3)
     one, two = (load_model(tmp_path / f / "models/finetuned")[0].state_dict() for f in ("one", "two"))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+BY_HAND = {"README.md", "general_prompts.jsonl", "checksums.json"}
+
+
+def recorded():
+    return json.loads((DATA / "checksums.json").read_text(encoding="utf-8"))
+
+
+def test_what_ships_has_the_recorded_checksums():
+    assert build.record(DATA) == recorded()
+    there = {p.relative_to(DATA).as_posix() for p in DATA.rglob("*") if p.is_file()}
+    assert there == set(recorded()["files"]) | BY_HAND
+    for name in STAGES:
+        made = recorded()["models"][name]
+        assert (
+            made == metrics(name) and made["seed"] == 0 and set(made["versions"]) == {"python", "torch", "transformers"}
+        )
+
+
+def test_the_texts_are_made_again_to_their_checksums(tmp_path):
+    """They depend on no version but Python's; what the models make is too slow to make here."""
+    build.build_world(tmp_path, 0)
+    for path in tmp_path.iterdir():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == recorded()["files"][path.name], path.name
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_rebuild_is_compared_by_bits_or_by_scores():
+    now = recorded()
+    assert build.unlike(now, recorded()) == []
+    now["files"]["models/base/model.safetensors"] = "0"
+    del now["files"]["pairs.jsonl"]
+    assert build.unlike(now, recorded()) == ["pairs.jsonl", "models/base/model.safetensors"]
+    now["models"]["policy"] |= {"versions": {"torch": "9"}, "gold_win_rate": 0.88, "kl_nats": 4.0}
+    assert build.unlike(now, recorded()) == []
+    now["models"]["policy"] |= {"gold_win_rate": 0.8, "kl_nats": 9.0}
+    assert build.unlike(now, recorded()) == ["policy: gold_win_rate", "policy: kl_nats"]
+
+
+def test_a_build_ends_with_the_record(tmp_path, monkeypatch, capsys):
+    shutil.copytree(DATA, tmp_path / "data")
+    (tmp_path / "data" / "checksums.json").unlink()
+    monkeypatch.setattr(build, "STAGES", ("world",))
+    monkeypatch.setattr(build, "build_world", lambda out, seed: (out / "corpus.txt").write_text("other"))
+    build.build(tmp_path / "data")
+    assert build.record(tmp_path / "data") == json.loads((tmp_path / "data" / "checksums.json").read_text())
+    assert "unlike the record: ['corpus.txt']" in capsys.readouterr().out

@@ -48,6 +48,9 @@ def test_append_gives_the_offsets(tmp_path):
         ({"schema": 2}, "schema"),
         ({"event": "delete"}, "event"),
         ({"is_repeat": None}, "is_repeat"),
+        ({"seconds": "long"}, "seconds"),
+        ({"seconds": -1}, "seconds"),
+        ({"seconds": math.nan}, "seconds"),
     ],
 )
 def test_a_wrong_event_is_refused_and_nothing_is_written(tmp_path, bad, word):

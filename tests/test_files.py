@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path, monkeypatch, broke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WorkbookError, match="note.txt was not written .No space.*What was there is still there"):
         files.write_text(path, "new\n")
     assert path.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["note.txt"]
@@ -72,8 +73,59 @@ def test_an_error_while_filling_a_folder_leaves_the_old_folder(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch, call):
+    path, calls, rename = tmp_path / "model", [], os.replace
+    with files.replacing_folder(path) as folder:
+        (folder / "a").write_text("old")
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise OSError(5, "Input/output error")
+        rename(*arguments)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(WorkbookError, match="model was not written .Input/output error"):
+        with files.replacing_folder(path) as folder:
+            (folder / "b").write_text("new")
+    assert [p.name for p in path.iterdir()] == ["a"] and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_folder_is_there_after_a_kill_between_any_two_steps(ws, call):
+    """A process dies just before its first rename, its second, or the removal of the old folder."""
+    path = ws.runs / "models" / "policy"
+    with files.replacing_folder(path) as folder:
+        (folder / "old").touch()
+    if os.fork() == 0:
+        steps = []
+
+        def dying(step):
+            def do(*arguments, **options):
+                steps.append(step)
+                if len(steps) == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return step(*arguments, **options)
+
+            return do
+
+        os.replace, files.shutil.rmtree = dying(os.replace), dying(files.shutil.rmtree)
+        files.put_back = lambda path: None  # it runs before, and would count as a step
+        with files.replacing_folder(path) as folder:
+            (folder / "new").touch()
+        os._exit(0)
+    assert os.wait()[1] == signal.SIGKILL
+    (content,) = files.find(ws, "models/policy", quiet=True).iterdir()
+    assert content.name == ("new" if call == 3 else "old")
+    with files.replacing_folder(path) as folder:  # and saving goes on
+        (folder / "newer").touch()
+    assert os.listdir(path) == ["newer"] and not (path.parent / ".policy.old").exists()
+
+
 def test_rows_come_back_as_they_were(tmp_path):
-    rows = [{"prompt": "où?\u2028", "n": 1}, {"prompt": "line\nbreak", "n": None}]
+    rows = [{"prompt": "où?\u2028", "n": 1}, {"prompt": "line\nbreak", "n": None}, {"prompt": "half a \ud800"}]
     files.write_jsonl(tmp_path / "rows.jsonl", rows)
     assert files.read_jsonl(tmp_path / "rows.jsonl") == rows
 
@@ -234,3 +286,15 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     assert torch.equal(model(ids, attention_mask=mask).logits, again(ids, attention_mask=mask).logits)
     assert not again.training and (tmp_path / "model/README.md").read_text() == "# A card\n"
     assert not list((tmp_path / "model").glob("*.bin")) and (tmp_path / "model/model.safetensors").is_file()
+
+
+def test_a_model_of_a_notebook_carries_seed_and_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_seed", None)
+    tokenizer = models.new_tokenizer(["a few words"], vocab_size=270)
+    model = models.new_model(tokenizer, layers=1, width=16, heads=2)
+    models.save_model(model, tokenizer, tmp_path / "built", "# A card\n")
+    assert not (tmp_path / "built" / "made_with.json").exists()  # the build has its own record
+    files.setup(SEED=7, RUNS_DIR=str(tmp_path))
+    models.save_model(model, tokenizer, tmp_path / "model", "# A card\n")
+    made = json.loads((tmp_path / "model" / "made_with.json").read_text())
+    assert made == {"seed": 7, "versions": files.versions()}
