@@ -2,12 +2,15 @@
 
 PYTHON ?= python3
 VENV := .venv
+FAST_TIER := not slow and not browser and not matrix and not scale
+LOWEST := $(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  e = p["optional-dependencies"]; print(*[re.sub(r">=([0-9.]+).*", r"==\1", r) for r in p["dependencies"] + e["notebooks"] + e["test"]])'
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast test-matrix test-colab test-scale lab models clean reset
+.PHONY: help setup run test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -23,7 +26,7 @@ test: $(READY)  ## run all the tests
 	@$(IN_VENV) -m pytest $(ARGS)
 
 test-fast: $(READY)  ## run the tests that take under three minutes together
-	@$(IN_VENV) -m pytest -m "not slow and not browser and not matrix and not scale" $(ARGS)
+	@$(IN_VENV) -m pytest -m "$(FAST_TIER)" $(ARGS)
 
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out
 	@$(IN_VENV) -m pytest -m matrix $(ARGS)
@@ -40,6 +43,23 @@ test-scale:  ## run chapter 07 with TRL, in two processes, and its tests, in bui
 	@build/scale/bin/python -m pip install -q --disable-pip-version-check -c constraints/scale.txt \
 	  -e ".[notebooks,test,scale]"
 	@PATH="$(CURDIR)/build/scale/bin:$$PATH" build/scale/bin/python -m pytest -m scale $(ARGS)
+
+test-lowest:  ## run the fast tests with the oldest versions that pyproject.toml allows, in build/lowest
+	@[ -x build/lowest/bin/pip ] || $(PYTHON) -m venv --clear build/lowest
+	@build/lowest/bin/python -m pip install -q --disable-pip-version-check $$($(LOWEST))
+	@PATH="$(CURDIR)/build/lowest/bin:$$PATH" WORKBOOK_VERSIONS=lowest build/lowest/bin/python -m pytest -m "$(FAST_TIER)" $(ARGS)
+
+test-newest:  ## run the fast tests with the newest versions that there are, in build/newest (hold one back: HOLD="torch==2.13.0")
+	@[ -x build/newest/bin/pip ] || $(PYTHON) -m venv --clear build/newest
+	@build/newest/bin/python -m pip install -q --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  -e ".[notebooks,test]" $(HOLD)
+	@PATH="$(CURDIR)/build/newest/bin:$$PATH" WORKBOOK_VERSIONS=newest build/newest/bin/python -m pytest -m "$(FAST_TIER)" $(ARGS)
+
+constraints: test-newest  ## write constraints.txt anew, with the newest versions, once the fast tests have passed with them
+	@{ head -1 constraints.txt; build/newest/bin/python -m pip freeze --disable-pip-version-check --exclude-editable \
+	  | sed 's/+[a-z0-9]*$$//' | grep -E '^[A-Za-z0-9._-]+==' | grep -vE '^(nvidia-|cuda-|triton)' \
+	  | tr '[:upper:]_' '[:lower:]-' | sort; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt; git --no-pager diff --stat constraints.txt
 
 lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT_USER) $(ARGS) notebooks/00_start_here.ipynb

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from .annotators import TASTES
+
 ROOT = Path(__file__).resolve().parent.parent
 _seed = None  # that of the notebook which runs in this process; see `made_with`
 
@@ -200,6 +202,20 @@ def _check(name, value, kind, example):
         )
 
 
+def pick_device(name="auto"):
+    """The torch.device for a DEVICE parameter; "auto" takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if have[d])
+    if name not in have:
+        raise WorkbookError(f'The parameter DEVICE is {brief(name)}; choose "auto", "cpu", "cuda" or "mps".')
+    if not have[name]:
+        raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
+    return torch.device(name)
+
+
 def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
     """Check a notebook's parameters, seed every generator and return the workspace.
 
@@ -209,9 +225,6 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
     import torch
-
-    from .annotators import TASTES
-    from .models import pick_device
 
     for name, value in (
         ("MODEL", MODEL),

@@ -43,18 +43,6 @@ CHAT_TEMPLATE = (
 # ---------------------------------------------------------------- device
 
 
-def pick_device(name="auto"):
-    """The torch.device for a DEVICE parameter; "auto" takes CUDA, then MPS, then the CPU."""
-    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(d for d in ("cuda", "mps", "cpu") if have[d])
-    if name not in have:
-        raise WorkbookError(f'The parameter DEVICE is {brief(name)}; choose "auto", "cpu", "cuda" or "mps".')
-    if not have[name]:
-        raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
-    return torch.device(name)
-
-
 def autocast(device):
     """bf16 arithmetic on a CUDA card that has it, plain fp32 everywhere else."""
     on = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,5 +1,7 @@
 """The project's own files agree with each other, and the series runner does what it says."""
 
+import ast
+import graphlib
 import json
 import os
 import re
@@ -115,6 +117,30 @@ def test_ruff():
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ROOT]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_imports_no_module_in_a_circle_and_contributing_shows_how():
+    graph = {}
+    for path in (ROOT / "rlhf_helpers").glob("[a-z]*.py"):
+        nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+        graph[path.stem] = {
+            x for n in nodes if n.level for x in ([n.module] if n.module else [a.name for a in n.names])
+        }
+        graph[path.stem] -= {"__version__"}
+    order = [sorted(level) for level in levels(graph)]
+    lines = [f"{name} → {', '.join(sorted(graph[name]))}" for level in order for name in level if graph[name]]
+    drawn = "```\n" + "\n".join([", ".join(order[0]) + " import no other module", *lines]) + "\n```"
+    assert drawn in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), drawn
+
+
+def levels(graph):
+    """The modules in the order of their imports: first those that import none."""
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        yield ready
+        sorter.done(*ready)
 
 
 # ---------------------------------------------------------------- commands
