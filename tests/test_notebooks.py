@@ -22,6 +22,7 @@ NAMES = [
     "05_ppo",
     "06_inference_and_continuous_feedback",
     "07_scaling_up",
+    "08_bug_museum",
 ]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
@@ -280,6 +281,14 @@ def check_07(runs, metrics):
     assert ("TRL over ours" in metrics["blind"]) == ("TRL" in metrics["reward"]) == installed
 
 
+def check_08(runs, metrics):
+    """Every exhibit was noticed by the loop or the bench, and the sentence of the loop is there where it stopped."""
+    assert len(metrics["noticed"]) == 10
+    for name, by in metrics["noticed"].items():
+        assert by["loop"] or by["bench"], name
+        assert bool(by["loop"]) == metrics["sentences"][name].startswith("Health check failed at update"), name
+
+
 CHECKS = {
     "00": check_00,
     "01": check_01,
@@ -289,6 +298,7 @@ CHECKS = {
     "05": check_05,
     "06": check_06,
     "07": check_07,
+    "08": check_08,
 }
 
 

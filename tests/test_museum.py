@@ -1,0 +1,162 @@
+"""The bug museum: each exhibit of chapter 08, flipped for two updates, is noticed by the check that the chapter names.
+
+The bugs stand in the notebook and nowhere else: its tagged cells are executed here.
+"""
+
+import ast
+import inspect
+import re
+
+import nbformat
+import pytest
+
+from rlhf_helpers import decoding, ppo
+from rlhf_helpers.files import ROOT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CELLS = {c.id: c for c in nbformat.read(ROOT / "notebooks" / "08_bug_museum.ipynb", as_version=4).cells}
+EXHIBITS = [i.removesuffix("-flip") for i in CELLS if re.fullmatch(r"x\d+-flip", i)]
+SILENT = {"x1", "x4", "x8", "x10"}  # the loop does not stop: what the bench of the chapter is for
+NAMED = re.compile(r"\*\*Caught by\*\* the (loop|bench): \*(.+?)\*\.")
+
+
+def tagged(*wanted):
+    return [c.source for c in CELLS.values() if set(wanted) & set(c.metadata.get("tags", []))]
+
+
+def named(exhibit):
+    """("loop" or "bench", the name of the check): who catches this bug, by the words of the chapter."""
+    (found,) = NAMED.findall(CELLS[f"{exhibit}-read"].source)
+    return found
+
+
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory):
+    """The names that the chapter's cells define, with two updates per run; nothing has been flipped yet."""
+    names = {}
+    for source in tagged("parameters"):
+        exec(source, names)
+    names |= {"RUNS_DIR": str(tmp_path_factory.mktemp("runs")), "FAST": True, "DEVICE": "cpu"}
+    for source in tagged("setup", "museum"):
+        exec(source, names)
+    names["settings"].updates = 2
+    return names
+
+
+def switches(museum, exhibit):
+    """What the chapter replaces for an exhibit: {function of ppo: its wrong version}."""
+    given = {}
+    names = museum | {"exhibit": lambda name, source, **wrong: given.update(wrong)}
+    for source in tagged("bug"):
+        exec(source, names)
+    exec(CELLS[f"{exhibit}-flip"].source, names)
+    return given
+
+
+def test_there_are_ten_exhibits_and_each_has_its_four_cells():
+    assert EXHIBITS == [f"x{n}" for n in range(1, 11)]
+    assert all(f"{e}-{part}" in CELLS for e in EXHIBITS for part in ("story", "bug", "flip", "read"))
+
+
+def test_a_healthy_run_is_quiet(museum):
+    for seed in range(3):
+        run = museum["run"]({}, seed, alarm=True)
+        assert run["red"] == {} and run["sentence"] == "" and len(run["history"]) == 2
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS)
+def test_each_bug_is_caught_by_the_check_that_the_chapter_names(museum, exhibit):
+    group, check = named(exhibit)
+    wrong = switches(museum, exhibit)
+    assert wrong and all(hasattr(ppo, name) for name in wrong)
+    right = {name: getattr(ppo, name) for name in wrong}
+    alarmed = museum["run"](wrong, alarm=True)
+    muted = museum["run"](wrong) if alarmed["sentence"] else alarmed
+    assert len(muted["history"]) == 2, "the muted run did not go through"
+    assert check in muted["red"]
+    assert (check in museum["BENCH"]) == (group == "bench")
+    assert bool(alarmed["sentence"]) == bool(set(muted["red"]) - set(museum["BENCH"])) == (exhibit not in SILENT)
+    assert right == {name: getattr(ppo, name) for name in wrong}, "the switch was not flipped back"
+
+
+def squeezed(text):
+    return re.sub(r"\s", "", text)
+
+
+def right_lines(source):
+    """The comments of a bug that say what stands in the package; one may go on in the next line."""
+    return re.findall(r"# right: (.*(?:\n +#  .*)*)", source)
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if "bug" in CELLS[c].metadata.get("tags", [])])
+def test_the_right_lines_are_those_of_the_package(cell):
+    package = squeezed(inspect.getsource(ppo) + inspect.getsource(decoding))
+    source = CELLS[cell].source
+    assert "# wrong" in source or "# right: position_ids" in source
+    for line in right_lines(source):
+        assert squeezed(line.replace("#", "")) in package, line
+
+
+def test_all_bugs_but_one_show_a_right_line():
+    without = [c for c in CELLS if "bug" in CELLS[c].metadata.get("tags", []) and not right_lines(CELLS[c].source)]
+    assert without == ["x2-bug"]  # dropout is a state of the model, not a line of the loop
+
+
+def test_every_exhibit_names_its_source():
+    for e in EXHIBITS:
+        assert re.search(r"\]\(https://github\.com/[\w./-]+\)", CELLS[f"{e}-story"].source), e
+        call = ast.parse(CELLS[f"{e}-flip"].source).body[0].value
+        name, source = (ast.literal_eval(a) for a in call.args)
+        assert source.split()[-1] in CELLS[f"{e}-story"].source, source
+
+
+def test_every_figure_has_a_text_for_those_who_cannot_see_it():
+    figures = [
+        (c.id, o.metadata.get("image/png", {}).get("alt"))
+        for c in CELLS.values()
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "image/png" in o.get("data", {})
+    ]
+    assert len(figures) >= 13
+    assert [i for i, alt in figures if not alt or len(alt) < 40] == []
+
+
+# ---------------------------------------------------------------- the exercises
+
+
+@pytest.fixture
+def exercises(museum):
+    """The checkers, over three invented runs of two updates."""
+    moved = {"ratio_off": 0.5, "clip_fraction": 0.03}
+    runs = {"own reward only": [moved] * 2, "no clip": [{"ratio_off": 0.5, "clip_fraction": 0.0}] * 2}
+    names = museum | {"runs": runs | {"healthy": [moved] * 2}, "ELEVENTH": None}
+    names["mystery"] = dict(zip("ABC", names["runs"]))
+    for cell in ("exercise-eleventh-check", "exercise-alarm", "exercise-alarm-check"):
+        exec(CELLS[cell].source, names)
+    return names
+
+
+def test_the_checker_of_the_eleventh_bug_names_the_mistake(exercises):
+    check = exercises["check_eleventh"]
+    assert "not done" in check(None) and "one letter" in check("D")
+    assert "right" in check("A") and "without a clip" in check("B") and "another seed" in check("C")
+
+
+def test_the_checker_of_the_alarm_names_the_mistake(exercises):
+    check = exercises["check_alarm"]
+    assert "not done" in check(exercises["clip_alarm"])
+    assert "nothing has moved" in check(lambda row, clip: row["clip_fraction"] == 0)
+    assert "the clip is at work" in check(lambda row, clip: row["ratio_off"] > clip)
+    assert "silent" in check(lambda row, clip: False)
+    solution = re.search(r"```python\n(.*?)```", CELLS["exercise-alarm-solution"].source, re.S)[1]
+    exec(solution, exercises)
+    said = check(exercises["clip_alarm"])
+    assert "right" in said and "'no clip': 2" in said and "'healthy': 0" in said
+
+
+def test_the_eleventh_bug_slips_past_the_loop_and_no_clip_past_its_clip_fraction(museum):
+    exec(CELLS["mystery-bugs"].source, museum)
+    for wrong in ({"gae": museum["own_reward_only"]}, {"policy_loss": museum["no_clip"]}):
+        assert museum["run"](wrong, alarm=True)["sentence"] == ""
+    assert [r["clip_fraction"] for r in museum["run"]({"policy_loss": museum["no_clip"]})["history"]] == [0, 0]
