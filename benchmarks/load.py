@@ -196,7 +196,7 @@ def main():
     parser = argparse.ArgumentParser(description="Many kernels that label at once.")
     parser.add_argument("--kernels", type=int, default=30)
     parser.add_argument("--shared", type=int, default=8, help="how many of them label into one file")
-    parser.add_argument("--seconds", type=float, default=20, help="of each of the four phases")
+    parser.add_argument("--seconds", type=float, default=15, help="of each of the four phases")
     options = parser.parse_args()
     began = time.monotonic()
     phases, used = measure(options.kernels, options.shared, options.seconds)
