@@ -136,7 +136,7 @@ def keep_pressing(path, seed, tell, name="you", n=300, presses=10**9):
 
 def lost(path, told):
     """How many confirmed events the log lacks, plus how many labels stand twice for one question of one annotator."""
-    events = feedback.read_events(path)[0]
+    events = feedback.read_events(path)[0] if path.exists() else []
     labels = {e["event_id"] for e in events if e["event"] == "label"}
     undone = {e["undoes"] for e in events if e["event"] == "undo"}
     asked = [(x["annotator"], x["is_repeat"], *feedback.pair_key(x)) for x in feedback.replay(events)]
@@ -164,9 +164,9 @@ def killed_while_labelling(folder, times, rng):
         for _ in range(min(10, times - 10 * log)):
             child = start(lambda tell, seed=rng.random(): keep_pressing(path, seed, tell))
             told += kill_after(rng.uniform(0, 0.1), *child)[0]
-            wrong += lost(path, told) if path.exists() else len(told)
+            wrong += lost(path, told)
             wrong += reader(path).current is None and len(told) < 300  # opening it again goes on
-        clicks += len(told)
+        clicks += sum(bool(what) for what, _ in told)
     return Found(times, wrong, f"none; the widget goes on at the next pair ({clicks:,} confirmed clicks)")
 
 
