@@ -80,6 +80,30 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_an_interrupt_while_a_label_is_saved_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    """What was not confirmed is not there, so the same pair can be chosen again and stands once."""
+    path = write(tmp_path / "log.jsonl", label())
+    before = path.read_bytes()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fb.os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fb.append_event(path, label())
+    assert path.read_bytes() == before
+
+
+def test_a_torn_line_that_cannot_be_put_aside_is_kept_and_said(tmp_path, monkeypatch):
+    path = write(tmp_path / "log.jsonl", label())
+    path.write_bytes(path.read_bytes() + b'{"schema"')
+    before = path.read_bytes()
+    (tmp_path / "log.jsonl.torn").mkdir()  # in the way
+    with pytest.raises(WorkbookError, match="was not saved"):
+        fb.append_event(path, label())
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("cut", [1, 2, 40, -1])
 def test_a_torn_last_line_is_dropped_with_a_warning_and_mended(tmp_path, cut):
     path = write(tmp_path / "log.jsonl", label(), label("b", note="é" * 30))
