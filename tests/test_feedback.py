@@ -60,6 +60,14 @@ def test_a_wrong_event_is_refused_and_nothing_is_written(tmp_path, bad, word):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("field", ["schema", "event", "event_id", "prompt", "left", "choice", "strength", "annotator"])
+def test_a_label_without_one_of_its_fields_is_refused(tmp_path, field):
+    event = label()
+    del event[field]
+    with pytest.raises(WorkbookError, match=f"{field}.* is missing"):
+        fb.append_event(tmp_path / "log.jsonl", event)
+
+
 def test_every_event_is_synced(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(fb.os, "fsync", synced.append)
