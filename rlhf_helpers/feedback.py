@@ -77,8 +77,9 @@ def problem_with(event):
     if event.get("event") == "label":
         allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
     for field, values in allowed.items():
-        if event.get(field) not in values:
-            return f"{field} is {brief(event.get(field))}, not one of {', '.join(map(repr, values))}"
+        if field not in event or event[field] not in values:
+            found = brief(event[field]) if field in event else "missing"
+            return f"{field} is {found}, not one of {', '.join(map(repr, values))}"
     seconds = event.get("seconds")
     if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
         return f"seconds is {brief(seconds)}, not a time of 0 or more"

@@ -60,6 +60,14 @@ def test_a_wrong_event_is_refused_and_nothing_is_written(tmp_path, bad, word):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("field", ["schema", "event", "event_id", "prompt", "left", "choice", "strength", "annotator"])
+def test_a_label_without_one_of_its_fields_is_refused(tmp_path, field):
+    event = label()
+    del event[field]
+    with pytest.raises(WorkbookError, match=f"{field}.* is missing"):
+        fb.append_event(tmp_path / "log.jsonl", event)
+
+
 def test_every_event_is_synced(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(fb.os, "fsync", synced.append)
@@ -76,6 +84,30 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fb.os, "fsync", full)
     with pytest.raises(WorkbookError, match="No space left"):
+        fb.append_event(path, label())
+    assert path.read_bytes() == before
+
+
+def test_an_interrupt_while_a_label_is_saved_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    """What was not confirmed is not there, so the same pair can be chosen again and stands once."""
+    path = write(tmp_path / "log.jsonl", label())
+    before = path.read_bytes()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fb.os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fb.append_event(path, label())
+    assert path.read_bytes() == before
+
+
+def test_a_torn_line_that_cannot_be_put_aside_is_kept_and_said(tmp_path, monkeypatch):
+    path = write(tmp_path / "log.jsonl", label())
+    path.write_bytes(path.read_bytes() + b'{"schema"')
+    before = path.read_bytes()
+    (tmp_path / "log.jsonl.torn").mkdir()  # in the way
+    with pytest.raises(WorkbookError, match="was not saved"):
         fb.append_event(path, label())
     assert path.read_bytes() == before
 

@@ -346,6 +346,20 @@ def test_whatever_is_typed_gets_an_answer_or_a_sentence(chat, text):
         assert str(e) and "\n" not in str(e)
 
 
+def test_a_prompt_that_there_is_no_room_for_leaves_no_half_line(chat):
+    resource = pytest.importorskip("resource")
+    chat.ask(TRAIN[0])
+    before = chat.prompts_path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, hard))  # as on a disk that is almost full
+    try:
+        with pytest.raises(WorkbookError, match="cannot be kept in .*chat_prompts.jsonl"):
+            chat.ask(TRAIN[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert chat.prompts_path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "text, words", [("", "empty"), ("  \n", "empty"), ("what " * 200, "too long"), (None, "text"), (7, "text")]
 )
