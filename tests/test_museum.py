@@ -60,7 +60,7 @@ def test_there_are_ten_exhibits_and_each_has_its_four_cells():
 
 def test_a_healthy_run_is_quiet(museum):
     for seed in range(3):
-        run = museum["run"]({}, seed, alarm=True)
+        run = museum["short_run"]({}, seed, alarm=True)
         assert run["red"] == {} and run["sentence"] == "" and len(run["history"]) == 2
 
 
@@ -70,8 +70,8 @@ def test_each_bug_is_caught_by_the_check_that_the_chapter_names(museum, exhibit)
     wrong = switches(museum, exhibit)
     assert wrong and all(hasattr(ppo, name) for name in wrong)
     right = {name: getattr(ppo, name) for name in wrong}
-    alarmed = museum["run"](wrong, alarm=True)
-    muted = museum["run"](wrong) if alarmed["sentence"] else alarmed
+    alarmed = museum["short_run"](wrong, alarm=True)
+    muted = museum["short_run"](wrong) if alarmed["sentence"] else alarmed
     assert len(muted["history"]) == 2, "the muted run did not go through"
     assert check in muted["red"]
     assert (check in museum["BENCH"]) == (group == "bench")
@@ -158,5 +158,5 @@ def test_the_checker_of_the_alarm_names_the_mistake(exercises):
 def test_the_eleventh_bug_slips_past_the_loop_and_no_clip_past_its_clip_fraction(museum):
     exec(CELLS["mystery-bugs"].source, museum)
     for wrong in ({"gae": museum["own_reward_only"]}, {"policy_loss": museum["no_clip"]}):
-        assert museum["run"](wrong, alarm=True)["sentence"] == ""
-    assert [r["clip_fraction"] for r in museum["run"]({"policy_loss": museum["no_clip"]})["history"]] == [0, 0]
+        assert museum["short_run"](wrong, alarm=True)["sentence"] == ""
+    assert [r["clip_fraction"] for r in museum["short_run"]({"policy_loss": museum["no_clip"]})["history"]] == [0, 0]
