@@ -63,7 +63,7 @@ def checker_of(exercise):
 
 
 def test_every_chapter_has_two_to_four_exercises():
-    assert {f"{n:02d}" for n in range(8)} <= {e.path.stem[:2] for e in EXERCISES}
+    assert {f"{n:02d}" for n in range(9)} <= {e.path.stem[:2] for e in EXERCISES}
     for path in {e.path for e in EXERCISES}:
         numbers = [e.number for e in EXERCISES if e.path == path]
         assert numbers == list(range(1, len(numbers) + 1)) and 2 <= len(numbers) <= 4, (path.name, numbers)
@@ -335,6 +335,19 @@ WRONG = {
         ("not divided", lambda g, n: sum(a * b for a, b in zip(n, g))),
         ("upside down", lambda g, n: sum(x / k for x, k in zip(g, n)) / sum(1 / k for k in n)),
     ],
+    "check_eleventh": [
+        ("another seed", "A"),
+        ("without a clip", "B"),
+        ("one letter", "D"),
+        ("one letter", ["C"]),
+    ],
+    "check_clip_alarm": [
+        ("nothing has moved", lambda row, clip: not row["clip_fraction"]),
+        ("the clip is at work", lambda row, clip: row["ratio_off"] >= clip),
+        ("never rings", lambda row, clip: row["clip_fraction"] > clip),
+        ("always rings", lambda row, clip: row["clip_fraction"] < 1),
+        ("look at `clip`", lambda row, clip: row["ratio_off"] > 0.25 and row["clip_fraction"] == 0),
+    ],
 }  # fmt: skip
 GIVEN = [(name, part, answer) for name, listed in WRONG.items() for part, answer in listed]
 
@@ -384,7 +397,7 @@ def raises(*case):
 BROKEN = [raises, lambda: 0, lambda *case: "text", lambda *case: object(), lambda *case: torch.zeros(7, 7)]
 BROKEN += [lambda *case: [], lambda *case: math.nan, lambda *case: {}]
 BROKEN += [3.5, "text", object(), [[]], torch.zeros(3), math]
-OF_A_FUNCTION = sorted(set(CHECKERS) - {"check_whose", "check_labels_for_bias", "check_comparisons"})
+OF_A_FUNCTION = sorted(set(CHECKERS) - {"check_whose", "check_labels_for_bias", "check_comparisons", "check_eleventh"})
 
 
 @pytest.mark.parametrize("name", CHECKERS)
