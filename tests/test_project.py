@@ -117,10 +117,33 @@ def test_licence():
     assert "END OF TERMS AND CONDITIONS" in text and "The RLHF Workbook authors" in text
 
 
-def test_ruff():
-    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ROOT]
+@pytest.mark.parametrize("how", [("check", "--output-format=concise"), ("format", "--check")], ids=lambda how: how[0])
+def test_ruff(how):
+    command = [sys.executable, "-m", "ruff", *how, "--no-cache", ROOT]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_installed_fits_together():
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    if "No module named pip" in done.stderr:
+        pytest.skip("this environment was made without pip")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+FREE = re.compile(r"Apache|BSD|CMU|ISC|MIT|MPL|Mozilla Public|PSF|Python Software Foundation|Unlicense|Zlib")
+
+
+@pytest.mark.skipif(bool(OTHER_VERSIONS), reason="these are not the versions of constraints.txt")
+def test_every_dependency_has_a_licence_that_lets_anyone_use_it():
+    for name in pins():
+        try:
+            about = metadata.metadata(name)
+        except metadata.PackageNotFoundError:  # for another system or another version of Python
+            continue
+        classifiers = [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
+        said = " ".join([about.get("License-Expression") or about.get("License") or "", *classifiers])
+        assert FREE.search(said) and not re.search(r"\bA?GPL", said), f"{name}: {said[:200]!r}"
 
 
 def test_the_package_imports_no_module_in_a_circle_and_contributing_shows_how():
