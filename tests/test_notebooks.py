@@ -274,7 +274,8 @@ def check_07(runs, metrics):
     load(AutoModelForCausalLM, folder / "models" / "finetuned")
     for name in ("reward_start", "reward"):
         assert load(AutoModelForSequenceClassification, folder / "models" / name).config.num_labels == 1
-    rows = files.read_jsonl(folder / "preferences.jsonl", ("prompt", "chosen", "rejected"))
+    rows = files.read_jsonl(folder / "preferences.jsonl")  # texts, or messages where there is a chat template
+    assert all(r["prompt"] and r["chosen"] and r["rejected"] for r in rows)
     assert metrics["same_tokens"] == metrics["rows"] == len(rows)
     assert len(list(folder.glob("*.yaml"))) == 5
     assert (folder / "trl_policy").exists() == (folder / "trl_reward").exists() == installed
