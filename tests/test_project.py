@@ -351,6 +351,25 @@ def test_readme_shows_the_tastes_that_were_measured():
         assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
 
 
+@pytest.mark.parametrize("taste", ["terse", "warm"])
+def test_readme_says_how_well_ppo_follows_other_tastes(taste):
+    runs = json.loads((ROOT / f"benchmarks/ppo_seeds_{taste}.json").read_text(encoding="utf-8"))["runs"]
+    mean = sum(r["win_rate"] for r in runs) / len(runs)
+    assert len(runs) == 5 and mean >= 0.8
+    assert re.search(rf"{mean:.3f}( of the comparisons)?\s+for \*{taste}\* ", README)
+
+
+def test_readme_says_of_speed_what_was_measured():
+    def ratio(name):
+        found = json.loads((ROOT / f"benchmarks/{name}.json").read_text(encoding="utf-8"))["summary"]
+        return found["cpu_ratio"], found
+
+    times, ppo = ratio("ppo_trl")
+    held_out = [ppo["median"][side]["held_out_gold"] for side in ("ours", "trl")]
+    assert f"{times:.1f} times as many tokens per second" in README.replace("\n", " ")
+    assert "gold score {:.2f} against {:.2f}".format(*held_out) in README
+
+
 def test_readme_says_of_the_judge_what_was_measured():
     rows = (ROOT / "benchmarks/reward_seeds.md").read_text(encoding="utf-8").rstrip().splitlines()
     mean = rows[-1].strip("| ").split(" | ")
