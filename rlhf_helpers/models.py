@@ -160,7 +160,7 @@ def _system_errors():
     try:
         yield
     except Exception as e:
-        if "(os error" not in str(e):
+        if "(os error" not in str(e) and "IoError(Os {" not in str(e):  # the second: safetensors 0.5
             raise
         raise OSError(str(e)) from None
 
