@@ -189,7 +189,9 @@ class PackedPolicy(PolicyWithValue):
     def roll_out(self, prompt, mask, *how):
         hidden, entropy = [], []  # as they pass by: of the rows whose answer goes on, token after token
         hooks = [
-            self.model.base_model.register_forward_hook(lambda _, __, out: hidden.append(out.last_hidden_state[:, -1])),
+            self.model.get_output_embeddings().register_forward_pre_hook(
+                lambda _, given: hidden.append(given[0][:, -1])
+            ),
             self.model.register_forward_hook(lambda _, __, out: entropy.append(token_entropy(out.logits[:, -1]))),
         ]
         try:

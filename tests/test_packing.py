@@ -153,26 +153,28 @@ def test_the_packed_policy_is_the_plain_one(tokenizer):
         assert torch.allclose(a, b, atol=1e-5) and not a[~mask].any() and not b[~mask].any()
 
 
-def test_the_packed_policy_rolls_out_as_the_plain_one_does(tokenizer):
-    policy, _, batch = collected(tokenizer)
+@any_architecture
+def test_the_packed_policy_rolls_out_as_the_plain_one_does(tmp_path, name):
+    model, tokenizer = models.load_model(language_model(tmp_path, name))
+    policy, twin = ppo.PolicyWithValue(model), ppo.PackedPolicy(model)
     torch.nn.init.normal_(policy.value_head.weight)
-    twin = ppo.PackedPolicy(policy.model)
     twin.load_state_dict(policy.state_dict())
-    prompt, prompt_mask = models.encode_prompts(tokenizer, PROMPTS, "cpu")
+    prompt, prompt_mask = models.encode_prompts(tokenizer, QUESTIONS)
+    ends = set(range(10, 40))  # so that the answers have several lengths
     plain, packed = (
-        p.roll_out(prompt, prompt_mask, 10, {tokenizer.eos_token_id}, torch.Generator().manual_seed(3))
-        for p in (policy, twin)
+        p.roll_out(prompt, prompt_mask, 10, ends, torch.Generator().manual_seed(3)) for p in (policy, twin)
     )
     start, mask = prompt.shape[1], plain[1].bool()
     with torch.no_grad():
-        logits, _ = policy(plain[0], plain[1], start)
-    assert len(set(mask[:, start:].sum(-1).tolist())) > 2  # answers of several lengths
+        logits, values = policy(plain[0], plain[1], start)
+    assert len(set(mask[:, start:].sum(-1).tolist())) > 2
     assert torch.equal(plain[0], packed[0]) and torch.equal(plain[1], packed[1])
+    assert torch.equal(plain[3], values * mask[:, start:])
     entropy = torch.distributions.Categorical(logits=logits).entropy() * mask[:, start:]
     assert torch.allclose(plain[4], entropy, atol=1e-5)
     for a, b in zip(plain[2:], packed[2:], strict=True):
         assert a.any() and torch.allclose(a, b, atol=1e-5) and not b[~mask[:, start:]].any()
-    assert not twin.model._forward_hooks and not twin.model.base_model._forward_hooks
+    assert not model._forward_hooks and not model.get_output_embeddings()._forward_pre_hooks
 
 
 def test_the_packed_policy_has_the_gradient_of_the_plain_one(tokenizer):
