@@ -72,7 +72,7 @@ def parts(name, device):
 def ideal_seconds(parameters, tokens, steps, settings, card):
     """Seconds that a card needs at least, after its data sheet: None for a card that is not in PEAK.
 
-    steps: of all roll-outs, each of which reads the weights once, in 16 bits.  tokens: generated.  Policy, reference
+    steps: of all rollouts, each of which reads the weights once, in 16 bits.  tokens: generated.  Policy, reference
     and reward model read each token once (2 operations a weight), and each epoch of training takes 6.
     """
     peak = next((v for k, v in PEAK.items() if k in card), None)

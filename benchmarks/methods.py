@@ -23,7 +23,7 @@ from rlhf_helpers.models import response_ids
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("fine-tuned", "best-of-n", "DPO", "RLOO", "PPO")
-RLOO = {"lr": 1e-3}  # one step per roll-out, where PPO takes eight
+RLOO = {"lr": 1e-3}  # one step per rollout, where PPO takes eight
 DPO = {"lr": 3e-4, "beta": 0.1, "epochs": 2}
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, 95 %
 

@@ -57,7 +57,7 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
 
     An answer is one action: its score, less beta times its KL estimate, is compared with the mean of the
     other answers to the same prompt, and the log-probability of the whole answer is pushed by the
-    difference.  No value head, no ratio, no clip: one step on each roll-out of `settings.batch_size` answers,
+    difference.  No value head, no ratio, no clip: one step on each rollout of `settings.batch_size` answers,
     `answers` to each prompt.  The arguments are those of `ppo.train`.
     """
     settings = settings or Settings()
@@ -136,7 +136,7 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
 def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, seed=0):
     """Direct preference optimisation of `model` in place on preference rows; returns the losses (nats).
 
-    No reward model and no roll-out: the policy's own log-probabilities, against those of a frozen copy, are
+    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen copy, are
     the reward.
     """
     if not rows:
@@ -155,7 +155,8 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
         with torch.no_grad():
             there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)
         here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
-        loss = dpo_loss(*here.chunk(2), *there.chunk(2), beta)
+        (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
+        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

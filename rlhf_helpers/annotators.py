@@ -7,6 +7,7 @@ Labels made here are always called simulated.
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .world import gold_axes, gold_score
@@ -56,7 +57,7 @@ class Annotator:
     per 100 choices made; tie_width: a gap below it is called a tie.
     """
 
-    taste: object = "helpful"
+    taste: str | Callable[[str, str], float] = "helpful"
     noise: float = 0.05
     length_bias: float = 0.0
     side_bias: float = 0.0

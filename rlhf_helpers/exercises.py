@@ -714,8 +714,8 @@ def check_gate(answer):
         return bool(decision[0]) if complete else "no reason"
 
     good = REPORT | {"blind": verdict(70, 10, 20)}
-    changes = ({}, {"words": 4.0}, {"words": 5.5}, {"kl": 90.0}, {"words": 30.0, "words_before": 100.0})
-    changes += ({"words": 4.0, "words_before": 4.5}, {"words": 21.0}, {"blind": verdict(52, 0, 48)}, {"words": 60.0})
+    changes: list[dict] = [{}, {"words": 4.0}, {"words": 5.5}, {"kl": 90.0}, {"words": 30.0, "words_before": 100.0}]
+    changes += [{"words": 4.0, "words_before": 4.5}, {"words": 21.0}, {"blind": verdict(52, 0, 48)}, {"words": 60.0}]
     mistakes = {
         "it lets through 4 words where there were 10 before.": gate,
         "it checks the length only: keep what `gate` decides, or a candidate far from the anchor gets in.": (

@@ -20,7 +20,7 @@ from .files import WorkbookError, brief, parse, storable, write_jsonl
 try:
     import fcntl
 except ImportError:  # Windows: one write per event has to do
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 1
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
@@ -73,7 +73,7 @@ def problem_with(event):
     schema = event.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         return f"{NEWER} (schema {brief(schema)}; this one knows {SCHEMA})"
-    allowed = {"schema": (SCHEMA,), "event": ("label", "undo")}
+    allowed: dict[str, tuple] = {"schema": (SCHEMA,), "event": ("label", "undo")}
     if event.get("event") == "label":
         allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
     for field, values in allowed.items():

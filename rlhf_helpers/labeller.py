@@ -44,8 +44,8 @@ def ordered(pairs, order, seed):
         rest = iter([pair for i, pair in enumerate(queue) if i not in drawn])
         every = round(1 / RANDOM_SHARE)
         places = set(range(every - 1, len(queue), every)[: len(drawn)])
-        drawn = iter([queue[i] for i in drawn])
-        return [next(drawn) if i in places else next(rest, None) or next(drawn) for i in range(len(queue))]
+        chance = iter([queue[i] for i in drawn])
+        return [next(chance) if i in places else next(rest, None) or next(chance) for i in range(len(queue))]
     if isinstance(order, str) and order == "random":
         return rng.sample(pairs, len(pairs))
     if isinstance(order, str) and order == "given":
@@ -61,7 +61,7 @@ def with_repeats(pairs, share, seed):
     """The queue [(pair, is_repeat)]: a share of the pairs comes again, at least REPEAT_AFTER pairs later."""
     rng, n = random.Random(f"{seed} repeats"), len(pairs)
     early = range(max(0, n - REPEAT_AFTER))
-    places = [(i, pair, False) for i, pair in enumerate(pairs)]
+    places = [(float(i), pair, False) for i, pair in enumerate(pairs)]
     for i in rng.sample(early, min(round(share * n), len(early))):
         places.append((i + rng.randint(REPEAT_AFTER, 3 * REPEAT_AFTER) + 0.5, pairs[i], True))
     return [(pair, again) for _, pair, again in sorted(places, key=lambda p: p[0])]
@@ -143,10 +143,9 @@ class Labeller:
         """The item to judge now: {"pair", "left": "a" or "b", "is_repeat"}; None when all is done."""
         for pair, again in self.queue:
             if self._open(pair, again):
-                first = self.judged.get((*pair_key(pair), False))
-                again = again and first is not None
-                left = other(first["left"]) if again else left_side(pair["pair_id"], self.seed)
-                return {"pair": pair, "left": left, "is_repeat": again}
+                first = self.judged.get((*pair_key(pair), False)) if again else None
+                left = other(first["left"]) if first else left_side(pair["pair_id"], self.seed)
+                return {"pair": pair, "left": left, "is_repeat": first is not None}
         return None
 
     @property
@@ -294,7 +293,8 @@ class Labeller:
             self.prompt.value = "<b>All pairs are labelled. Thank you. Run the next cells.</b>"
             self.answers[0].value = self.answers[1].value = ""
         self.strength.value, self.note.value = 0, ""
-        self.progress.value = progress_html(*self._counts(), self.pace)
+        done, total = self._counts()
+        self.progress.value = progress_html(done, total, self.pace)
         self._say(message)
         self.shown_at = time.monotonic()
 

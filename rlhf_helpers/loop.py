@@ -227,7 +227,7 @@ def one_round(
     pool = [(prompt, text) for prompt, texts in groups for text in texts]
     if not pool:
         raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
-    probe = Probe(frozen, tokenizer, *map(list, zip(*pool)), reward_model)
+    probe = Probe(frozen, tokenizer, [p for p, _ in pool], [text for _, text in pool], reward_model)
     if labels is None:
         labels = two_halves(groups[: settings.labels], probe, labels_by or annotator, seed, earlier)
     (rows, left_out), ties = to_preferences(labels), tie_rows(labels)

@@ -62,7 +62,7 @@ def _load(cls, source, device, **options):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-        for name, value in config.to_dict().items():  # roll-out and update must see the same network
+        for name, value in config.to_dict().items():  # rollout and update must see the same network
             if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
                 setattr(config, name, 0.0)
         model = cls.from_pretrained(

@@ -146,6 +146,7 @@ def last_feed_forward(model):
 @contextmanager
 def computed_at(module, places):
     """Meanwhile a module that treats each token by itself, or None, computes those at `places` only; others get 0."""
+    shape, hooks = torch.Size(), []
 
     def choose(module, inputs):
         return (inputs[0].flatten(0, 1)[places][None], *inputs[1:])
@@ -157,7 +158,6 @@ def computed_at(module, places):
         nonlocal shape
         shape = inputs[0].shape
 
-    shape, hooks = None, []
     try:
         if module is not None:
             hooks = [

@@ -2,7 +2,7 @@
 
 Sixty-four choices can't steer a million weights.  So the model stays as it is, and only the last layer is
 learned, as a logistic regression on the difference of two answers with a normal prior on its weights (ridge):
-the Bradley-Terry loss of `reward`, with one minimum that Newton's method finds in a second.  A tie is a label
+the Bradley–Terry loss of `reward`, with one minimum that Newton's method finds in a second.  A tie is a label
 too: its target is one half.  What the model reads of an answer is taken over all its tokens, not the last one
 only, because a taste may lie anywhere in it.
 """

@@ -261,7 +261,7 @@ def main(arguments=None):
         "RUNS_DIR": str(runs) if options.runs_dir else None,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         run(chapters(options.only), runs, parameters, options.refresh)
     except WorkbookError as e:

@@ -472,10 +472,10 @@ def questions():
     animals = list(ANIMALS)
     pairs = [(a, b) for a in animals for b in animals if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
     for big, small in sorted(rng.sample(pairs, 140)):
-        hidden = rng.randrange(2) if rng.random() < HELD_OUT_SHARE else None
+        held_out = rng.randrange(2) if rng.random() < HELD_OUT_SHARE else None
         for i, (first, second) in enumerate(((big, small), (small, big))):
             prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
-            out.append(Question(prompt, "size", big, with_article(big), "heldout" if i == hidden else "train", small))
+            out.append(Question(prompt, "size", big, with_article(big), "heldout" if i == held_out else "train", small))
     return tuple(out)
 
 

@@ -26,16 +26,16 @@ JUNK = "test_junk_in_the_pads_changes_no_piece"
 # fmt: off
 BUGS = [Bug(*b) for b in [
     # ------------------------------------------------------------ sampling and log-probabilities
-    (1, "roll-out at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator",
+    (1, "rollout at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator",
      "settings.max_new_tokens, eos, generator, 0.7",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "roll-out from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator",
+    (1, "rollout from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator",
      "settings.max_new_tokens, eos, generator, 1.0, 20",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "roll-out from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, generator",
+    (1, "rollout from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, generator",
      "settings.max_new_tokens, eos, generator, 1.0, 0, 0.9",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (2, "ratio against the reference instead of the roll-out", PPO, 'logprobs, batch["logprobs"][some], batch',
+    (2, "ratio against the reference instead of the rollout", PPO, 'logprobs, batch["logprobs"][some], batch',
      'logprobs, batch["ref_logprobs"][some], batch', HEALTHY),
     (3, "reference sees the padding, policy does not", PPO,
      "reference.read(ids, full_mask, start)", "reference.read(ids, torch.ones_like(full_mask), start)", HEALTHY),

@@ -165,7 +165,7 @@ def test_prompts_that_are_too_long_are_refused_before_training(tmp_path):
 
 @every_kind
 def test_recomputed_activations_give_the_same_gradient(tmp_path, monkeypatch, name):
-    """And roll-outs, which need the key-value cache, the same answers; also in a copy of the model."""
+    """And rollouts, which need the key-value cache, the same answers; also in a copy of the model."""
     folder = language_model(tmp_path, name, layers=3)
     plain, tokenizer = models.load_model(folder)
     monkeypatch.setattr(models, "RECOMPUTE_ABOVE", 0)

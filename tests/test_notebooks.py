@@ -129,6 +129,15 @@ def test_links_lead_somewhere(path):
             assert (path.parent / link).exists(), link
 
 
+def test_each_box_of_the_picture_is_a_link_to_its_chapter():
+    picture = next(c.source for c in read(PATHS[0]).cells if c.id == "picture")
+    boxes = re.findall(r'<a href="(\d\d)_(\w+\.ipynb)"><b>[\w -]+</b></a><br>\w+, chapter&nbsp;(\d\d)</td>', picture)
+    assert len(boxes) == picture.count("border:") == 12
+    for number, rest, chapter in boxes:
+        assert number == chapter and (ROOT / "notebooks" / f"{number}_{rest}").exists()
+    assert {number for number, _, _ in boxes} == {"01", "02", "03", "04", "05", "06"}
+
+
 @every_notebook
 def test_cells_are_short(path):
     for cell in code_cells(path):

@@ -56,7 +56,7 @@ def settings(**changes):
 
 
 def collected(tokenizer, seed=0, end=0.1, rows=24, reward=letters, **changes):
-    """(policy, reference, batch) of one roll-out with a value head that says something."""
+    """(policy, reference, batch) of one rollout with a value head that says something."""
     policy = ppo.PolicyWithValue(tiny(tokenizer, seed, end))
     torch.nn.init.normal_(policy.value_head.weight, std=0.3)
     reference = copy.deepcopy(policy)
@@ -348,7 +348,7 @@ def test_the_step_follows_surrogate_and_value_loss_and_nothing_else(tokenizer):
     logp = torch.log_softmax(logits, -1).gather(-1, batch["ids"][:, batch["start"] :, None])[..., 0]
     value_error = 0.5 * (values - batch["returns"]) ** 2
     loss = (mask * (-batch["advantages"] * logp + 0.1 * value_error)).sum() / mask.sum()
-    loss.backward()  # at ratio 1, and at the values of the roll-out, PPO is this
+    loss.backward()  # at ratio 1, and at the values of the rollout, PPO is this
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     for p, grad in zip(policy.parameters(), recorder.seen[0], strict=True):
         assert torch.allclose(p.grad, grad, atol=1e-6)
@@ -356,7 +356,7 @@ def test_the_step_follows_surrogate_and_value_loss_and_nothing_else(tokenizer):
 
 
 def test_the_ratio_is_against_the_roll_out_and_moves_within_an_update(tokenizer):
-    """Old log-probabilities stay those of the roll-out, and the statistics of a step are the textbook's."""
+    """Old log-probabilities stay those of the rollout, and the statistics of a step are the textbook's."""
     policy, _, batch = collected(tokenizer)
     rate = torch.optim.SGD(policy.parameters(), lr=0.3)
     ppo.update(policy, rate, batch, settings(epochs=1, minibatches=1), torch.Generator().manual_seed(0))

@@ -124,6 +124,12 @@ def test_ruff(how):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_types(tmp_path):
+    command = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_is_installed_fits_together():
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     if "No module named pip" in done.stderr:
@@ -223,13 +229,72 @@ def test_ci_runs_the_readme_command():
     assert "make test" in README and "make run" in README and "make lab" in README
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- README and the other pages
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md"]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
-def test_readme_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
-        if not link.startswith("http"):
-            assert (ROOT / link).exists(), link
+def anchors(text):
+    """What the headings of a page are called in links to it."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@every_page
+def test_links_of_a_page_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\(([^)\s#]*)#?([^)\s]*)\)", text):
+        if not link.startswith(("http:", "https:")):
+            goal = path.parent / link if link else path
+            assert goal.exists(), link
+            assert not anchor or goal.suffix != ".md" or anchor in anchors(goal.read_text(encoding="utf-8")), anchor
+
+
+# what is not written: what is, in text, docstrings and comments
+SPELLING = {
+    r"(?<!/)fine ?tun(?!ed/)": "fine-tun",
+    r"pre ?train": "pre-train",
+    r"(?<!spelt )roll-out": "rollout",
+    r"log ?prob(?!s\b)": "log-prob",
+    r"mini-batch": "minibatch",
+    r"check-point": "checkpoint",
+    r"\bdatasets?\b": "data set",
+    r"cross entropy": "cross-entropy",
+    r"soft-max": "softmax",
+    r"\blearnt\b": "learned",
+    r"label(ed|er|ing)\b": "labelled, labeller, labelling",
+    r"behavior|favor|judgment|\bcolors?\b": "the British form",
+    r"(?-i:Huggingface|HuggingFace|hugging face)": "Hugging Face",
+    r"(?-i:[Pp]ytorch(?!\.org))": "PyTorch",
+    r"(?-i:Jupyterlab|Jupyter Lab\b)": "JupyterLab",
+    r"Bradley-Terry": "Bradley–Terry",
+    r"reward-model(?! run| train)": "reward model",
+    r"simulated (label|rat)er": "simulated annotator",
+}
+
+
+def prose(path):
+    """The words of a file: a page without its code, the text of a notebook, docstrings and comments of a module."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown")
+    elif path.suffix == ".py":
+        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        text = "\n".join([ast.get_docstring(n) or "" for n in nodes] + re.findall(r"  # (.*)", text))
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]*>|\w+\.(py|md|json|ipynb)", " ", text, flags=re.S)
+    return " ".join(text.split())
+
+
+WRITTEN = PAGES + sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "rlhf_helpers").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_terms_are_spelled_in_one_way(path):
+    for wrong, right in SPELLING.items():
+        found = re.search(f"(?i).{{0,30}}({wrong}).{{0,20}}", prose(path))
+        assert not found, f"{found[0]!r}: {found[1]!r} should be {right}"
 
 
 def test_readme_lists_the_chapters_and_files():
