@@ -2,6 +2,7 @@
 figure reads the same on a light page and on a dark one."""
 
 import matplotlib.pyplot as plt
+from IPython import get_ipython
 from IPython.display import HTML, display
 
 from .labeller import escape
@@ -11,7 +12,11 @@ PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8A8A", "#222222"
 
 
 def use_style():
-    """Set matplotlib's defaults for the workbook.  Call it once, in the set-up cell."""
+    """Set matplotlib's defaults for the workbook, and give every figure an alternative text (see `describe`)."""
+    shell = get_ipython()
+    if shell:
+        texts = shell.display_formatter.mimebundle_formatter
+        texts.for_type(plt.Figure, lambda figure, **_: ({}, {"image/png": {"alt": describe(figure)}}))
     plt.rcParams.update(
         {
             "figure.figsize": (7.0, 3.6),
@@ -40,6 +45,40 @@ def use_style():
             "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY]),
         }
     )
+
+
+def listed(names, values, most=8):
+    """ "a 1, b 0.5, ...", of at most so many."""
+    shown = [f"{name} {value:.3g}".strip() for name, value in list(zip(names, values))[:most]]
+    return ", ".join(shown) + (" and more" if len(values) > most else "")
+
+
+def describe_axes(ax):
+    """One sentence on what is drawn in `ax`."""
+    said = [" ".join(ax.get_title(loc).split()) for loc in ("left", "center", "right")]
+    said += [f"{name}: {label()}" for name, label in (("x", ax.get_xlabel), ("y", ax.get_ylabel)) if label()]
+    for line in ax.get_lines():
+        y, name = line.get_ydata(), line.get_label()
+        if len(y) > 2:
+            said.append(f"{'a line' if name.startswith('_') else name} from {y[0]:.3g} to {y[-1]:.3g}")
+    for bars in ax.containers:
+        upright = len({bar.get_x() for bar in bars}) > 1
+        axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())
+        ticks = [t.get_text() for t in axis.get_ticklabels()]
+        sizes = [bar.get_height() if upright else bar.get_width() for bar in bars]
+        ticks = ticks if len(ticks) == len(sizes) else [""] * len(sizes)
+        said.append(("bars: " if name.startswith("_") else f"bars, {name}: ") + listed(ticks, sizes))
+    said += ["a heat map"] * bool(ax.images) + ["points"] * bool(ax.collections and not ax.get_lines())
+    if not ax.axison:  # words in boxes, not a plot
+        said.append("".join(t.get_text().replace("·", " ").replace("↵", " ") for t in ax.texts))
+    return "; ".join(" ".join(part.split()) for part in said if part.strip())
+
+
+def describe(figure):
+    """What a figure shows, in words, for those who can't see it: title, units, where each line begins and ends."""
+    title = figure.get_suptitle()
+    said = [title] * bool(title) + [describe_axes(ax) for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    return ". ".join(part for part in said if part)[:1500] or "A figure without words."
 
 
 def live_figure(figure):

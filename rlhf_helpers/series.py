@@ -69,12 +69,18 @@ def _engine(on_cell):
     return Engine
 
 
+# nbconvert's page, and in it the alternative text of each figure (see `plots.describe`)
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block data_png scoped %}{% set alt = output | get_metadata('alt', 'image/png') %}
+{{ super().replace('<img ', '<img alt="%s" ' | format(alt | escape_html)) if alt else super() }}{% endblock %}"""
+
+
 def _publish(executed, folder, name):
     """Put an executed notebook and its HTML page into `folder`, each all at once."""
     import nbformat
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": name}})
+    page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(executed, {"metadata": {"name": name}})
     page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)  # previous and next chapter
     files.write_text(folder / f"{name}.ipynb", nbformat.writes(executed))
     files.write_text(folder / f"{name}.html", page)

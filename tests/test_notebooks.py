@@ -139,6 +139,15 @@ def test_each_box_of_the_picture_is_a_link_to_its_chapter():
 
 
 @every_notebook
+def test_every_figure_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt) > 15 and alt != "A figure without words.", f"{cell.id}: {alt!r}"
+
+
+@every_notebook
 def test_cells_are_short(path):
     for cell in code_cells(path):
         lines = cell.source.splitlines()

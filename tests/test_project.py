@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import html
 import json
 import os
 import re
@@ -347,6 +348,23 @@ def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
     printed = nbformat.read(runs / "series" / "00_good.ipynb", 4).cells[3].outputs[0].text
     assert printed.split() == [sys.executable, str(tmp_path), "True"]
     assert 'href="01_bad.html"' in (runs / "series" / "00_good.html").read_text(encoding="utf-8")
+
+
+def test_figures_get_an_alternative_text(tmp_path):
+    draw = """import matplotlib.pyplot as plt
+from rlhf_helpers import plots
+plots.use_style()
+figure, ax = plt.subplots()
+ax.plot([1, 2, 3], [4, 5, 6.25], label='<held out>')
+ax.set(title='Loss', xlabel='step', ylabel='loss (nats)')
+plt.show()
+plots.draw_tokens(['an', ' owl'], [plots.BLUE] * 2)"""
+    said = ["Loss; x: step; y: loss (nats); <held out> from 4 to 6.25", "an owl"]
+    nb = series.execute(notebook(tmp_path, "00_drawn", draw), tmp_path / "series")
+    shown = [o.metadata["image/png"]["alt"] for o in nb.cells[2].outputs if "image/png" in o.get("data", {})]
+    assert shown == said
+    page = (tmp_path / "series/00_drawn.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img alt="([^"]*)"', page) == [html.escape(s) for s in said]
 
 
 def test_series_finds_errors_hidden_in_widgets(tmp_path):
