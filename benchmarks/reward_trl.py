@@ -155,8 +155,9 @@ def table(result):
     ):
         lines.append(f"| {name} | " + " | ".join(form.format(s[side][key]) for side in SIDES) + " |")
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    pairs = result["runs"][0]["pairs"] // TRAINING["epochs"]
     return (
-        f"Training a reward model on one CPU thread, {made}: {result['runs'][0]['pairs'] // TRAINING['epochs']:,} pairs, "
+        f"Training a reward model on one CPU thread, {made}: {pairs:,} pairs, "
         f"{TRAINING['epochs']} epochs, batches of {TRAINING['batch_size']}; {result['repeats']} runs of each side, "
         "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
         "is the surer measure.\n\n"
@@ -169,7 +170,7 @@ def table(result):
 def main():
     parser = argparse.ArgumentParser(description="Reward-model training against TRL's RewardTrainer.")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=12_800, help="at most so many"))
+    parser.add_argument("--pairs", type=int, default=12_800, help="at most so many")
     parser.add_argument("--side", choices=SIDES, help="one run of one side, its numbers on the last line")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
