@@ -18,9 +18,7 @@ import torch
 
 from rlhf_helpers import annotators, build, loop, models, world
 from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.feedback import tie_rows, to_preferences
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
-from rlhf_helpers.probe import Probe
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
@@ -109,7 +107,7 @@ def table(runs):
     )
 
 
-def orders(taste, seeds, labels=64):
+def orders(taste, seeds):
     """How well a reward model of the loop orders new pairs after clean labels of a taste, for each seed."""
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     start, _ = models.load_reward_model(ROOT / "data/models/reward_start")
@@ -119,14 +117,11 @@ def orders(taste, seeds, labels=64):
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:
         annotator = Annotator(function, noise=0.0, temperature=1e-6, tie_width=1e-9, seed=seed)
-        groups = loop.candidates(model, tokenizer, world.prompts("train"), labels, loop.Settings().answers, seed)
-        pool = [(prompt, text) for prompt, texts in groups for text in texts]
-        probe = Probe(model, tokenizer, [p for p, _ in pool], [text for _, text in pool], start)
-        events = loop.two_halves(groups, probe, annotator, seed)
-        ties = tie_rows(events)
-        probe.learn(to_preferences(events)[0] + ties)
+        probe, learned = loop.teach(
+            model, tokenizer, world.prompts("train"), annotator, loop.Settings(), seed, reward_model=start
+        )
         right = ((probe(*sides[0]) > probe(*sides[1])) == (gaps > 0))[gaps.abs() > 1e-9]
-        rows.append({"taste": taste, "seed": seed, "orders": right.float().mean().item(), "ties": len(ties)})
+        rows.append({"taste": taste, "seed": seed, "orders": right.float().mean().item(), "ties": learned["ties"]})
         print(rows[-1], flush=True)
     return rows
 

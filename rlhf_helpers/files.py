@@ -216,16 +216,8 @@ def pick_device(name="auto"):
     return torch.device(name)
 
 
-def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
-    """Check a notebook's parameters, seed every generator and return the workspace.
-
-    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
-    `device` (torch.device), `fast`, `data` and `runs` (Paths), and `general`: whether MODEL is none of the
-    embedded world's.  What is made of such a model lies in a folder of its own in RUNS_DIR, so that nothing of two
-    models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
-    """
-    import torch
-
+def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR):
+    """Raise WorkbookError for the first parameter that can't be meant, whatever is on the disk."""
     for name, value in (
         ("MODEL", MODEL),
         ("ANNOTATOR", ANNOTATOR),
@@ -248,6 +240,30 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
                 f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
                 "first: from google.colab import drive; drive.mount('/content/drive')."
             )
+
+
+def _make(runs):
+    """Make the folder `runs`; raise WorkbookError where it can't be made."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as e:  # a ValueError: characters that no name can have
+        raise WorkbookError(
+            f"The folder {brief(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
+            "Set RUNS_DIR to a folder that you may write to."
+        ) from None
+
+
+def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
+    """Check a notebook's parameters, seed every generator and return the workspace.
+
+    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
+    `device` (torch.device), `fast`, `data` and `runs` (Paths), and `general`: whether MODEL is none of the
+    embedded world's.  What is made of such a model lies in a folder of its own in RUNS_DIR, so that nothing of two
+    models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
+    """
+    import torch
+
+    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR)
     data = Path(os.path.expanduser(DATA_DIR)) if DATA_DIR else ROOT / "data"
     runs = Path(os.path.expanduser(RUNS_DIR)) if RUNS_DIR else ROOT / "runs"
     if not os.path.isdir(data):
@@ -261,13 +277,7 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
             f"The parameter ANNOTATOR is {brief(ANNOTATOR)}, a taste that knows only the embedded "
             'world. With a MODEL of your own choose "you" or "brief".'
         )
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as e:  # a ValueError: characters that no name can have
-        raise WorkbookError(
-            f"The folder {brief(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
-            "Set RUNS_DIR to a folder that you may write to."
-        ) from None
+    _make(runs)
     global _seed
     _seed = SEED
     random.seed(SEED)

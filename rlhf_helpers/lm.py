@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from .files import WorkbookError
 from .models import autocast, pad, position_ids, prompt_ids, response_ids
 from .packing import can_pack, logits_at, pack_padded
 
@@ -67,7 +68,7 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     """Train on `steps` batches of (ids, attention mask, loss mask) with AdamW; returns the losses.
 
     `on_step(step, loss)` is called after each update.  loss_of: `plain_loss` or, for padded batches, the quicker
-    `padded_batch_loss(model)`.
+    `padded_batch_loss(model)`.  Raises WorkbookError when the loss is no longer finite.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     losses = []
@@ -76,6 +77,8 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step, steps)
         loss = loss_of(model, ids, mask, loss_mask)
+        if not torch.isfinite(loss):
+            raise WorkbookError("The loss is no longer a number. Lower the learning rate and train again.")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -192,6 +192,53 @@ def two_halves(groups, probe, annotator, seed, earlier=()):
     return labels
 
 
+def teach(model, tokenizer, prompts, annotator, settings, seed=0, labels=None, earlier=(), reward_model=None):
+    """The reward model of a round, a `probe.Probe` on `model`, and what it learned from, as a part of the report.
+
+    `labels`: label events; without them `annotator` is asked about answers of `model` to `prompts`.
+    """
+    groups = candidates(model, tokenizer, prompts, max(settings.labels, 64), settings.answers, seed)
+    pool = [(prompt, text) for prompt, texts in groups for text in texts]
+    if not pool:
+        raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
+    probe = Probe(model, tokenizer, [p for p, _ in pool], [text for _, text in pool], reward_model)
+    if labels is None:
+        labels = two_halves(groups[: settings.labels], probe, annotator, seed, earlier)
+    (rows, left_out), ties = to_preferences(labels), tie_rows(labels)
+    rows = rows + ties
+    if all(r.get("tie") for r in [*earlier, *rows]):
+        raise WorkbookError(
+            "There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
+            "one answer better."
+        )
+    learning = probe.learn([*earlier, *rows])
+    return probe, {
+        "labels": len(labels),
+        "labelled_by": sorted({x["annotator"] for x in labels}),
+        "left_out": {k: n for k, n in left_out.items() if k != "tie"},
+        "rows": rows,
+        "ties": len(ties),
+        "learned_from": len(rows) + len(earlier),
+        "reward_accuracy": learning["accuracy"],
+    }
+
+
+def compare(candidate, model, anchor, tokenizer, prompts, annotator, max_new_tokens, seed):
+    """What a candidate is like on prompts that it did not learn from, beside `model`: the other part of the report."""
+    ours, kl, ended = sample_answers(candidate, anchor, tokenizer, prompts, max_new_tokens, seed)
+    theirs, _, _ = sample_answers(model, model, tokenizer, prompts, max_new_tokens, seed + 1)
+    return {
+        "judged_by": annotator.name,
+        "blind": blind_test(prompts, ours, theirs, annotator, seed),
+        "kl": kl,
+        "ended": ended,
+        "empty": statistics.mean(not a for a in ours),
+        "distinct": len(set(ours)) / len(ours),
+        "words": words(ours),
+        "words_before": words(theirs),
+    }
+
+
 def one_round(
     model,
     tokenizer,
@@ -222,22 +269,10 @@ def one_round(
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
-    frozen = copy.deepcopy(model)
-    groups = candidates(model, tokenizer, prompts, max(settings.labels, 64), settings.answers, seed)
-    pool = [(prompt, text) for prompt, texts in groups for text in texts]
-    if not pool:
-        raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
-    probe = Probe(frozen, tokenizer, [p for p, _ in pool], [text for _, text in pool], reward_model)
-    if labels is None:
-        labels = two_halves(groups[: settings.labels], probe, labels_by or annotator, seed, earlier)
-    (rows, left_out), ties = to_preferences(labels), tie_rows(labels)
-    rows, left_out = rows + ties, {k: n for k, n in left_out.items() if k != "tie"}
-    if all(r.get("tie") for r in [*earlier, *rows]):
-        raise WorkbookError(
-            "There is no pair to learn from: all were ties or skipped. Compare pairs of which you like "
-            "one answer better."
-        )
-    learning, longest = probe.learn([*earlier, *rows]), settings.ppo.max_new_tokens
+    frozen, anchor, longest = copy.deepcopy(model), anchor or model, settings.ppo.max_new_tokens
+    probe, learned = teach(
+        frozen, tokenizer, prompts, labels_by or annotator, settings, seed, labels, earlier, reward_model
+    )
     some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
     scores = ppo.normalized_reward(probe, some, start)
@@ -252,27 +287,12 @@ def one_round(
         on_update,
         (frozen,) if reward_model is None else (frozen, reward_model),
     )
-    ours, kl, ended = sample_answers(candidate, anchor or model, tokenizer, judge_prompts, longest, seed)
-    theirs, _, _ = sample_answers(model, model, tokenizer, judge_prompts, longest, seed + 1)
     return candidate, {
-        "labels": len(labels),
-        "labelled_by": sorted({x["annotator"] for x in labels}),
-        "left_out": left_out,
-        "rows": rows,
-        "ties": sum(bool(r.get("tie")) for r in rows),
-        "learned_from": len(rows) + len(earlier),
-        "reward_accuracy": learning["accuracy"],
+        **learned,
         "reward_start": history[0]["reward"],
         "reward_end": history[-1]["reward"],
         "health": health,
-        "judged_by": annotator.name,
-        "blind": blind_test(judge_prompts, ours, theirs, annotator, seed),
-        "kl": kl,
-        "ended": ended,
-        "empty": statistics.mean(not a for a in ours),
-        "distinct": len(set(ours)) / len(ours),
-        "words": words(ours),
-        "words_before": words(theirs),
+        **compare(candidate, model, anchor, tokenizer, judge_prompts, annotator, longest, seed),
         "seconds": time.time() - began,
     }
 

@@ -389,6 +389,53 @@ def check_run(model, tokenizer, prompts, settings):
         )
 
 
+def examine(checks, card, step):
+    """Enter the checks of one update in the health `card`, each at its worst so far.
+
+    Raises WorkbookError for the first that failed.
+    """
+    for name, (passed, value) in checks.items():
+        card[name] = max(card.get(name, 0.0), value)
+        if not passed:
+            raise WorkbookError(
+                f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
+                "The update is not to be trusted; the last good policy is kept."
+            )
+
+
+def history_row(step, batch, stats):
+    """The row of the history for one update: means over the answers of its batch, and the `stats` of its steps."""
+    mask = batch["mask"]
+    return {
+        "update": step + 1,
+        "reward": batch["scores"].mean().item(),
+        "kl": ((batch["logprobs"] - batch["ref_logprobs"]) * mask).sum(-1).mean().item(),
+        "entropy": batch["entropy"],
+        "length": mask.sum(-1).mean().item(),
+        "no_end": (~batch["ended"]).float().mean().item(),
+        **stats,
+    }
+
+
+def resume(checkpoint, run, policy, optimizer, generators, reward):
+    """(history, health card, queue of prompts) of the `checkpoint` of this `run`; empty where there is none.
+
+    Policy, optimiser and the two generators of random numbers are set to where they were.  Raises WorkbookError
+    when the checkpoint is of another run, or its `reward` was another one.
+    """
+    history, more = load_checkpoint(checkpoint, run, policy, optimizer)
+    if more:
+        sampler, shuffler = generators
+        sampler.set_state(more["sampler"])
+        shuffler.set_state(more["shuffler"])
+        if not torch.allclose(reward(more["prompts"], more["responses"]).cpu(), more["scores"], atol=1e-3):
+            raise WorkbookError(
+                f"The checkpoint {checkpoint} belongs to a run with another reward. Delete it to start "
+                "from the beginning."
+            )
+    return history, more.get("card", {}), more.get("queue", [])
+
+
 def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None):
     """Train `model` in place by PPO; returns (history, health card).
 
@@ -419,16 +466,7 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
         "model to start from": digest(model),
         "reward model": digest(*frozen),
     }
-    history, more = load_checkpoint(checkpoint, run, policy, optimizer)
-    card, queue = more.get("card", {}), more.get("queue", [])
-    if more:
-        sampler.set_state(more["sampler"])
-        shuffler.set_state(more["shuffler"])
-        if not torch.allclose(reward(more["prompts"], more["responses"]).cpu(), more["scores"], atol=1e-3):
-            raise WorkbookError(
-                f"The checkpoint {checkpoint} belongs to a run with another reward. Delete it to start "
-                "from the beginning."
-            )
+    history, card, queue = resume(checkpoint, run, policy, optimizer, (sampler, shuffler), reward)
     good = copy.deepcopy(policy.state_dict())
     try:
         for step in range(len(history), settings.updates):
@@ -442,46 +480,20 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             checks = health(policy, tokenizer, batch, stats, step, settings, tolerance)
             moved = sum(a != b for a, b in zip(before, fingerprint(reference, *frozen)))
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
-            for name, (passed, value) in checks.items():
-                card[name] = max(card.get(name, 0.0), value)
-                if not passed:
-                    raise WorkbookError(
-                        f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
-                        "The update is not to be trusted; the last good policy is kept."
-                    )
+            examine(checks, card, step)
             good = copy.deepcopy(policy.state_dict())
-            mask = batch["mask"]
-            history.append(
-                {
-                    "update": step + 1,
-                    "reward": batch["scores"].mean().item(),
-                    "kl": ((batch["logprobs"] - batch["ref_logprobs"]) * mask).sum(-1).mean().item(),
-                    "entropy": batch["entropy"],
-                    "length": mask.sum(-1).mean().item(),
-                    "no_end": (~batch["ended"]).float().mean().item(),
-                    **stats,
-                }
-            )
+            history.append(history_row(step, batch, stats))
             if on_update:
                 on_update(history[-1], batch)
             if checkpoint:
-                save_checkpoint(
-                    checkpoint,
-                    run,
-                    policy,
-                    optimizer,
-                    history,
-                    card=card,
-                    queue=queue,
-                    sampler=sampler.get_state(),
-                    shuffler=shuffler.get_state(),
-                    prompts=asked,
-                    responses=batch["responses"],
-                    scores=batch["scores"].cpu(),
-                )
+                place = {"card": card, "queue": queue, "sampler": sampler.get_state(), "shuffler": shuffler.get_state()}
+                place |= {"prompts": asked, "responses": batch["responses"], "scores": batch["scores"].cpu()}
+                save_checkpoint(checkpoint, run, policy, optimizer, history, **place)
         if checkpoint:
             Path(checkpoint).unlink(missing_ok=True)
     except KeyboardInterrupt:
+        if not history:  # nothing was learned that could be kept
+            raise
         print(f"Stopped after {len(history)} of {settings.updates} updates; the policy learned so far is kept.")
     except WorkbookError as e:
         kept = checkpoint and Path(checkpoint).exists()

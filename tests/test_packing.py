@@ -13,6 +13,7 @@ from test_reward import QUESTIONS, any_architecture, config, language_model, row
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from rlhf_helpers import lm, models, packing, ppo, reward
+from rlhf_helpers.files import WorkbookError
 
 tokenizer = ppo_tokenizer  # the fixture
 RAGGED = [[5, 6, 7, 8, 9], [5, 6], [40], [7, 7, 7, 7, 7, 7, 7, 7], [9, 8, 7]]
@@ -264,3 +265,14 @@ def test_fine_tuning_goes_the_same_way_with_either_loss():
         runs.append(lm.fit(model, lm.demonstration_batches(tok, demos, 8), 6, 3e-3, loss_of=form))
     assert runs[0] == pytest.approx(runs[1], abs=1e-4)
     assert runs[1][-1] < runs[1][0] - 0.3
+
+
+def test_fine_tuning_stops_at_a_loss_that_is_not_a_number():
+    tok, model = tokenizer_with(), causal("gpt2")
+    demos = [{"prompt": r["prompt"], "response": r["chosen"]} for r in rows(8)]
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(WorkbookError, match="no longer a number. Lower the learning rate"):
+        lm.fit(model, lm.demonstration_batches(tok, demos, 4), 3, 1e-3)
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, model.parameters()))

@@ -851,6 +851,20 @@ def test_an_interrupt_keeps_what_was_learned(tokenizer, capsys):
     assert "Stopped after 2 of 5 updates" in capsys.readouterr().out
 
 
+def test_an_interrupt_before_the_first_update_goes_through(tokenizer):
+    """Nothing was learned, and the cells below would have nothing to draw."""
+    model, scored = tiny(tokenizer), []
+
+    def stop(prompts, responses):
+        scored.append(len(prompts))
+        raise KeyboardInterrupt
+
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.train(model, tokenizer, stop, PROMPTS, settings(updates=5))
+    assert scored and same(weights(model), before)
+
+
 def test_an_interrupt_in_the_middle_of_an_update_goes_back_to_the_last_whole_one(tokenizer, monkeypatch):
     model, kept, plain = tiny(tokenizer), [], ppo.value_loss
     monkeypatch.setattr(ppo, "value_loss", lambda *a: stop(*a))
