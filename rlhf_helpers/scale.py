@@ -296,12 +296,15 @@ def update_flops(policy, judge, prompt, answer, epochs=1):
     return tokens * (2 * policy + 2 * policy + 2 * judge + 6 * policy * epochs)
 
 
-def decoding_seconds(parameters, cache, batch, prompt, answer, bandwidth):
-    """Seconds to write `batch` answers: each token step reads the weights (bf16) and all caches from memory once.
+def decoding_seconds(parameters, cache, batch, prompt, answer, bandwidth, flops):
+    """Seconds to write `batch` answers: reading from memory or arithmetic, whichever is slower.
 
-    bandwidth: bytes a second of all the cards together.  The mean cache holds the prompt and half of the answer.
+    Each token step reads the weights (bf16) and all caches once; the mean cache holds the prompt and half of the
+    answer.  The arithmetic is a forward pass over prompt and answer.  bandwidth: bytes, flops: operations a second,
+    of all the cards together.
     """
-    return answer * (2 * parameters + cache * batch * (prompt + answer / 2)) / bandwidth
+    read = answer * (2 * parameters + cache * batch * (prompt + answer / 2)) / bandwidth
+    return max(read, 2 * parameters * batch * (prompt + answer) / flops)
 
 
 def cards_needed(needed, card=80e9, share=0.6):

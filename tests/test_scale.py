@@ -150,7 +150,9 @@ def test_memory():
 def test_time():
     assert scale.update_flops(10, 1, 3, 4) == 7 * (20 + 20 + 2 + 60)
     assert scale.update_flops(10, 1, 3, 4, epochs=2) == 7 * (20 + 20 + 2 + 120)
-    assert scale.decoding_seconds(100, 10, batch=3, prompt=4, answer=2, bandwidth=50) == 2 * (200 + 10 * 3 * 5) / 50
+    few = {"batch": 3, "prompt": 4, "answer": 2, "bandwidth": 50}
+    assert scale.decoding_seconds(100, 10, **few, flops=1e9) == 2 * (200 + 10 * 3 * 5) / 50
+    assert scale.decoding_seconds(100, 10, **few, flops=20) == 2 * 100 * 3 * (4 + 2) / 20
 
 
 # ---------------------------------------------------------------- with TRL
