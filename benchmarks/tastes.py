@@ -3,7 +3,7 @@
 Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
 says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all held-out prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
-tastes.json run by run, and tastes.md is made of them: a run cut short leaves what it has.
+tastes.json run by run, in place of earlier ones of the same taste and seed, and tastes.md is made of them.
 
 With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.md says
 what share of 2,000 pairs of held-out prompts it orders as the taste does, those left out that the taste finds equal.
@@ -18,7 +18,7 @@ import torch
 
 from rlhf_helpers import annotators, build, loop, models, world
 from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, parse, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
@@ -62,7 +62,7 @@ def one_run(taste, seed, updates=None):
     folder, function = ROOT / "data/models", TASTES[taste]
     model, tokenizer = models.load_model(folder / "finetuned")
     start, _ = models.load_reward_model(folder / "reward_start")
-    annotator = Annotator(function, noise=0.1, tie_width=1e-9, seed=seed)
+    annotator = Annotator(function, noise=0.1, seed=seed)
     settings, held_out = loop.Settings(), world.prompts("heldout")
     settings.ppo.updates = updates or settings.ppo.updates
     candidate, report = loop.one_round(
@@ -116,7 +116,7 @@ def orders(taste, seeds):
     sides = [([p["prompt"] for p in pairs], [p[f"response_{side}"] for p in pairs]) for side in "ab"]
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:
-        annotator = Annotator(function, noise=0.0, temperature=1e-6, tie_width=1e-9, seed=seed)
+        annotator = Annotator(function, noise=0.0, temperature=1e-6, seed=seed)
         probe, learned = loop.teach(
             model, tokenizer, world.prompts("train"), annotator, loop.Settings(), seed, reward_model=start
         )
@@ -151,8 +151,11 @@ def main():
         write_json(Path(f"{options.out}_clean.json"), {"versions": versions(), "runs": runs})
         write_text(Path(f"{options.out}_clean.md"), clean_table(runs))
         return
+    if Path(f"{options.out}.json").exists():
+        runs = parse(Path(f"{options.out}.json").read_bytes())["runs"]
     for seed in options.seeds:
         for taste in options.tastes:
+            runs = [r for r in runs if (r["taste"], r["seed"]) != (taste, seed)]
             runs.append(one_run(taste, seed, options.updates))
             print({k: v for k, v in runs[-1].items() if k != "examples"}, flush=True)
             write_json(

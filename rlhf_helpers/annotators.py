@@ -54,7 +54,7 @@ class Annotator:
     The chance to prefer left follows Bradley and Terry (1952): sigmoid(gap / temperature), where gap is
     the difference of the two tastes plus the biases.  `noise` of the choices are then flipped.
     length_bias: taste per word more; side_bias: taste for whatever is on the left; fatigue: noise added
-    per 100 choices made; tie_width: a gap below it is called a tie.
+    per 100 choices made; tie_width: a gap below it is called a tie, and with 0 there is none.
     """
 
     taste: str | Callable[[str, str], float] = "helpful"
@@ -63,7 +63,7 @@ class Annotator:
     side_bias: float = 0.0
     fatigue: float = 0.0
     temperature: float = 0.3
-    tie_width: float = 0.0
+    tie_width: float = 1e-9
     seed: int = 0
     made: int = field(default=0, init=False)
 
@@ -97,7 +97,7 @@ class Annotator:
 
 
 def noise_ceiling(annotator, triples):
-    """Expected accuracy of a perfect judge on this annotator's labels of (prompt, a, b) triples.
+    """Expected accuracy of a perfect judge on this annotator's choices between (prompt, a, b) triples.
 
     A judge who knows the chance p of every choice and always names the likelier one agrees with the
     label in a share max(p, 1 - p) of the cases.

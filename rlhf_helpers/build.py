@@ -219,12 +219,17 @@ def build_reward_start(out, seed):
     )
 
 
+def forced(taste, seed):
+    """The annotator of the data that ships: one who always chooses, by a coin where two answers are as good."""
+    return Annotator(taste, tie_width=0.0, seed=seed)
+
+
 def build_feedback(out, seed):
     """Pairs of sampled answers and simulated labels for them; the first pairs ship without labels too."""
     model, tokenizer = load_model(out / "models/finetuned")
     pairs = make_pairs(model, tokenizer, world.prompts("train"), LABELLED, seed)
     write_jsonl(out / "pairs.jsonl", pairs[:PAIRS])
-    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, Annotator("helpful", seed=seed), seed))
+    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, forced("helpful", seed), seed))
 
 
 def judge(out, seed, taste="helpful"):
@@ -236,11 +241,11 @@ def judge(out, seed, taste="helpful"):
     model = reward.soften(load_reward_model(out / "models/reward_start")[0])
     labels = replay(read_events(out / "feedback.jsonl")[0])
     if taste != "helpful":
-        labels = simulated_feedback(labels, Annotator(taste, seed=seed), seed)  # each label holds its pair
+        labels = simulated_feedback(labels, forced(taste, seed), seed)  # each label holds its pair
     rows = to_preferences(labels)[0]
     reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = Annotator(taste, seed=seed + 7)
+    annotator = forced(taste, seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 

@@ -17,7 +17,7 @@ TAG = f"v{__version__}"  # a release, never a moving branch
 CELL = """\
 # In Colab and Kaggle this fetches the workbook and changes nothing that is
 # installed there; elsewhere it does nothing. What you make there is lost when
-# the runtime ends: the last cell offers it as a download, or set RUNS_DIR
+# the runtime ends: in Colab the last cell offers it, or set RUNS_DIR
 # below to a folder on a mounted drive, as in "/content/drive/MyDrive/rlhf".
 import importlib.util
 import os

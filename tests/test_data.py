@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_helpers import build, reward, world
-from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.decoding import generate
 from rlhf_helpers.feedback import read_events, replay, to_preferences
 from rlhf_helpers.files import ROOT, read_jsonl
@@ -87,7 +86,7 @@ def test_reward_model_scores_what_its_card_says():
     model, tokenizer = load_reward_model(DATA / "models/reward")
     finetuned, _ = load_model(DATA / "models/finetuned")
     pairs = build.make_pairs(finetuned, tokenizer, world.prompts("heldout"), 1000, 7)
-    annotator = Annotator("helpful", seed=7)
+    annotator = build.forced("helpful", 7)
     events = build.simulated_feedback(pairs, annotator, 7)
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):

@@ -36,7 +36,7 @@ def greets(prompt, answer):
 
 
 def annotator(taste=short, seed=0):
-    return Annotator(taste, noise=0.1, temperature=0.1, tie_width=1e-9, seed=seed)
+    return Annotator(taste, noise=0.1, temperature=0.1, seed=seed)
 
 
 @pytest.fixture(scope="module")
