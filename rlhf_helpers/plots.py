@@ -2,8 +2,10 @@
 figure reads the same on a light page and on a dark one."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
+from matplotlib.container import BarContainer
 
 from .labeller import escape
 
@@ -58,10 +60,14 @@ def describe_axes(ax):
     said = [" ".join(ax.get_title(loc).split()) for loc in ("left", "center", "right")]
     said += [f"{name}: {label()}" for name, label in (("x", ax.get_xlabel), ("y", ax.get_ylabel)) if label()]
     for line in ax.get_lines():
-        y, name = line.get_ydata(), line.get_label()
-        if len(y) > 2:
+        try:
+            y, name = np.asarray(line.get_ydata(), float), str(line.get_label())
+        except (TypeError, ValueError):  # words or dates
+            continue
+        y = y[np.isfinite(y)]
+        if len(y) > 2:  # two points are a ruler, such as ax.axhline
             said.append(f"{'a line' if name.startswith('_') else name} from {y[0]:.3g} to {y[-1]:.3g}")
-    for bars in ax.containers:
+    for bars in (c for c in ax.containers if isinstance(c, BarContainer) and len(c)):
         upright = len({bar.get_x() for bar in bars}) > 1
         axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())
         ticks = [t.get_text() for t in axis.get_ticklabels()]

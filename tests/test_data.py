@@ -171,16 +171,17 @@ def test_the_texts_are_made_again_to_their_checksums(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_rebuild_is_compared_by_bits_or_by_scores():
+def test_a_rebuild_is_compared_by_bits_and_by_scores():
     now = recorded()
-    assert build.unlike(now, recorded()) == []
+    assert build.unlike(now, recorded()) == ([], [])
     now["files"]["models/base/model.safetensors"] = "0"
     del now["files"]["pairs.jsonl"]
-    assert build.unlike(now, recorded()) == ["pairs.jsonl", "models/base/model.safetensors"]
-    now["models"]["policy"] |= {"versions": {"torch": "9"}, "gold_win_rate": 0.88, "kl_nats": 4.0}
-    assert build.unlike(now, recorded()) == []
+    changed = ["pairs.jsonl", "models/base/model.safetensors"]
+    assert build.unlike(now, recorded()) == (changed, [])
+    now["models"]["policy"] |= {"gold_win_rate": 0.88, "kl_nats": 4.0}
+    assert build.unlike(now, recorded()) == (changed, [])
     now["models"]["policy"] |= {"gold_win_rate": 0.8, "kl_nats": 9.0}
-    assert build.unlike(now, recorded()) == ["policy: gold_win_rate", "policy: kl_nats"]
+    assert build.unlike(now, recorded()) == (changed, ["policy: gold_win_rate", "policy: kl_nats"])
 
 
 def test_a_build_ends_with_the_record(tmp_path, monkeypatch, capsys):
@@ -190,4 +191,6 @@ def test_a_build_ends_with_the_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "build_world", lambda out, seed: (out / "corpus.txt").write_text("other"))
     build.build(tmp_path / "data")
     assert build.record(tmp_path / "data") == json.loads((tmp_path / "data" / "checksums.json").read_text())
-    assert "unlike the record: ['corpus.txt']" in capsys.readouterr().out
+    said, n = capsys.readouterr().out, len(recorded()["files"])
+    assert "scores unlike the record: none" in said
+    assert f"{n - 1} of {n} files are bit for bit as recorded\n  corpus.txt\n" in said

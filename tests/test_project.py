@@ -12,6 +12,7 @@ import sys
 import tomllib
 from importlib import metadata
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
@@ -21,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rlhf_helpers
-from rlhf_helpers import files, series
+from rlhf_helpers import files, plots, series
 from rlhf_helpers.files import ROOT, WorkbookError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -365,6 +366,35 @@ plots.draw_tokens(['an', ' owl'], [plots.BLUE] * 2)"""
     assert shown == said
     page = (tmp_path / "series/00_drawn.html").read_text(encoding="utf-8")
     assert re.findall(r'<img alt="([^"]*)"', page) == [html.escape(s) for s in said]
+
+
+def test_any_figure_can_be_described():
+    x, figures = [1.0, 2.0, 3.0], []
+    for draw in (
+        lambda ax: ax.errorbar(x, x, x, label="mean"),
+        lambda ax: ax.hist(x),
+        lambda ax: ax.hist([x, x], label=["one", "two"]),
+        lambda ax: ax.scatter(x, x),
+        lambda ax: ax.pie(x),
+        lambda ax: ax.stem(x),
+        lambda ax: ax.boxplot(x),
+        lambda ax: ax.imshow([x, x]),
+        lambda ax: ax.plot(["a", "b", "c"], ["low", "mid", "low"]),
+        lambda ax: ax.plot(x, [None, 1.0, 2.0]),
+        lambda ax: ax.barh(["a", "b"], [1, 2], label="n"),
+        lambda ax: ax.bar([], []),
+        lambda ax: ax.axis("off"),
+    ):
+        figure, ax = plt.subplots()
+        draw(ax)
+        ax.set_title("Drawn")
+        figures.append(plots.describe(figure))
+        plt.close(figure)
+    assert all(said.startswith("Drawn") for said in figures), figures
+    assert (
+        "a line from 1 to 3" in figures[0] and "a heat map" in figures[7] and figures[10] == "Drawn; bars, n: a 1, b 2"
+    )
+    assert plots.describe(plt.figure()) == "A figure without words."
 
 
 def test_series_finds_errors_hidden_in_widgets(tmp_path):
