@@ -49,9 +49,14 @@ def use_style():
     )
 
 
+def number(value):
+    """A number as one would say it: three digits, and all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value + 0.0:.3g}"
+
+
 def listed(names, values, most=8):
-    """ "a 1, b 0.5, ...", of at most so many."""
-    shown = [f"{name} {value:.3g}".strip() for name, value in list(zip(names, values))[:most]]
+    """Names and values in words, of at most so many: "a 1, b 0.5 and more"."""
+    shown = [f"{name} {number(value)}".strip() for name, value in list(zip(names, values))[:most]]
     return ", ".join(shown) + (" and more" if len(values) > most else "")
 
 
@@ -66,7 +71,7 @@ def describe_axes(ax):
             continue
         y = y[np.isfinite(y)]
         if len(y) > 2:  # two points are a ruler, such as ax.axhline
-            said.append(f"{'a line' if name.startswith('_') else name} from {y[0]:.3g} to {y[-1]:.3g}")
+            said.append(f"{'a line' if name.startswith('_') else name} from {number(y[0])} to {number(y[-1])}")
     for bars in (c for c in ax.containers if isinstance(c, BarContainer) and len(c)):
         upright = len({bar.get_x() for bar in bars}) > 1
         axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())
