@@ -315,8 +315,8 @@ def record(out):
 def unlike(now, recorded):
     """(files that are not bit for bit as recorded, scores that are off by more than LEEWAY), two lists of names.
 
-    The bits depend on the versions and on the kind of processor (a few tokens drawn otherwise, and every file made
-    of them differs); the scores do not.
+    The bits depend on the versions and on the kind of processor: a sum rounded otherwise is enough to change every
+    file made after it.  The scores should not.
     """
     ours, theirs = now["models"], recorded["models"]
     files = [name for name, digest in recorded["files"].items() if now["files"].get(name) != digest]

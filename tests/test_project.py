@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rlhf_helpers
-from rlhf_helpers import files, plots, series
+from rlhf_helpers import files, memory, plots, series
 from rlhf_helpers.files import ROOT, WorkbookError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -496,3 +496,14 @@ def test_readme_says_of_the_judge_what_was_measured():
     methods = json.loads((ROOT / "benchmarks/methods.json").read_text(encoding="utf-8"))["seeds"]
     gold = {name: sum(s[name]["gold"] for s in methods) / len(methods) for name in methods[0]}
     assert max(gold, key=gold.get) == "best-of-n"
+    table = (ROOT / "benchmarks/methods.md").read_text(encoding="utf-8")
+    columns, ppo = (
+        re.search(rf"^\| {row} \| .*%|^\| {row} \| fine-tuned.*", table, re.M) for row in ("row beats column", "PPO")
+    )
+    won = dict(zip(columns[0].split("|")[2:], ppo[0].split("|")[2:]))[" best-of-n "]
+    assert f"PPO wins {won.split('%')[0].strip()} % of the comparisons with it" in README
+
+
+def test_readme_says_how_much_memory_chapter_05_takes():
+    assert sum(memory.COPIES["PPO"].values()) == 11
+    assert "chapter 05 holds eleven times the weights at its peak" in README
