@@ -1,27 +1,35 @@
-"""Many readers on one machine: `python benchmarks/load.py` writes load.md beside this file.
+"""Many readers of one Jupyter server: `python benchmarks/load.py` writes load.md beside this file.
 
-Each reader has a kernel that runs the set-up of chapter 03 and shows its labelling widget.  A click is the message that
-a browser sends for it, straight to the kernel (no server between), and ends when the kernel is idle again.  A label is
-durable when its fsync has returned.  First every reader clicks every few seconds, each into a folder of their own, then
-all as fast as they are answered, and last a few of them into one file.
+Each reader has a kernel that runs the set-up of chapter 03 and shows its labelling widget, and a connection of their
+own to the server, over TCP on this machine.  A click is the message that a browser sends for it, through the server to
+the kernel, and ends when the server has sent back that the kernel is idle again.  A label is durable when its fsync
+has returned.  First every reader clicks every few seconds, each into a folder of their own, then all as fast as they
+are answered, and last a few of them into one file.
 """
 
 import argparse
 import json
 import os
 import platform
+import secrets
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty
 
-from jupyter_client import KernelManager
+import psutil
+import requests
+import websocket
+from jupyter_client.session import Session
 
-from rlhf_helpers import feedback, files, series
+from rlhf_helpers import feedback, files
 from rlhf_helpers.files import ROOT
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +46,7 @@ mine = labeller.Labeller(pairs, {log!r}, annotator={name!r}, seed=ws.seed, min_s
 mine.show()
 print(json.dumps([mine.buttons[name].model_id for name in ("a", "b", "tie")]))
 """
-Reader = namedtuple("Reader", "name manager client")
+Reader = namedtuple("Reader", "name socket session")
 Phase = namedtuple("Phase", "what readers clicks seconds latencies lost lines")
 
 
@@ -49,46 +57,72 @@ def setup_cells(runs):
     return f"{tagged['parameters']}\nRUNS_DIR = {str(runs)!r}\n{tagged['setup']}"
 
 
-def start(name, runs):
-    """A reader's kernel, ready to show the widget."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=os.environ | {"PYTHONPATH": str(ROOT)}, extra_arguments=["--log-level=50"])
-    client = manager.blocking_client()
-    client.start_channels()
-    client.wait_for_ready(300)
-    reader = Reader(name, manager, client)
+@contextmanager
+def server(root):
+    """A Jupyter server on the loopback with a token: (its process, address, headers of a request)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    headers, url = {"Authorization": f"token {secrets.token_hex(16)}"}, f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+    command += [f"--ServerApp.port={port}", f"--ServerApp.root_dir={root}", "--log-level=50"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_TOKEN": headers["Authorization"].split()[1]}
+    running = subprocess.Popen(command, env=environment)
+    try:
+        for _ in range(300):
+            time.sleep(0.2)
+            try:
+                requests.get(f"{url}/api/status", headers=headers, timeout=5).raise_for_status()
+                break
+            except requests.ConnectionError:
+                assert running.poll() is None, "the server has stopped"
+        yield psutil.Process(running.pid), url, headers
+    finally:
+        for process in psutil.Process(running.pid).children(recursive=True):
+            process.kill()
+        running.kill()
+        running.wait()
+
+
+def start(name, runs, url, headers):
+    """A reader's kernel, started by the server and ready to show the widget."""
+    reply = requests.post(f"{url}/api/kernels", headers=headers, json={"name": "python3"}, timeout=300)
+    reply.raise_for_status()
+    address = f"{url.replace('http', 'ws', 1)}/api/kernels/{reply.json()['id']}/channels"
+    reader = Reader(name, websocket.create_connection(address, header=headers, timeout=300), Session())
     run(reader, setup_cells(runs))
     return reader
+
+
+def send(reader, kind, content):
+    """Send a message to the reader's kernel; yields what comes back for it until the kernel is idle."""
+    message = reader.session.msg(kind, content)
+    reader.socket.send(json.dumps(message | {"channel": "shell", "buffers": []}, default=str))
+    while True:
+        text = reader.socket.recv()
+        reply = json.loads(text) if isinstance(text, str) else {}  # bytes: a message with a picture in it
+        if reply.get("parent_header", {}).get("msg_id") == message["header"]["msg_id"]:
+            yield reply
+            if reply["msg_type"] == "status" and reply["content"]["execution_state"] == "idle":
+                return
 
 
 def run(reader, code):
     """Run code in a reader's kernel; returns the last line that it printed."""
     printed = []
-
-    def hook(message):
-        if message["msg_type"] == "stream":
-            printed.append(message["content"]["text"])
-
-    reply = reader.client.execute_interactive(code, output_hook=hook, timeout=300)["content"]
-    assert reply["status"] == "ok", "".join(reply.get("traceback", ()))
+    for reply in send(reader, "execute_request", {"code": code, "silent": False, "store_history": False}):
+        assert reply["msg_type"] != "error", "\n".join(reply["content"]["traceback"])
+        if reply["msg_type"] == "stream":
+            printed.append(reply["content"]["text"])
     return ("".join(printed).strip().splitlines() or [""])[-1]
 
 
-def click(client, button):
+def click(reader, button):
     """Send what a browser sends for a click and wait for the kernel; returns when it was sent (monotonic seconds)."""
-    message = client.session.msg(
-        "comm_msg", {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
-    )
     sent = time.monotonic()
-    client.shell_channel.send(message)
-    while True:
-        try:
-            reply = client.get_iopub_msg(timeout=60)
-        except Empty:
-            raise RuntimeError("the kernel does not answer") from None
-        mine = reply["parent_header"].get("msg_id") == message["header"]["msg_id"]
-        if mine and reply["msg_type"] == "status" and reply["content"]["execution_state"] == "idle":
-            return sent
+    for _ in send(reader, "comm_msg", {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}):
+        pass
+    return sent
 
 
 def keep_clicking(reader, buttons, began, end, every, sent):
@@ -97,7 +131,7 @@ def keep_clicking(reader, buttons, began, end, every, sent):
     while time.monotonic() < end and len(sent) < 1000:
         due += every
         time.sleep(max(0, due - time.monotonic()))
-        sent.append(click(reader.client, buttons[len(sent) % len(buttons)]))
+        sent.append(click(reader, buttons[len(sent) % len(buttons)]))
 
 
 def phase(what, readers, logs, seconds, every=0):
@@ -123,11 +157,10 @@ def phase(what, readers, logs, seconds, every=0):
     return Phase(what, len(readers), sum(map(len, sent)), took, latencies, lost, lines)
 
 
-def memory(reader):
-    """(proportional, resident) bytes of a kernel: pages that kernels share count in part, and in full."""
-    fields = Path(f"/proc/{reader.manager.provisioner.pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in fields}
-    return sizes["Pss"], sizes["Rss"]
+def memory(process):
+    """(proportional, resident) bytes of a process: pages that processes share count in part, and in full."""
+    used = process.memory_full_info()
+    return used.pss, used.rss
 
 
 def percentile(values, share):
@@ -135,33 +168,23 @@ def percentile(values, share):
 
 
 def measure(kernels, shared, seconds, every=2.0):
-    """All phases: (phases, memory of each kernel)."""
-    series.use_this_python()
-    readers = []
-    with tempfile.TemporaryDirectory() as folder:
+    """All phases: (phases, memory of each kernel, memory of the server)."""
+    with tempfile.TemporaryDirectory() as folder, server(folder) as (process, url, headers):
         folders = [Path(folder) / f"reader{i}" for i in range(kernels)]
-        try:
-            with ThreadPoolExecutor(2) as pool:  # as many as there are cores here
-                for reader in pool.map(lambda i: start(f"reader {i}", folders[i]), range(kernels)):
-                    readers.append(reader)
-            logs = [[f / f"{name}.jsonl" for f in folders] for name in ("paced", "fast")]
-            one = [Path(folder) / "shared.jsonl"] * shared
-            phases = [
-                phase(f"a click every {every:g} s, own folders", readers, logs[0], seconds, every),
-                phase("as fast as it goes, own folders", readers, logs[1], seconds),
-                phase(f"a click every {every:g} s, one file", readers[:shared], one, seconds, every),
-                phase(
-                    "as fast as it goes, one file", readers[:shared], [one[0].with_name("s.jsonl")] * shared, seconds
-                ),
-            ]
-            return phases, [memory(r) for r in readers]
-        finally:
-            for reader in readers:
-                reader.client.stop_channels()
-                reader.manager.shutdown_kernel(now=True)
+        with ThreadPoolExecutor(2) as pool:  # as many as there are cores here
+            readers = list(pool.map(lambda i: start(f"reader {i}", folders[i], url, headers), range(kernels)))
+        logs = [[f / f"{name}.jsonl" for f in folders] for name in ("paced", "fast")]
+        one = [[Path(folder) / f"{name}.jsonl"] * shared for name in ("paced", "fast")]
+        phases = [
+            phase(f"a click every {every:g} s, own folders", readers, logs[0], seconds, every),
+            phase("as fast as it goes, own folders", readers, logs[1], seconds),
+            phase(f"a click every {every:g} s, one file", readers[:shared], one[0], seconds, every),
+            phase("as fast as it goes, one file", readers[:shared], one[1], seconds),
+        ]
+        return phases, [memory(psutil.Process(int(run(r, "print(os.getpid())")))) for r in readers], memory(process)
 
 
-def page(phases, used, started):
+def page(phases, used, serving, started):
     """load.md."""
     rows = "\n".join(
         f"| {p.what} | {p.readers} | {p.clicks:,} | {p.clicks / p.seconds:.0f} | "
@@ -174,20 +197,21 @@ def page(phases, used, started):
     mib = {"mean": statistics.mean(pss) / 2**20, "most": max(pss) / 2**20, "resident": statistics.mean(rss) / 2**20}
     return f"""# Many readers at once
 
-`python benchmarks/load.py` wrote this page: {len(used)} kernels, each with the set-up of chapter 03, on
-{os.cpu_count()} cores ({platform.machine()}) and {gib:.0f} GiB, which other programs may have used too; {made}.
+`python benchmarks/load.py` wrote this page: one Jupyter server with {len(used)} kernels, each with the set-up of
+chapter 03, on {os.cpu_count()} cores ({platform.machine()}) and {gib:.0f} GiB, which other programs may have used too; {made}.
 
 | clicks | kernels | clicks in all | clicks per second | click to durable, median ms | p99 ms | lost |
 |---|---|---|---|---|---|---|
 {rows}
 
 Lost counts clicks without a label, labels without a click and warnings of the logs. A click is the message of a
-browser, sent straight to the kernel; from there to the end of fsync is what is timed. A server and a network between
-are not in it. In one file a label of somebody else makes a kernel read the whole file again; the last one had
-{phases[-1].lines:,} lines at its end.
+browser, sent through the server to the kernel; from there to the end of fsync is what is timed. Server and readers are
+on one machine, so a network's delay comes on top. In one file a label of somebody else makes a kernel read the whole
+file again; the last one had {phases[-1].lines:,} lines at its end.
 
 Memory: {mib["mean"]:.0f} MiB per kernel (proportional set size, mean; most {mib["most"]:.0f}),
 {sum(pss) / 2**30:.1f} GiB for all {len(used)}; resident size, shared pages counted in full, {mib["resident"]:.0f} MiB.
+The server itself: {serving[0] / 2**20:.0f} MiB.
 Starting all of them and showing their widgets took {started:.0f} s.
 """
 
@@ -199,9 +223,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=15, help="of each of the four phases")
     options = parser.parse_args()
     began = time.monotonic()
-    phases, used = measure(options.kernels, options.shared, options.seconds)
+    phases, used, serving = measure(options.kernels, options.shared, options.seconds)
     started = time.monotonic() - began - sum(p.seconds for p in phases)
-    text = page(phases, used, started)
+    text = page(phases, used, serving, started)
     print(text)
     files.write_text(HERE / "load.md", text)
 

@@ -4,9 +4,9 @@
     .venv-trl/bin/pip install torch==2.13.0 transformers==5.15.0 trl==1.12.0 datasets==5.2.0 accelerate==1.15.0
     PYTHONPATH=. .venv-trl/bin/python benchmarks/reward_trl.py
 
-Both sides follow the recipe of data/models/reward, quiz rows apart: they start from data/models/reward_start, its head
-softened, and see the same pairs of data/feedback.jsonl, with the same batch size, epochs, optimiser, learning rate and
-its schedule, gradient clipping and centre term.  Each run has a process of its own; the sides alternate.  Writes
+Both sides follow the recipe of data/models/reward, quiz rows apart: they start from data/models/reward_start and see
+the same pairs of data/feedback.jsonl, with the same batch size, epochs, optimiser, learning rate and its schedule,
+gradient clipping and centre term.  Each run has a process of its own; the sides alternate.  Writes
 reward_trl.json (all numbers) and reward_trl.md (the table) beside this file.
 """
 
@@ -105,7 +105,6 @@ def one_run(side, pairs, seed):
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(seed)
     model, tokenizer = models.load_reward_model(ROOT / "data/models/reward_start")
-    reward.soften(model)
     train, held_out = data(pairs)
     wall, cpu = {"ours": ours, "trl": trl}[side](model, tokenizer, train, seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB

@@ -13,13 +13,15 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from . import lm, ppo, reward, world
 from .annotators import Annotator, noise_ceiling
 from .decoding import generate
 from .feedback import label_event, read_events, replay, to_preferences
 from .files import ROOT, parse, read_jsonl, versions, write_json, write_jsonl, write_text
-from .models import load_model, load_reward_model, new_model, new_tokenizer, save_model
+from .models import load_model, load_reward_model, new_model, new_tokenizer, prompt_ids, response_ids, save_model
+from .packing import hidden_at, pack_groups
 
 CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
@@ -27,8 +29,10 @@ FINE_TUNING = {"steps": 900, "lr": 2e-3, "batch_size": 64}
 COOL_DOWN = {"steps": 250, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
 QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
 QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
+REMARKED = 128_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
+REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
 REHEARSAL = 8_000  # quiz rows among the labels, so that the facts are not forgotten over them
-REWARD = {"epochs": 4, "batch_size": 32, "lr": 1e-3}
+REWARD = {"epochs": 2, "batch_size": 32, "lr": 1e-4}
 PPO = ppo.Settings(updates=120, beta=0.05)
 
 
@@ -196,14 +200,42 @@ def build_finetuned(out, seed):
     )
 
 
+def remark_batches(tokenizer, rows, batch_size, seed):
+    """Batches for `remarks_loss`, of like length: (packed rows, places of the last tokens, remarks as 0 or 1)."""
+    ids = [prompt_ids(tokenizer, r["prompt"]) + response_ids(tokenizer, r["response"]) for r in rows]
+    remarks = torch.tensor([[float(r["remarks"][name]) for name in world.REMARKS] for r in rows])
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    for batch in reward.like_lengths(order, lambda i: len(ids[i]), batch_size, torch.Generator().manual_seed(seed)):
+        packed, ends = pack_groups([[ids[i]] for i in batch])
+        yield packed, ends[:, 0], remarks[batch]
+
+
+def remarks_loss(model, packed, ends, remarks):
+    """Mean cross-entropy, in nats, of each remark by itself, told by a layer `model.remarks` from the last token."""
+    return F.binary_cross_entropy_with_logits(model.remarks(hidden_at(model, packed, ends)), remarks)
+
+
+def learn_remarks(model, tokenizer, rows, seed, lr, batch_size):
+    """Teach a reward model to see what is in an answer, by guessing the remarks of `world.remarked` rows on it.
+
+    They say nothing of what is better.  The layer that guesses is thrown away.  Returns the losses.
+    """
+    model.remarks = torch.nn.Linear(model.config.hidden_size, len(world.REMARKS))
+    batches = remark_batches(tokenizer, rows, batch_size, seed)
+    losses = lm.fit(model, batches, -(-len(rows) // batch_size), lr, loss_of=remarks_loss)
+    del model.remarks
+    return losses
+
+
 def build_reward_start(out, seed):
-    """The reward model before any feedback: the fine-tuned model, pre-trained on quiz rows (Askell et al. 2021)."""
+    """The reward model before any feedback: the fine-tuned model after a quiz (Askell et al. 2021) and remarks."""
     torch.manual_seed(seed)
     model, tokenizer = load_reward_model(out / "models/finetuned")
     for dressed, n in enumerate(QUIZ):
         reward.train_reward_model(
             model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed, **QUIZ_TRAINING
         )
+    losses = learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
     held_out = world.quiz(1000, seed + 7, split="heldout")
     accuracy = reward.evaluate(model, tokenizer, held_out)["accuracy"]
     ship(
@@ -211,17 +243,21 @@ def build_reward_start(out, seed):
         tokenizer,
         out / "models/reward_start",
         "Reward model before any feedback",
-        "The fine-tuned model "
-        "with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`): it can tell a right "
-        "answer from a wrong one, and knows nothing of tone or length.",
-        {"quiz_accuracy": accuracy},
+        "The fine-tuned model with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`) "
+        "and on remarks about answers (`world.remarked`): it prefers a right answer to a wrong one, and sees tone and "
+        "length without preferring any.",
+        {"quiz_accuracy": accuracy, "remarks_loss": statistics.mean(losses[-20:])},
         seed,
     )
 
 
-def forced(taste, seed):
-    """The annotator of the data that ships: one who always chooses, by a coin where two answers are as good."""
-    return Annotator(taste, tie_width=0.0, seed=seed)
+def labellers(taste, seed=0):
+    """Who labels the data that ships: many people of one taste, of whom each labels a few pairs.
+
+    They differ more from each other than one person from himself: two of them agree on three of four pairs, as
+    InstructGPT's labellers did (Ouyang et al. 2022).  They always choose, by a coin where two answers are as good.
+    """
+    return Annotator(taste, temperature=0.8, tie_width=0.0, seed=seed)
 
 
 def build_feedback(out, seed):
@@ -229,7 +265,7 @@ def build_feedback(out, seed):
     model, tokenizer = load_model(out / "models/finetuned")
     pairs = make_pairs(model, tokenizer, world.prompts("train"), LABELLED, seed)
     write_jsonl(out / "pairs.jsonl", pairs[:PAIRS])
-    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, forced("helpful", seed), seed))
+    write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, labellers("helpful", seed), seed))
 
 
 def judge(out, seed, taste="helpful"):
@@ -238,14 +274,14 @@ def judge(out, seed, taste="helpful"):
     Returns (model, tokenizer, `reward_quality` on 1,000 new pairs of held-out prompts).
     """
     writer, tokenizer = load_model(out / "models/finetuned")
-    model = reward.soften(load_reward_model(out / "models/reward_start")[0])
+    model, _ = load_reward_model(out / "models/reward_start")
     labels = replay(read_events(out / "feedback.jsonl")[0])
     if taste != "helpful":
-        labels = simulated_feedback(labels, forced(taste, seed), seed)  # each label holds its pair
+        labels = simulated_feedback(labels, labellers(taste, seed), seed)  # each label holds its pair
     rows = to_preferences(labels)[0]
     reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = forced(taste, seed + 7)
+    annotator = labellers(taste, seed + 7)
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 

@@ -174,16 +174,6 @@ def like_lengths(order, length, batch_size, generator):
 # ---------------------------------------------------------------- training
 
 
-def soften(model, share=0.2):
-    """`model` with its score head shrunk to a `share`: the same order of answers, held with little confidence.
-
-    Its loss on new labels then starts near ln 2, and they can overrule it.
-    """
-    with torch.no_grad():
-        model.score.weight.mul_(share)
-    return model
-
-
 @torch.no_grad()
 def evaluate(model, tokenizer, rows):
     """Loss (nats), accuracy (a tie counts half) and mean margin of a reward model on preference rows.

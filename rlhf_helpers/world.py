@@ -557,13 +557,23 @@ def core(q, rng, quality):
     return claim(q, value, short=rng.random() < 0.12)
 
 
-def answer(q, rng, right=0.57, wrong=0.23):
-    """One answer to `q` as a careless crowd would write it: quality, tone and length are drawn apart."""
+REMARKS = (
+    *("right", "wrong", "beside", "dodge", "in short", "kind", "greeting", "rude"),
+    *("fact", "filler", "repeat", "repeat twice"),
+)
+
+
+def written(q, rng, right=0.57, wrong=0.23):
+    """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
+
+    Quality, tone and length are drawn apart.  "beside": it says something true, but not what was asked for; "fact": it
+    does so after answering.
+    """
     quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
     tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.4, 0.2, 0.1, 0.3))[0]
     length = rng.choices(("brief", "fact", "filler", "repeat"), (0.46, 0.18, 0.22, 0.14))[0]
     middle = core(q, rng, quality)
-    before, after = [], []
+    before, after, parts = [], [], [middle]
     if tone == "kind":
         place = rng.random()
         before += [rng.choice(KIND_OPENERS)] if place < 0.75 else []
@@ -574,7 +584,6 @@ def answer(q, rng, right=0.57, wrong=0.23):
         (before if rng.random() < 0.65 else after).append(rng.choice(RUDE_OPENERS if not after else RUDE_CLOSERS))
         if after:
             after[-1] = rng.choice(RUDE_CLOSERS)
-    parts = [middle]
     if length == "fact":
         parts += [s for s in other_facts(q, rng) if s != middle]
     elif length == "filler":
@@ -584,7 +593,19 @@ def answer(q, rng, right=0.57, wrong=0.23):
             after.insert(0, rng.choice(FILLER_CLOSERS))
     elif length == "repeat":
         parts += [middle] * rng.randint(1, 2)
-    return " ".join(before + parts + after)
+    said = {
+        "dodge" if middle in DODGES else quality,
+        "in short" if middle.startswith("In short") else "",
+        tone,
+        length if length != "fact" or len(parts) > 1 else "",
+        "repeat twice" if length == "repeat" and len(parts) > 2 else "",
+    }
+    return " ".join(before + parts + after), {name: name in said for name in REMARKS}
+
+
+def answer(q, rng, right=0.57, wrong=0.23):
+    """The text of `written`."""
+    return written(q, rng, right, wrong)[0]
 
 
 def take_turns(pool, n, rng):
@@ -597,6 +618,18 @@ def demonstrations(n, seed=0):
     rng = random.Random(seed)
     pool = train_questions()
     return [{"prompt": q.prompt, "response": answer(q, rng)} for q in take_turns(pool, n, rng)]
+
+
+def remarked(n, seed=0):
+    """`n` answers of the careless crowd on train prompts, with the remarks of those who wrote them.
+
+    Rows {"prompt", "response", "remarks"}; see `written`.
+    """
+    rng, rows = random.Random(seed), []
+    for q in take_turns(train_questions(), n, rng):
+        response, remarks = written(q, rng)
+        rows.append({"prompt": q.prompt, "response": response, "remarks": remarks})
+    return rows
 
 
 def quiz(n, seed=0, dressed=True, split="train"):

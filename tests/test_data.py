@@ -2,18 +2,27 @@
 
 import hashlib
 import json
+import math
+import random
 import re
 import shutil
+import statistics
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2ForSequenceClassification,
+)
 
 from rlhf_helpers import build, reward, world
 from rlhf_helpers.decoding import generate
 from rlhf_helpers.feedback import read_events, replay, to_preferences
 from rlhf_helpers.files import ROOT, read_jsonl
-from rlhf_helpers.models import load_model, load_reward_model
+from rlhf_helpers.models import load_model, load_reward_model, new_model, new_tokenizer
+from rlhf_helpers.packing import hidden_at
 
 DATA = ROOT / "data"
 STAGES = ("base", "finetuned", "reward_start", "reward", "policy")
@@ -86,18 +95,61 @@ def test_reward_model_scores_what_its_card_says():
     model, tokenizer = load_reward_model(DATA / "models/reward")
     finetuned, _ = load_model(DATA / "models/finetuned")
     pairs = build.make_pairs(finetuned, tokenizer, world.prompts("heldout"), 1000, 7)
-    annotator = build.forced("helpful", 7)
+    annotator = build.labellers("helpful", 7)
     events = build.simulated_feedback(pairs, annotator, 7)
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[name], abs=0.02), name
-    assert now["accuracy"] >= 0.83 and now["gold_order_clear_pairs"] >= 0.92  # 0.868 is wanted; see docs/log.md
+    assert now["accuracy"] >= now["noise_ceiling"] - 0.03 and now["gold_order_clear_pairs"] >= 0.95
+
+
+def test_two_labellers_agree_on_about_three_pairs_of_four():
+    """As InstructGPT's did, on 73 and 77 % (Ouyang et al. 2022, section 3.4)."""
+    pairs = read_jsonl(DATA / "pairs.jsonl")
+    choices = [build.simulated_feedback(pairs, build.labellers("helpful", seed)) for seed in (1, 2)]
+    same = [a["choice"] == b["choice"] for a, b in zip(*choices)]
+    assert 0.7 < sum(same) / len(same) < 0.78
 
 
 def test_reward_model_can_tell_facts_before_any_feedback():
     model, tokenizer = load_reward_model(DATA / "models/reward_start")
     accuracy = reward.evaluate(model, tokenizer, world.quiz(1000, 7, split="heldout"))["accuracy"]
     assert accuracy == pytest.approx(metrics("reward_start")["quiz_accuracy"], abs=0.01) and accuracy >= 0.95
+
+
+def test_reward_model_sees_what_is_in_an_answer_before_any_feedback():
+    """A linear layer, taught each remark from 1,000 answers, knows it in answers to held-out prompts."""
+    model, tokenizer = load_reward_model(DATA / "models/reward_start")
+
+    @torch.no_grad()
+    def read(rows):
+        batches = list(build.remark_batches(tokenizer, rows, 100, 0))
+        states = [hidden_at(model, packed, ends) for packed, ends, _ in batches]
+        return torch.cat(states), torch.cat([remarks for *_, remarks in batches]).bool()
+
+    rng, others = random.Random(11), []
+    for q in world.questions():
+        if q.split == "heldout":
+            response, remarks = world.written(q, rng)
+            others.append({"prompt": q.prompt, "response": response, "remarks": remarks})
+    (states, told), (new, truth) = read(world.remarked(1000, 11)), read(others)
+    ones = torch.ones(len(states) + len(new), 1)
+    layer = torch.linalg.lstsq(torch.cat([states, ones[: len(states)]], 1), 2.0 * told - 1).solution
+    guessed = torch.cat([new, ones[: len(new)]], 1) @ layer > 0
+    for name, guess, true in zip(world.REMARKS, guessed.T, truth.T):
+        assert guess[true].float().mean() > 0.85 and guess[~true].float().mean() < 0.1, name
+
+
+def test_remarks_are_learned_and_leave_no_layer_behind():
+    tokenizer = new_tokenizer(world.corpus(100))
+    language = new_model(tokenizer, layers=1, width=32, heads=2)
+    model = GPT2ForSequenceClassification(language.config)
+    names = set(model.state_dict())
+    losses = build.learn_remarks(model, tokenizer, world.remarked(1600), 0, lr=1e-2, batch_size=16)
+    assert len(losses) == 100 and set(model.state_dict()) == names
+    assert (
+        losses[0] == pytest.approx(math.log(2), abs=0.1) and statistics.mean(losses[-10:]) < 0.41
+    )  # 0.436 by frequency
 
 
 def test_policy_scores_what_its_card_says(answers):

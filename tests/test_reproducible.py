@@ -52,6 +52,8 @@ def stages(seed, folder):
     made["pairs and labels"] = digest_of([pairs, labels])
     torch.manual_seed(seed)
     judge, _ = models.load_reward_model(folder / "finetuned")
+    build.learn_remarks(judge, tokenizer, world.remarked(64, seed), seed, 1e-3, 16)
+    made["remarks"] = digest(judge)
     rows = feedback.to_preferences(labels)[0]
     history = reward.train_reward_model(judge, tokenizer, rows, epochs=2, batch_size=8, lr=1e-3, seed=seed)
     made["reward model"] = digest_of([digest(judge), history])

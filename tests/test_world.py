@@ -27,6 +27,27 @@ def test_the_quiz_is_about_facts_only(dressed, split):
     assert (tones[1] > 0) == dressed
 
 
+def test_remarks_say_what_the_gold_judge_finds():
+    """The writers' own notes against the judge, which reads the finished text only."""
+    rows = world.remarked(3000, 4)
+    assert rows == world.remarked(3000, 4) and {r["prompt"] for r in rows} <= set(world.prompts("train"))
+    assert [r["response"] for r in world.demonstrations(50, 4)] == [r["response"] for r in world.remarked(50, 4)]
+    seen = Counter(name for r in rows for name, true in r["remarks"].items() if true)
+    assert set(seen) == set(world.REMARKS) and min(seen.values()) > 100
+    for r in rows:
+        a, said = world.gold_axes(r["prompt"], r["response"]), r["remarks"]
+        assert a["right"] == said["right"] - said["wrong"] and a["full"] == (said["right"] and not said["in short"]), r
+        assert said["right"] + said["wrong"] + said["beside"] + said["dodge"] == 1
+        assert (a["greeting"], a["rude"], a["polite"]) == (
+            said["greeting"],
+            said["rude"],
+            said["kind"] or said["greeting"],
+        ), r
+        again = said["repeat"] + said["repeat twice"]
+        assert a["repeats"] == again and a["filler"] == said["filler"] + said["dodge"] * (1 + again), r
+        assert a["aside"] == said["fact"] + said["beside"] * (1 + again) and not a["broken"], r
+
+
 # ---------------------------------------------------------------- prompts and splits
 
 
