@@ -198,7 +198,8 @@ def page(phases, used, serving, started):
     return f"""# Many readers at once
 
 `python benchmarks/load.py` wrote this page: one Jupyter server with {len(used)} kernels, each with the set-up of
-chapter 03, on {os.cpu_count()} cores ({platform.machine()}) and {gib:.0f} GiB, which other programs may have used too; {made}.
+chapter 03, on {os.cpu_count()} cores ({platform.machine()}) and {gib:.0f} GiB, which other programs may have used
+too; {made}.
 
 | clicks | kernels | clicks in all | clicks per second | click to durable, median ms | p99 ms | lost |
 |---|---|---|---|---|---|---|

@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from rlhf_helpers import annotators, build, plots, world
+from rlhf_helpers import annotators, build, plots
 from rlhf_helpers.files import ROOT, versions, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +35,7 @@ def one_seed(seed, taste, judge=None):
 
     began = time.time()
     _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch, judge)
-    seconds, held_out = time.time() - began, world.prompts("heldout")
+    seconds, held_out = time.time() - began, build.measured_prompts()
     before, after = build.quality(held_out, theirs), build.quality(held_out, ours)
     return {
         "seed": seed,

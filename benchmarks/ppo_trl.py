@@ -40,7 +40,7 @@ PHASES = (
     "garbage collection",
     "rest",
 )
-SETTINGS = ppo.Settings(beta=0.05)  # the shipped ones, but for the number of updates
+SETTINGS = ppo.Settings()
 DIFFERENCES = """What is not the same:
 
 - TRL trains two networks, the policy and a value model (started from the reward model); here the value head is one
