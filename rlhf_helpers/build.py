@@ -371,7 +371,7 @@ def unlike(now, recorded):
 
 
 def build(out, seed=0, start="world"):
-    """Make the data folder at `out`, from stage `start` on; about ten minutes on two cores for all.
+    """Make the data folder at `out`, from stage `start` on; about twelve minutes on two cores for all.
 
     Writes `record` to checksums.json and says what is unlike the record of the data that ships.
     """
