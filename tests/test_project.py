@@ -464,6 +464,13 @@ def test_readme_shows_the_tastes_that_were_measured():
         assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
 
 
+def test_64_clean_labels_teach_a_single_taste():
+    runs = json.loads((ROOT / "benchmarks/tastes_clean.json").read_text(encoding="utf-8"))["runs"]
+    for taste in ("greets", "short", "names", "names_once", "kind_end", "few_e", "terse"):  # warm weighs six things
+        right = [r["orders"] for r in runs if r["taste"] == taste]
+        assert len(right) == 5 and sum(right) / len(right) >= 0.8, taste
+
+
 @pytest.mark.parametrize("taste", ["terse", "warm"])
 def test_readme_says_how_well_ppo_follows_other_tastes(taste):
     runs = json.loads((ROOT / f"benchmarks/ppo_seeds_{taste}.json").read_text(encoding="utf-8"))["runs"]
@@ -491,6 +498,7 @@ def test_readme_says_of_the_judge_what_was_measured():
     rows = (ROOT / "benchmarks/reward_seeds.md").read_text(encoding="utf-8").rstrip().splitlines()
     mean = rows[-1].strip("| ").split(" | ")
     accuracy, below, order = mean[1], mean[3], mean[4]
+    assert len(rows) == 8 and float(below) <= 3 and float(order) >= 0.92
     assert f"{accuracy} of new simulated labels, {below} points below" in README
     assert f"orders {order} of the clear pairs" in README.replace("\n", " ")
     methods = json.loads((ROOT / "benchmarks/methods.json").read_text(encoding="utf-8"))["seeds"]
