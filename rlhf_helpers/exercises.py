@@ -140,7 +140,7 @@ def check_whose(answer):
     for row, said, true in zip("abcdef", answer, key):
         if said != true:
             return tell(1, f"not row {row}. {whose_mistake(said, true)}")
-    return tell(1, "right. Form comes from demonstrations and tone from choices; a kind answer can still be false.", True)
+    return tell(1, "right. Form comes from demonstrations, tone from choices; a kind answer can still be false.", True)
 
 
 def whose_mistake(said, true):

@@ -209,6 +209,9 @@ def finish(trainer, folder):
                 "history": trainer.state.log_history,
             },
         )
+    if together:  # a process that ends while the others still speak to it is aborted
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 # ---------------------------------------------------------------- starting them
