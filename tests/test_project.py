@@ -491,6 +491,7 @@ def test_readme_says_of_speed_what_was_measured():
     assert f"{ppo['cpu_ratio_without_gc']:.1f} times if the garbage collection" in README
     reward = json.loads((ROOT / "benchmarks/reward_trl.json").read_text(encoding="utf-8"))["summary"]
     assert f"takes {reward['trl']['cpu_ratio']:.1f} times as many pairs per second" in README
+    assert reward["trl"]["cpu_ratio"] >= 2 and reward["trl"]["accuracy"] - reward["ours"]["accuracy"] < 0.005
     assert f"accuracy {reward['ours']['accuracy']:.3f} against {reward['trl']['accuracy']:.3f}" in README
 
 
