@@ -34,14 +34,14 @@ def test_the_page_is_complete_and_nothing_was_lost():
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads memory as Linux tells it")
 def test_kernels_that_label_at_once_lose_nothing(monkeypatch):
-    """The benchmark of many readers, with two of them and a second of each kind."""
+    """The benchmark of many readers of one Jupyter server, with two of them and a second of each kind."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import load
 
-    phases, memory = load.measure(2, 2, 1, every=0.25)
+    phases, memory, server = load.measure(2, 2, 1, every=0.25)
     assert [p.lost for p in phases] == [0] * 4 and all(p.clicks >= 6 for p in phases)
     assert all(0 < b < 60 for p in phases for b in p.latencies) and all(pss <= rss for pss, rss in memory)
-    assert [line.count("|") for line in load.page(phases, memory, 1).splitlines() if line.startswith("|")] == [8] * 6
+    assert [line.count("|") for line in load.page(phases, memory, server, 1).splitlines() if line.startswith("|")] == [8] * 6
 
 
 def test_the_page_of_many_readers_says_that_nothing_was_lost():
