@@ -41,7 +41,8 @@ def test_kernels_that_label_at_once_lose_nothing(monkeypatch):
     phases, memory, server = load.measure(2, 2, 1, every=0.25)
     assert [p.lost for p in phases] == [0] * 4 and all(p.clicks >= 6 for p in phases)
     assert all(0 < b < 60 for p in phases for b in p.latencies) and all(pss <= rss for pss, rss in memory)
-    assert [line.count("|") for line in load.page(phases, memory, server, 1).splitlines() if line.startswith("|")] == [8] * 6
+    rows = [line for line in load.page(phases, memory, server, 1).splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [8] * 6
 
 
 def test_the_page_of_many_readers_says_that_nothing_was_lost():
