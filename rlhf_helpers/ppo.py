@@ -187,12 +187,12 @@ class PackedPolicy(PolicyWithValue):
         return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in (logprobs, values))
 
     def roll_out(self, prompt, mask, *how):
-        hidden, entropy = [], []  # as they pass by: of the rows whose answer goes on, token after token
+        hidden, spread = [], []  # as they pass by: of the rows whose answer goes on, token after token
         hooks = [
             self.model.get_output_embeddings().register_forward_pre_hook(
                 lambda _, given: hidden.append(given[0][:, -1])
             ),
-            self.model.register_forward_hook(lambda _, __, out: entropy.append(token_entropy(out.logits[:, -1]))),
+            self.model.register_forward_hook(lambda _, __, out: spread.append(token_entropy(out.logits[:, -1]))),
         ]
         try:
             ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
@@ -200,7 +200,7 @@ class PackedPolicy(PolicyWithValue):
             for hook in hooks:
                 hook.remove()
         real = full_mask[:, prompt.shape[1] :].bool().T
-        values, entropy = self.value_head(torch.cat(hidden).float()).squeeze(-1), torch.cat(entropy)
+        values, entropy = self.value_head(torch.cat(hidden).float()).squeeze(-1), torch.cat(spread)
         return ids, full_mask, drawn, *(x.new_zeros(real.shape).masked_scatter(real, x).T for x in (values, entropy))
 
 
