@@ -236,7 +236,7 @@ def build_reward_start(out, seed):
         reward.train_reward_model(
             model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed, **QUIZ_TRAINING
         )
-    losses = learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
+    learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
     rows = world.quiz(REFRESHER, seed + 4)
     reward.train_reward_model(model, tokenizer, rows, seed=seed, **QUIZ_TRAINING | {"lr": 1e-4})
     with torch.no_grad():
@@ -250,8 +250,8 @@ def build_reward_start(out, seed):
         "Reward model before any feedback",
         "The fine-tuned model with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`) "
         "and on remarks about answers (`world.remarked`): it prefers a right answer to a wrong one, and sees tone and "
-        "length without preferring any.",
-        {"quiz_accuracy": accuracy, "remarks_loss": statistics.mean(losses[-20:])},
+        "length with hardly any preference.",
+        {"quiz_accuracy": accuracy},
         seed,
     )
 
@@ -259,7 +259,7 @@ def build_reward_start(out, seed):
 def labellers(taste, seed=0):
     """Who labels the data that ships: many people of one taste, of whom each labels a few pairs.
 
-    They differ more from each other than one person from himself: two of them agree on three of four pairs, as
+    They differ more from each other than one person from themselves: two of them agree on three of four pairs, as
     InstructGPT's labellers did (Ouyang et al. 2022).  They always choose, by a coin where two answers are as good.
     """
     return Annotator(taste, temperature=0.8, tie_width=0.0, seed=seed)

@@ -140,6 +140,26 @@ def test_reward_model_sees_what_is_in_an_answer_before_any_feedback():
         assert guess[true].float().mean() > 0.85 and guess[~true].float().mean() < 0.1, name
 
 
+def test_reward_model_has_hardly_a_preference_but_for_facts_before_any_feedback():
+    """Chapter 04 and the card say so: tone, filler and repetition move its score by far less than a fact does."""
+    model, tokenizer = load_reward_model(DATA / "models/reward_start")
+    rng, some = random.Random(3), [q for q in world.questions() if q.split == "heldout"][::4]
+    right = [world.claim(q, q.value) for q in some]
+    changed = {
+        "false": [world.claim(q, world.wrong_value(q, rng)) for q in some],
+        "kind": [f"Happy to help. {r}" for r in right],
+        "rude": [f"Not this again. {r}" for r in right],
+        "filler": [f"It depends on how you look at it. {r}" for r in right],
+        "repeat": [f"{r} {r}" for r in right],
+    }
+    asked = [q.prompt for q in some]
+    before = reward.score(model, tokenizer, asked, right).mean()
+    moved = {k: (reward.score(model, tokenizer, asked, v).mean() - before).item() for k, v in changed.items()}
+    assert moved["false"] < -0.5 and all(abs(d) < 0.25 * -moved["false"] for k, d in moved.items() if k != "false"), (
+        moved
+    )
+
+
 def test_remarks_are_learned_and_leave_no_layer_behind():
     tokenizer = new_tokenizer(world.corpus(100))
     language = new_model(tokenizer, layers=1, width=32, heads=2)
