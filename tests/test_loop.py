@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_helpers import feedback, lm, loop, models, ppo, probe, world
+from rlhf_helpers import feedback, lm, loop, models, ppo, probe, reward, world
 from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.chat import Chat, turn_html
 from rlhf_helpers.files import WorkbookError
@@ -173,6 +173,22 @@ def test_features_do_not_depend_on_the_batch(tiny):
     alone = torch.cat([probe.features(model, tokenizer, [p], [s]) for p, s in zip(TRAIN, said)])
     assert together.shape == (8, 4 * model.config.hidden_size)
     assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_a_reward_model_lends_the_probe_what_its_score_is_read_from(tiny, tmp_path):
+    model, tokenizer = tiny
+    models.save_model(model, tokenizer, tmp_path / "tiny", "A small model.\n")
+    judge, _ = models.load_reward_model(tmp_path / "tiny")
+    prompts, said = TRAIN[:40], [SAYINGS[i % 4] for i in range(40)]
+    states = probe.last_states(judge, tokenizer, prompts, said)
+    assert torch.allclose(
+        (states @ judge.score.weight.T)[:, 0], reward.score(judge, tokenizer, prompts, said), atol=1e-4
+    )
+    taught = probe.Probe(model, tokenizer, prompts, said, judge)
+    own = 4 * model.config.hidden_size
+    variance = taught.read(prompts, said).var(0)  # of a score with standard normal weights, for each model
+    assert variance[:own].sum().item() == pytest.approx(probe.PRIOR_VARIANCE, rel=0.01)
+    assert variance[own:].sum().item() == pytest.approx(probe.PRIOR_VARIANCE, rel=0.01)
 
 
 def test_what_lies_beyond_the_answers_seen_earns_nothing(tiny):

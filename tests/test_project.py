@@ -466,7 +466,8 @@ def test_readme_shows_the_tastes_that_were_measured():
 
 def test_64_clean_labels_teach_a_single_taste():
     runs = json.loads((ROOT / "benchmarks/tastes_clean.json").read_text(encoding="utf-8"))["runs"]
-    for taste in ("greets", "short", "names", "names_once", "kind_end", "few_e", "terse"):  # warm weighs six things
+    single = ("greets", "short", "names", "names_once", "kind_end", "few_e", "helpful", "terse", "warm")
+    for taste in single:
         right = [r["orders"] for r in runs if r["taste"] == taste]
         assert len(right) == 5 and sum(right) / len(right) >= 0.8, taste
 
