@@ -135,7 +135,7 @@ def card(title, what, metrics, seed):
     lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
     return (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {title}\n\n{what}\n\n"
-        f"Made by `python -m rlhf_helpers.build --seed {seed}`. On held-out prompts of the embedded world:\n\n"
+        f"Made by `python -m rlhf_helpers.build --seed {seed}`. On prompts or texts that it did not learn from:\n\n"
         f"| measure | value |\n|---|---|\n{lines}\n\nIt knows only the embedded world of the RLHF Workbook "
         "(see `data/README.md`) and is for learning, not for use.\n"
     )
@@ -167,7 +167,10 @@ def build_base(out, seed):
     model = new_model(tokenizer, seed)
     rows = lm.blocks(tokenizer, documents, PRETRAINING["length"])
     batches = lm.pretraining_batches(rows, PRETRAINING["batch_size"], seed)
-    losses = lm.fit(model, batches, PRETRAINING["steps"], PRETRAINING["lr"])
+    lm.fit(model, batches, PRETRAINING["steps"], PRETRAINING["lr"])
+    fresh = lm.blocks(tokenizer, world.corpus(200, seed + 7), PRETRAINING["length"])
+    with torch.no_grad():
+        loss = lm.plain_loss(model, fresh, torch.ones_like(fresh), torch.ones_like(fresh)).item()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     ship(
         model,
@@ -175,7 +178,7 @@ def build_base(out, seed):
         out / "models/base",
         "Base model",
         "Pre-trained on `data/corpus.txt` by next-token prediction. It continues text; it was never asked to answer.",
-        {"final_loss": statistics.mean(losses[-20:]), "parameters_millions": millions},
+        {"loss_on_new_text": loss, "parameters_millions": millions},
         seed,
     )
 

@@ -259,8 +259,8 @@ def one_round(
 
     The model answers `prompts`, `labels_by` (default: `annotator`) compares, a `probe.Probe` learns from
     these labels, ties included, and from the `earlier` preference rows, PPO makes the candidate, and
-    `annotator` judges it blind against `model` on `judge_prompts`.  `reward_model`: one whose score is a
-    feature of the probe.  `labels`: label events to use instead, such as a person's.  `anchor`: the model
+    `annotator` judges it blind against `model` on `judge_prompts`.  `reward_model`: one whose last
+    states the probe reads too.  `labels`: label events to use instead, such as a person's.  `anchor`: the model
     from which the drift is measured (default: `model`).
     The report can be written as JSON; report["rows"] are the new preference rows.
     """

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from . import reward
 from .models import autocast, context_length, pad, position_ids, prompts_ids
 
-PRIOR_VARIANCE = 5.0  # of an answer's score before any label, for each model; few labels then move it far, none decides
+PRIOR_VARIANCE = 5.0  # of an answer's score before any label, in equal parts from each model that is read
 RIDGE = 1.0  # a standard normal prior on each weight
 
 
@@ -90,7 +90,8 @@ class Probe:
         kinds = self.see(prompts, responses)
         x, self.weights = torch.cat(kinds, 1), None
         self.low, self.high = x.min(0).values, x.max(0).values
-        self.scale = torch.cat([(PRIOR_VARIANCE / k.shape[1]) ** 0.5 / k.std(0).clamp_min(1e-3) for k in kinds])
+        part = PRIOR_VARIANCE / len(kinds)
+        self.scale = torch.cat([(part / k.shape[1]) ** 0.5 / k.std(0).clamp_min(1e-3) for k in kinds])
 
     def see(self, prompts, responses):
         """Features as they are: one tensor (answers, features) for each model."""

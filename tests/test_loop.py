@@ -187,8 +187,8 @@ def test_a_reward_model_lends_the_probe_what_its_score_is_read_from(tiny, tmp_pa
     taught = probe.Probe(model, tokenizer, prompts, said, judge)
     own = 4 * model.config.hidden_size
     variance = taught.read(prompts, said).var(0)  # of a score with standard normal weights, for each model
-    assert variance[:own].sum().item() == pytest.approx(probe.PRIOR_VARIANCE, rel=0.01)
-    assert variance[own:].sum().item() == pytest.approx(probe.PRIOR_VARIANCE, rel=0.01)
+    assert variance[:own].sum().item() == pytest.approx(probe.PRIOR_VARIANCE / 2, rel=0.01)
+    assert variance[own:].sum().item() == pytest.approx(probe.PRIOR_VARIANCE / 2, rel=0.01)
 
 
 def test_what_lies_beyond_the_answers_seen_earns_nothing(tiny):

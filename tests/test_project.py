@@ -459,17 +459,20 @@ def test_readme_shows_the_tastes_that_were_measured():
     runs = json.loads((ROOT / "benchmarks/tastes.json").read_text(encoding="utf-8"))["runs"]
     lines = (ROOT / "benchmarks/tastes.md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     assert "\n".join(lines) in README
-    for taste in ("greets", "short", "names"):
+    for taste in ("greets", "short", "names", "terse", "warm"):
         wins = [r["win_rate"] for r in runs if r["taste"] == taste]
         assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
 
 
-def test_64_clean_labels_teach_a_single_taste():
+def test_64_clean_labels_teach_any_taste():
     runs = json.loads((ROOT / "benchmarks/tastes_clean.json").read_text(encoding="utf-8"))["runs"]
-    single = ("greets", "short", "names", "names_once", "kind_end", "few_e", "helpful", "terse", "warm")
-    for taste in single:
-        right = [r["orders"] for r in runs if r["taste"] == taste]
-        assert len(right) == 5 and sum(right) / len(right) >= 0.8, taste
+    right = {}
+    for run in runs:
+        right.setdefault(run["taste"], []).append(run["orders"])
+    assert len(right) == 9 and all(len(seeds) == 5 for seeds in right.values())
+    means = [sum(seeds) / 5 for seeds in right.values()]
+    assert min(means) >= 0.8
+    assert f"order {min(means):.2f} to {max(means):.2f} of new pairs" in README
 
 
 @pytest.mark.parametrize("taste", ["terse", "warm"])
@@ -492,7 +495,9 @@ def test_readme_says_of_speed_what_was_measured():
     assert f"{ppo['cpu_ratio_without_gc']:.1f} times if the garbage collection" in README
     reward = json.loads((ROOT / "benchmarks/reward_trl.json").read_text(encoding="utf-8"))["summary"]
     assert f"takes {reward['trl']['cpu_ratio']:.1f} times as many pairs per second" in README
-    assert reward["trl"]["cpu_ratio"] >= 2 and reward["trl"]["accuracy"] - reward["ours"]["accuracy"] < 0.005
+    mean, low, high = reward["ours"]["ahead"]
+    assert reward["trl"]["cpu_ratio"] >= 2 and low > -0.001 and high > 0  # a tenth of a point would be worse
+    assert f"{100 * mean:.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})" in README
     assert f"accuracy {reward['ours']['accuracy']:.3f} against {reward['trl']['accuracy']:.3f}" in README
 
 
