@@ -149,6 +149,8 @@ class Chat:
         """Delete the prompts kept on this machine, and the talk in memory.  Comparisons stay in the log."""
         self.prompts_path.unlink(missing_ok=True)
         self.turns, self.pending = [], None
+        if self.widget is not None:
+            self._refresh("Forgotten.")
 
     def show(self):
         if self.widget is None:

@@ -503,7 +503,7 @@ def check_loss_of_gap(answer):
         "that is the gap without the curve: at a gap of 0 the loss is ln 2, not 0.": lambda d: max(-d, 0),
     }
     cases = [(0.0,), (2.0,), (-2.0,), (30.0,), (-1000.0,), (1000.0,)]
-    praise = "However wrong the order, the loss is finite and its slope is −1 at most."
+    praise = "However wrong the order, the loss is finite and its slope never steeper than −1."
     return compare(1, answer, right, cases, mistakes, praise)
 
 

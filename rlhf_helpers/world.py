@@ -567,7 +567,7 @@ def written(q, rng, right=0.57, wrong=0.23):
     """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
 
     Quality, tone and length are drawn apart.  "beside": it says something true, but not what was asked for; "fact": it
-    does so after answering.
+    adds a further true thing.
     """
     quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
     tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.4, 0.2, 0.1, 0.3))[0]
