@@ -155,9 +155,8 @@ def test_reward_model_has_hardly_a_preference_but_for_facts_before_any_feedback(
     asked = [q.prompt for q in some]
     before = reward.score(model, tokenizer, asked, right).mean()
     moved = {k: (reward.score(model, tokenizer, asked, v).mean() - before).item() for k, v in changed.items()}
-    assert moved["false"] < -0.5 and all(abs(d) < 0.25 * -moved["false"] for k, d in moved.items() if k != "false"), (
-        moved
-    )
+    false = moved.pop("false")
+    assert false < -0.5 and max(map(abs, moved.values())) < -0.25 * false, (false, moved)
 
 
 def test_remarks_are_learned_and_leave_no_layer_behind():
