@@ -469,7 +469,8 @@ def test_64_clean_labels_teach_any_taste():
     right = {}
     for run in runs:
         right.setdefault(run["taste"], []).append(run["orders"])
-    assert len(right) == 9 and all(len(seeds) == 5 for seeds in right.values())
+    single = {"greets", "short", "names", "names_once", "kind_end", "few_e", "helpful", "terse", "warm"}
+    assert set(right) == single and all(len(seeds) == 5 for seeds in right.values())
     means = [sum(seeds) / 5 for seeds in right.values()]
     assert min(means) >= 0.8
     assert f"order {min(means):.2f} to {max(means):.2f} of new pairs" in README
@@ -496,6 +497,7 @@ def test_readme_says_of_speed_what_was_measured():
     reward = json.loads((ROOT / "benchmarks/reward_trl.json").read_text(encoding="utf-8"))["summary"]
     assert f"takes {reward['trl']['cpu_ratio']:.1f} times as many pairs per second" in README
     mean, low, high = reward["ours"]["ahead"]
+    assert reward["trl"]["accuracy"] - reward["ours"]["accuracy"] < 0.005
     assert reward["trl"]["cpu_ratio"] >= 2 and low > -0.001 and high > 0  # a tenth of a point would be worse
     assert f"{100 * mean:.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})" in README
     assert f"accuracy {reward['ours']['accuracy']:.3f} against {reward['trl']['accuracy']:.3f}" in README
