@@ -27,14 +27,17 @@ from pathlib import Path
 
 REPO = "{url}"
 TAG = "{tag}"
-HOSTED = ("google.colab" in sys.modules
-          or "KAGGLE_KERNEL_RUN_TYPE" in os.environ)
+HOSTED = (
+    "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+)
 if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
     root = Path(f"rlhf-workbook-{{TAG}}").resolve()
     get = ["git", "clone", "-q", "--depth", "1", "-b", TAG, REPO, str(root)]
     if not root.exists() and subprocess.run(get).returncode:
-        raise RuntimeError(f"{{REPO}} at {{TAG}} could not be fetched. Check "
-                           "the connection and run this cell again.")
+        raise RuntimeError(
+            f"{{REPO}} at {{TAG}} could not be fetched. Check "
+            "the connection and run this cell again."
+        )
     sys.path.insert(0, str(root))"""
 
 BADGE = re.compile(r"(\(https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")

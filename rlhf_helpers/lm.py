@@ -21,7 +21,8 @@ def next_token_loss(logits, ids, mask):
 
 def blocks(tokenizer, texts, length):
     """Texts, joined by the end-of-text token and cut into rows of `length` tokens: (rows, length)."""
-    stream = [t for ids in tokenizer(list(texts))["input_ids"] for t in [*ids, tokenizer.eos_token_id]]
+    encoded, end = tokenizer(list(texts))["input_ids"], tokenizer.eos_token_id
+    stream = [t for ids in encoded for t in [*ids, end]]
     rows = len(stream) // length
     return torch.tensor(stream[: rows * length]).view(rows, length)
 
@@ -30,9 +31,11 @@ def demonstration_batch(tokenizer, rows, device="cpu"):
     """Demonstrations -> (ids, attention mask, loss mask); the loss mask is 1 on the answer and its end."""
     asked = [prompt_ids(tokenizer, r["prompt"]) for r in rows]
     said = [response_ids(tokenizer, r["response"]) for r in rows]
-    ids, mask = pad([a + s for a, s in zip(asked, said)], tokenizer.pad_token_id, device=device)
+    both = [a + s for a, s in zip(asked, said)]
+    ids, mask = pad(both, tokenizer.pad_token_id, device=device)
     columns = torch.arange(ids.shape[1], device=device)
-    return ids, mask, mask * (columns >= torch.tensor([[len(a)] for a in asked], device=device))
+    starts = torch.tensor([[len(a)] for a in asked], device=device)
+    return ids, mask, mask * (columns >= starts)
 
 
 def schedule(step, steps, warmup=0.05):
@@ -46,8 +49,9 @@ def schedule(step, steps, warmup=0.05):
 
 def plain_loss(model, ids, mask, loss_mask):
     """`next_token_loss` of a model on one batch; ids, mask and loss_mask: (rows, T)."""
+    places = position_ids(mask)
     with autocast(ids.device):
-        logits = model(ids, attention_mask=mask, position_ids=position_ids(mask)).logits
+        logits = model(ids, attention_mask=mask, position_ids=places).logits
     return next_token_loss(logits, ids, loss_mask)
 
 
@@ -70,7 +74,8 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     `on_step(step, loss)` is called after each update.  loss_of: `plain_loss` or, for padded batches, the quicker
     `padded_batch_loss(model)`.  Raises WorkbookError when the loss is no longer finite.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    options = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, **options)
     losses = []
     model.train()
     for step, (ids, mask, loss_mask) in zip(range(steps), batches):

@@ -53,21 +53,14 @@ class Limits:
 def verdict(wins, ties, losses):
     """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95 % Wilson interval,
     and "better", "worse" or "inconclusive" (the interval holds one half)."""
-    n = wins + ties + losses
+    n, points = wins + ties + losses, wins + ties / 2
     if n == 0:
         raise WorkbookError("There is no comparison to count. Compare at least one pair of answers.")
-    low, high = wilson(wins + ties / 2, n)
+    low, high = wilson(points, n)
     words = "better" if low > 0.5 else "worse" if high < 0.5 else "inconclusive"
-    return {
-        "n": n,
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-        "win_rate": (wins + ties / 2) / n,
-        "low": low,
-        "high": high,
-        "verdict": words,
-    }
+    counts = {"n": n, "wins": wins, "ties": ties, "losses": losses}
+    rate = {"win_rate": points / n, "low": low, "high": high}
+    return {**counts, **rate, "verdict": words}
 
 
 def blind_test(prompts, ours, theirs, annotator, seed=0):
@@ -301,68 +294,49 @@ def gate(report, limits=None):
     """Promote or roll back: (True or False, the reason in words)."""
     limits, blind = limits or Limits(), report["blind"]
     won = (
-        f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons (95 % interval "
-        f"{blind['low']:.0%} to {blind['high']:.0%})"
+        f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons "
+        f"(95 % interval {blind['low']:.0%} to {blind['high']:.0%})"
     )
+    kl, ended, empty = report["kl"], report["ended"], report["empty"]
     longer = report["words"] / max(report["words_before"], 1e-9)
-    broken = [
-        text
-        for bad, text in (
-            (blind["low"] <= limits.win_low, f"{won}, which must lie above {limits.win_low:.0%}"),
-            (not report["kl"] <= limits.kl, f"it is {report['kl']:.1f} nats from the anchor, more than {limits.kl:g}"),
-            (report["ended"] < limits.ended, f"only {report['ended']:.0%} of its answers come to an end"),
-            (report["empty"] > limits.empty, f"{report['empty']:.0%} of its answers are empty"),
-            (longer > limits.longer, f"its answers are {longer:.1f} times as long"),
-            (report["distinct"] < limits.distinct, "it says the same thing to everybody"),
-        )
-        if bad
-    ]
+    broken = []
+    if blind["low"] <= limits.win_low:
+        broken.append(f"{won}, which must lie above {limits.win_low:.0%}")
+    if not kl <= limits.kl:
+        far = f"it is {kl:.1f} nats from the anchor"
+        broken.append(f"{far}, more than {limits.kl:g}")
+    if ended < limits.ended:
+        broken.append(f"only {ended:.0%} of its answers come to an end")
+    if empty > limits.empty:
+        broken.append(f"{empty:.0%} of its answers are empty")
+    if longer > limits.longer:
+        broken.append(f"its answers are {longer:.1f} times as long")
+    if report["distinct"] < limits.distinct:
+        broken.append("it says the same thing to everybody")
     return not broken, "; ".join(broken) if broken else won
 
 
-def improve(
-    model,
-    tokenizer,
-    prompts,
-    judge_prompts,
-    annotator,
-    rounds=3,
-    settings=None,
-    limits=None,
-    seed=0,
-    *,
-    labels_by=None,
-    earlier=(),
-    reward_model=None,
-    anchor=None,
-    on_round=None,
-):
+def improve(model, *data, rounds=3, limits=None, seed=0, on_round=None, **options):
     """Go round `rounds` times, each from the model that the gate last let through: (model, history).
+
+    `data` and `options` are handed on to `one_round`: first tokenizer, prompts, judge_prompts, annotator and,
+    if given, settings, then any of its keywords (`anchor`: by default the first `model`).
 
     Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds
     stay in it.  `on_round(row, candidate, model)` is called after each, with the model that goes on.  Labels
     of a refused round are not learned from again: the refusal may be their fault.
     """
-    anchor, earlier, history = anchor or model, list(earlier), []
+    options, history = {"anchor": model, "earlier": (), **options}, []
     for n in range(1, rounds + 1):
-        candidate, report = one_round(
-            model,
-            tokenizer,
-            prompts,
-            judge_prompts,
-            annotator,
-            settings,
-            seed + 100 * n,
-            labels_by=labels_by,
-            earlier=earlier,
-            reward_model=reward_model,
-            anchor=anchor,
-        )
+        options["seed"] = seed + 100 * n
+        candidate, report = one_round(model, *data, **options)
         promoted, reason = gate(report, limits)
         rows = report.pop("rows")
         if promoted:
-            model, earlier = candidate, earlier + rows
-        history.append({"round": n, "promoted": promoted, "reason": reason, **report})
+            model = candidate
+            options["earlier"] = [*options["earlier"], *rows]
+        row = {"round": n, "promoted": promoted, "reason": reason, **report}
+        history.append(row)
         if on_round:
-            on_round(history[-1], candidate, model)
+            on_round(row, candidate, model)
     return model, history

@@ -102,7 +102,8 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
 
     Backwards over the answer; after the last real token there is nothing left to come.
     """
-    values, advantage = values * mask, torch.zeros(len(rewards), device=rewards.device)
+    values = values * mask
+    advantage = torch.zeros(len(rewards), device=rewards.device)
     advantages = torch.zeros_like(rewards)
     for t in reversed(range(rewards.shape[1])):
         after = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
@@ -160,7 +161,8 @@ class PolicyWithValue(torch.nn.Module):
     def read(self, ids, mask, start):
         """Log-probabilities and values of the answer's tokens, (rows, T) each, 0 after its end."""
         logits, values = self(ids, mask, start)
-        return token_logprobs(logits, ids[:, start:]) * mask[:, start:], values * mask[:, start:]
+        real = mask[:, start:]
+        return token_logprobs(logits, ids[:, start:]) * real, values * real
 
     def roll_out(self, prompt, mask, *how):
         """Sample answers; prompt, mask: (rows, prompt), `how`: see `rollout`.
@@ -171,7 +173,8 @@ class PolicyWithValue(torch.nn.Module):
         ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
         logits, values = self(ids, full_mask, prompt.shape[1])
         real = full_mask[:, prompt.shape[1] :]
-        return ids, full_mask, drawn, values * real, token_entropy(logits) * real
+        entropy = token_entropy(logits) * real
+        return ids, full_mask, drawn, values * real, entropy
 
 
 class PackedPolicy(PolicyWithValue):
@@ -222,12 +225,13 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     )
     tokens, mask = ids[:, start:], full_mask[:, start:].float()
     responses = decode_responses(tokenizer, ids, full_mask, start)
-    ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & mask.bool()).any(-1)
+    ends = torch.isin(tokens, torch.tensor(sorted(eos), device=device))
+    ended = (ends & mask.bool()).any(-1)
     scores = reward(prompts, responses).to(device)
     ref_logprobs, _ = reference.read(ids, full_mask, start)
     final = scores - settings.no_end_penalty * (~ended)
     rewards = token_rewards(final, logprobs, ref_logprobs, mask, settings.beta)
-    advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
+    raw, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
     return {
         "ids": ids,
         "full_mask": full_mask,
@@ -237,9 +241,9 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
         "ref_logprobs": ref_logprobs,
         "values": values,
         "rewards": rewards,
-        "raw_advantages": advantages,
+        "raw_advantages": raw,
         "returns": returns,
-        "advantages": whiten(advantages, mask),
+        "advantages": whiten(raw, mask),
         "scores": scores,
         "final": final,
         "ended": ended,
@@ -249,43 +253,41 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     }
 
 
+def minibatches(batch, settings, generator):
+    """The rows of a batch in random parts, epoch after epoch: a dict of tensors for each part."""
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(batch["ids"]), generator=generator)
+        for some in order.to(batch["ids"].device).chunk(settings.minibatches):
+            yield {k: v[some] for k, v in batch.items() if torch.is_tensor(v)}
+
+
 def update(policy, optimizer, batch, settings, generator):
     """A few epochs of clipped gradient steps on one batch; returns a dict of statistics."""
-    stats, rows = [], len(batch["ids"])
-    for _ in range(settings.epochs):
-        order = torch.randperm(rows, generator=generator)
-        for some in order.chunk(settings.minibatches):
-            some = some.to(batch["ids"].device)
-            mask = batch["mask"][some]
-            logprobs, values = policy.read(batch["ids"][some], batch["full_mask"][some], batch["start"])
-            surrogate, ratio, active = policy_loss(
-                logprobs, batch["logprobs"][some], batch["advantages"][some], mask, settings.clip
+    stats, start = [], batch["start"]
+    for part in minibatches(batch, settings, generator):
+        mask = part["mask"]
+        logprobs, values = policy.read(part["ids"], part["full_mask"], start)
+        surrogate, ratio, active = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, settings.clip)
+        error = value_loss(values, part["values"], part["returns"], mask, settings.value_clip)
+        loss = surrogate + settings.value_coef * error
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        if not torch.isfinite(loss + norm):
+            raise WorkbookError(
+                f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
+                f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
+                "again; the last good policy is kept."
             )
-            error = value_loss(values, batch["values"][some], batch["returns"][some], mask, settings.value_clip)
-            loss = surrogate + settings.value_coef * error
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-            if not torch.isfinite(loss + norm):
-                raise WorkbookError(
-                    f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
-                    f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
-                    "again; the last good policy is kept."
-                )
-            optimizer.step()
-            off = ((ratio - 1).abs() * mask).max().item()
-            stats.append(
-                {
-                    "clip_fraction": active.item(),
-                    "policy_loss": surrogate.item(),
-                    "ratio_off": off,
-                    "value_loss": error.item(),
-                    "approx_kl": masked_mean(kl_k3(batch["logprobs"][some] * mask, logprobs), mask).item(),
-                }
-            )
-    first = stats[0]
-    mean = {k: sum(s[k] for s in stats) / len(stats) for k in first}
-    return mean | {"first_ratio_off": first["ratio_off"], "first_clip_fraction": first["clip_fraction"]}
+        optimizer.step()
+        off = ((ratio - 1).abs() * mask).max()
+        kl = masked_mean(kl_k3(part["logprobs"] * mask, logprobs), mask)
+        numbers = {"clip_fraction": active, "policy_loss": surrogate}
+        numbers |= {"ratio_off": off, "value_loss": error, "approx_kl": kl}
+        stats.append({k: x.item() for k, x in numbers.items()})
+    mean = {k: sum(s[k] for s in stats) / len(stats) for k in stats[0]}
+    first = {"first_" + k: stats[0][k] for k in ("ratio_off", "clip_fraction")}
+    return mean | first
 
 
 # ---------------------------------------------------------------- health

@@ -158,6 +158,17 @@ def usable_pairs(tokenizer, rows, limit):
     return kept, len(pairs) - len(kept)
 
 
+def pairs_to_learn(tokenizer, rows, limit):
+    """`usable_pairs` of rows that were checked.  Raises WorkbookError when nothing can be learned from them."""
+    check_preferences(rows)
+    pairs, dropped = usable_pairs(tokenizer, rows, limit)
+    if not pairs:
+        raise WorkbookError(
+            "There is no pair to learn from: all were ties, skipped or identical. Label more in chapter 03."
+        )
+    return pairs, dropped
+
+
 def like_lengths(order, length, batch_size, generator):
     """Cut `order` (shuffled indices) into batches of like length, so that little of a batch is padding.
 
@@ -229,6 +240,28 @@ def preference_step(model, optimizer, pairs, pad_id, center, scores=padded_score
     }
 
 
+def begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed):
+    """(optimiser, what the checkpoint has to be of, history): fresh, or where the checkpoint left them and the model.
+
+    The training is described by its settings, the tokens of all pairs and the weights it starts from.  Raises
+    WorkbookError when the checkpoint is not of this training.
+    """
+    weights = model.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    run = checkpoint and {
+        "training": "reward model",
+        "epochs": epochs,
+        "batch size": batch_size,
+        "learning rate": lr,
+        "centre": center,
+        "seed": seed,
+        "set of pairs": digest_of(pairs),
+        "model to start from": digest(model),
+    }
+    history, _ = load_checkpoint(checkpoint, run, model, optimizer)
+    return optimizer, run, history
+
+
 def train_reward_model(
     model,
     tokenizer,
@@ -253,36 +286,21 @@ def train_reward_model(
     that the model allows.  Raises WorkbookError when nothing can be learned from `rows`, when the loss is no
     longer finite, or when the checkpoint is not of this training.
     """
-    check_preferences(rows)
-    pairs, dropped = usable_pairs(tokenizer, rows, context_length(model))
-    if not pairs:
-        raise WorkbookError(
-            "There is no pair to learn from: all were ties, skipped or identical. Label more in chapter 03."
-        )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    pairs, dropped = pairs_to_learn(tokenizer, rows, context_length(model))
     scores = scores or (packed_scores if can_pack(model) else padded_scores)
     batches = training_batches(pairs, epochs, batch_size, seed)
-    run = checkpoint and {
-        "training": "reward model",
-        "epochs": epochs,
-        "batch size": batch_size,
-        "learning rate": lr,
-        "centre": center,
-        "seed": seed,
-        "set of pairs": digest_of(pairs),
-        "model to start from": digest(model),
-    }
-    history, _ = load_checkpoint(checkpoint, run, model, optimizer)
+    optimizer, run, history = begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed)
     model.train()
     try:
-        for batch in batches[len(history) :]:
+        for step in range(len(history), len(batches)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * schedule(len(history), len(batches))
-            row = preference_step(model, optimizer, [pairs[i] for i in batch], tokenizer.pad_token_id, center, scores)
-            history.append({"step": len(history) + 1, "dropped": dropped, **row})
+                group["lr"] = lr * schedule(step, len(batches))
+            some = [pairs[i] for i in batches[step]]
+            row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
+            history.append({"step": step + 1, "dropped": dropped, **row})
             if on_step:
-                on_step(len(history), len(batches), history[-1])
-            if checkpoint and len(history) % SAVE_EVERY == 0:
+                on_step(step + 1, len(batches), history[-1])
+            if checkpoint and (step + 1) % SAVE_EVERY == 0:
                 save_checkpoint(checkpoint, run, model, optimizer, history)
     finally:
         model.eval()

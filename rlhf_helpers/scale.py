@@ -60,8 +60,19 @@ def preference_row(tokenizer, row):
 
 # ---------------------------------------------------------------- configurations
 
+LOCALHOST = "127.0.0.1"
+FSDP = {
+    "fsdp_version": 2,
+    "fsdp_reshard_after_forward": True,
+    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "fsdp_state_dict_type": "FULL_STATE_DICT",
+    "fsdp_cpu_ram_efficient_loading": True,
+    "fsdp_offload_params": False,
+    "fsdp_activation_checkpointing": False,
+}
 
-def launch_config(processes, machines=1, rank=0, address="127.0.0.1", cpu=False, sharded=False):
+
+def launch_config(processes, machines=1, rank=0, address=LOCALHOST, cpu=False, sharded=False):
     """Settings of `accelerate launch` for `processes` in all, shared out over `machines`, as a dict.
 
     rank: which of the machines this file is for; address: of the machine with rank 0.  sharded: weights, gradients
@@ -82,17 +93,10 @@ def launch_config(processes, machines=1, rank=0, address="127.0.0.1", cpu=False,
         "main_process_port": 29500 if machines > 1 else 0,
     }  # 0: any free port
     if machines > 1:
-        config |= {"main_process_ip": address, "rdzv_backend": "static", "same_network": True}
+        config |= {"main_process_ip": address, "rdzv_backend": "static"}
+        config["same_network"] = True
     if sharded:
-        config["fsdp_config"] = {
-            "fsdp_version": 2,
-            "fsdp_reshard_after_forward": True,
-            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "fsdp_state_dict_type": "FULL_STATE_DICT",
-            "fsdp_cpu_ram_efficient_loading": True,
-            "fsdp_offload_params": False,
-            "fsdp_activation_checkpointing": False,
-        }
+        config["fsdp_config"] = dict(FSDP)
     return config
 
 
@@ -267,11 +271,12 @@ def launch(config, what, folder):
 # ---------------------------------------------------------------- what it costs
 
 
-def count_parameters(layers, width, inner, heads, kv_heads, vocab, gated=True, tied=False, **more):
+def count_parameters(layers, width, inner, heads, kv_heads, vocab, gated=True, tied=False, **_):
     """Parameters of a decoder-only transformer from its shape; biases and norms (below 1 %) are left out."""
     attention = width * width * (2 + 2 * kv_heads / heads)
     feed_forward = (3 if gated else 2) * width * inner
-    return layers * (attention + feed_forward) + (1 if tied else 2) * vocab * width
+    embeddings = (1 if tied else 2) * vocab * width
+    return layers * (attention + feed_forward) + embeddings
 
 
 def training_bytes(policy, judge, value=0):
@@ -284,7 +289,7 @@ def training_bytes(policy, judge, value=0):
     return 16 * (policy + value) + 2 * (policy + judge)
 
 
-def cache_bytes(layers, width, heads, kv_heads, **more):
+def cache_bytes(layers, width, heads, kv_heads, **_):
     """Bytes of keys and values (bf16) that generation keeps per token."""
     return 2 * 2 * layers * kv_heads * width // heads
 
@@ -306,8 +311,9 @@ def decoding_seconds(parameters, cache, batch, prompt, answer, bandwidth, flops)
     answer.  The arithmetic is a forward pass over prompt and answer.  bandwidth: bytes, flops: operations a second,
     of all the cards together.
     """
-    read = answer * (2 * parameters + cache * batch * (prompt + answer / 2)) / bandwidth
-    return max(read, 2 * parameters * batch * (prompt + answer) / flops)
+    read = answer * (2 * parameters + cache * batch * (prompt + answer / 2))
+    work = 2 * parameters * batch * (prompt + answer)
+    return max(read / bandwidth, work / flops)
 
 
 def cards_needed(needed, card=80e9, share=0.6):
