@@ -141,7 +141,7 @@ def main():
     parser.add_argument("--tastes", nargs="+", choices=TASTES, default=["greets", "short", "names"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.Settings")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default=str(HERE / "tastes"), help="where to write, without .json and .md")
     parser.add_argument("--clean", action="store_true", help="reward models from clean labels only, no PPO")
     options, runs = parser.parse_args(), []
@@ -156,6 +156,7 @@ def main():
     for seed in options.seeds:
         for taste in options.tastes:
             runs = [r for r in runs if (r["taste"], r["seed"]) != (taste, seed)]
+            print(f"{taste}, seed {seed}: labels, reward model and PPO, in about a minute ...", flush=True)
             runs.append(one_run(taste, seed, options.updates))
             print({k: v for k, v in runs[-1].items() if k != "examples"}, flush=True)
             write_json(

@@ -114,13 +114,14 @@ def reward_quality(model, tokenizer, pairs, events, annotator):
     """Held-out accuracy of a reward model against the labels, their noise ceiling, and the order by the very taste."""
     rows, _ = to_preferences(events)
     triples = [(p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
+    chosen = [t for t, e in zip(triples, events) if e["choice"] != "tie"]
     gaps = torch.tensor([annotator.score(p, a) - annotator.score(p, b) for p, a, b in triples])
     prompts = [t[0] for t in triples]
     s = reward.score(model, tokenizer, prompts * 2, [t[1] for t in triples] + [t[2] for t in triples])
     margins, clear = s[: len(pairs)] - s[len(pairs) :], gaps.abs() >= 1
     return {
         "accuracy": reward.evaluate(model, tokenizer, rows)["accuracy"],
-        "noise_ceiling": noise_ceiling(annotator, triples),
+        "noise_ceiling": noise_ceiling(annotator, chosen),
         "gold_order_clear_pairs": ((margins > 0) == (gaps > 0))[clear].float().mean().item(),
         "score_mean": s.mean().item(),
         "score_std": s.std().item(),
@@ -259,13 +260,19 @@ def build_reward_start(out, seed):
     )
 
 
-def labellers(taste, seed=0):
+def labellers(taste, seed=0, tie_width=0.0):
     """Who labels the data that ships: many people of one taste, of whom each labels a few pairs.
 
     They differ more from each other than one person from themselves: two of them agree on three of four pairs, as
-    InstructGPT's labellers did (Ouyang et al. 2022).  They always choose, by a coin where two answers are as good.
+    InstructGPT's labellers did (Ouyang et al. 2022).  With tie_width 0 they always choose, by a coin where two
+    answers are as good.
     """
-    return Annotator(taste, temperature=0.8, tie_width=0.0, seed=seed)
+    return Annotator(taste, temperature=0.8, tie_width=tie_width, seed=seed)
+
+
+def relabelled(labels, taste, seed=0):
+    """The pairs of `labels` (each holds its own), labelled anew by another taste; what it finds equal is a tie."""
+    return simulated_feedback(labels, labellers(taste, seed, tie_width=1e-9), seed)
 
 
 def build_feedback(out, seed):
@@ -285,11 +292,11 @@ def judge(out, seed, taste="helpful"):
     model, _ = load_reward_model(out / "models/reward_start")
     labels = replay(read_events(out / "feedback.jsonl")[0])
     if taste != "helpful":
-        labels = simulated_feedback(labels, labellers(taste, seed), seed)  # each label holds its pair
+        labels = relabelled(labels, taste, seed)
     rows = to_preferences(labels)[0]
     reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = labellers(taste, seed + 7)
+    annotator = labellers(taste, seed + 7, tie_width=0.0 if taste == "helpful" else 1e-9)
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 

@@ -111,6 +111,20 @@ def test_two_labellers_agree_on_about_three_pairs_of_four():
     assert 0.7 < sum(same) / len(same) < 0.78
 
 
+def test_labelled_anew_by_another_taste_no_coin_is_tossed():
+    """What the taste finds equal is a tie; the shipped labels themselves have none."""
+    labels = read_jsonl(DATA / "feedback.jsonl")[:500]
+
+    def pauses(prompt, answer):
+        return float("," in answer)
+
+    gaps = [pauses("", x["response_a"]) - pauses("", x["response_b"]) for x in labels]
+    anew = build.relabelled(labels, pauses)
+    ties = [gap == 0 for gap in gaps]
+    assert [x["choice"] == "tie" for x in anew] == ties and 0 < sum(ties) < 500
+    assert {x["annotator"] for x in anew} == {"simulated:pauses"} and {x["choice"] for x in labels} == {"a", "b"}
+
+
 def test_reward_model_can_tell_facts_before_any_feedback():
     model, tokenizer = load_reward_model(DATA / "models/reward_start")
     accuracy = reward.evaluate(model, tokenizer, world.quiz(1000, 7, split="heldout"))["accuracy"]

@@ -568,7 +568,7 @@ def jupyter_commands():
     """Every command of the project that starts a Jupyter server: (file, command)."""
     named = ("Makefile", "README.md", "environment.yml", "docs", "notebooks", ".ci", ".github", "tests/conftest.py")
     paths = [p for n in named for p in ([ROOT / n] if (ROOT / n).is_file() else sorted((ROOT / n).rglob("*.*")))]
-    for path in paths:
+    for path in filter(Path.is_file, paths):
         for line in path.read_text(encoding="utf-8").splitlines():
             if re.search(r"(-m jupyterlab|jupyter[ -](lab|notebook|server))\s+[-\w./]", line):
                 yield path.name, line
@@ -595,11 +595,12 @@ def test_the_server_of_make_lab_is_closed_to_others(tmp_path):
     pytest.importorskip("jupyterlab")
     plan = subprocess.run(["make", "-n", "-W", "nothing", "lab"], cwd=ROOT, capture_output=True, text=True, check=True)
     line = next(x for x in plan.stdout.splitlines() if "-m jupyterlab" in x)
-    words = [w for w in shlex.split(line.replace("$PATH", "")) if not w.startswith("PATH=")]
+    words = [w for w in shlex.split(line.replace("$PATH", "")) if not w.startswith(("PATH=", "--ServerApp.root_dir="))]
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, *words[1:-1], "--no-browser", f"--ServerApp.port={port}", f"--notebook-dir={tmp_path}"]
+    mine = ["--no-browser", f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}"]
+    command = [sys.executable, *words[1:-1], *mine]
     env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}
     env |= {f"JUPYTER_{k}_DIR": str(tmp_path / k) for k in ("CONFIG", "DATA", "RUNTIME")} | {"HOME": str(tmp_path)}
     with open(tmp_path / "log", "w") as log:
