@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
@@ -153,6 +154,12 @@ def test_cells_are_short(path):
         lines = cell.source.splitlines()
         assert sum(bool(s.strip()) for s in lines) <= 40, cell.id
         assert not [s for s in lines if len(s) > 79], cell.id
+
+
+def test_half_of_the_cells_have_at_most_eight_lines():
+    lengths = [sum(bool(s.strip()) for s in cell.source.splitlines()) for path in PATHS for cell in code_cells(path)]
+    assert statistics.median(lengths) <= 8
+    assert {path.name: len(read(path).cells) for path in PATHS if len(read(path).cells) > 120} == {}
 
 
 @every_notebook
