@@ -141,9 +141,11 @@ def execute(path, folder, parameters=None, on_cell=lambda cell: None):
 def refresh(path, executed):
     """Give the notebook `path` the outputs of `executed`; its source and metadata stay as they are.
 
-    Widget views are left out, since without a kernel they show nothing but an error.
+    Widget views are left out, since without a kernel they show nothing but an error.  Text that came in pieces is
+    joined, or a page would set each piece apart.
     """
     import nbformat
+    from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
     nb, done = nbformat.read(path, 4), {c.id: c for c in executed.cells}
     for cell in nb.cells:
@@ -152,6 +154,7 @@ def refresh(path, executed):
             cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
+    nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
     files.write_text(path, nbformat.writes(nb) + "\n")
 
 

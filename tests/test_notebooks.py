@@ -149,6 +149,14 @@ def test_every_figure_has_an_alternative_text(path):
 
 
 @every_notebook
+def test_text_is_not_in_pieces(path):
+    """Two pieces of one cell's text, one after the other, would be set apart on a page."""
+    for cell in code_cells(path):
+        kinds = [o.get("name") for o in cell.outputs]  # of a stream: stdout or stderr
+        assert not any(a == b is not None for a, b in zip(kinds, kinds[1:])), cell.id
+
+
+@every_notebook
 def test_cells_are_short(path):
     for cell in code_cells(path):
         lines = cell.source.splitlines()
