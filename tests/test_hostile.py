@@ -546,6 +546,7 @@ print("asked", asked)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_or_sent_at_import_or_in_use(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
     env |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}

@@ -93,6 +93,7 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
     assert not promoted and "must lie above 50%" in reason
 
 
+@pytest.mark.slow
 def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     model, tokenizer = tiny
     honest, seen = annotator(), []

@@ -133,6 +133,7 @@ def test_the_checker_knows_which_run_is_which(museum):
     assert exercises.check_eleventh("C").right and "without a clip" in exercises.check_eleventh("B")
 
 
+@pytest.mark.slow
 def test_the_eleventh_bug_slips_past_the_loop_and_no_clip_past_its_clip_fraction(museum):
     exec(CELLS["mystery-bugs"].source, museum)
     for wrong in ({"gae": museum["own_reward_only"]}, {"policy_loss": museum["no_clip"]}):

@@ -927,6 +927,7 @@ def test_a_reward_that_anybody_can_raise_rises(tokenizer):
     assert history[-1]["kl"] > 0.1
 
 
+@pytest.mark.slow
 def test_a_strong_kl_penalty_holds_the_policy_back(tokenizer):
     kls = []
     for beta in (0.0, 5.0):
@@ -991,6 +992,7 @@ def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_
     return weights(model), history, card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["between", "writing"])
 def test_a_killed_run_goes_on_bit_for_bit(kill_in_the_middle, capsys, where):
     path = kill_in_the_middle("test_ppo", where)

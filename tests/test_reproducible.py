@@ -82,6 +82,7 @@ def stages(seed, folder):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_stage_is_the_same_in_another_process_and_another_with_another_seed(tmp_path):
     env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}

@@ -33,6 +33,7 @@ def tokenizer():
 # ---------------------------------------------------------------- the engine is optional
 
 
+@pytest.mark.slow
 def test_nothing_imports_the_engine_before_it_is_asked_for():
     """No import of TRL, Accelerate or datasets stands outside a function, and none happens by itself."""
     modules = sorted((ROOT / "rlhf_helpers").glob("*.py"))
