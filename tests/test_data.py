@@ -91,6 +91,7 @@ def test_finetuned_model_is_worth_labelling(answers):
     assert greedy["right"] >= sampled["right"] + 0.1
 
 
+@pytest.mark.slow
 def test_reward_model_scores_what_its_card_says():
     model, tokenizer = load_reward_model(DATA / "models/reward")
     finetuned, _ = load_model(DATA / "models/finetuned")

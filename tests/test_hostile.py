@@ -591,6 +591,7 @@ def status_of(url):
         return e.code
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_the_server_of_make_lab_is_closed_to_others(tmp_path):
     pytest.importorskip("jupyterlab")

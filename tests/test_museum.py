@@ -64,6 +64,7 @@ def test_a_healthy_run_is_quiet(museum):
         assert run["red"] == {} and run["sentence"] == "" and len(run["history"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exhibit", EXHIBITS)
 def test_each_bug_is_caught_by_the_check_that_the_chapter_names(museum, exhibit):
     group, check = named(exhibit)

@@ -471,6 +471,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["between", "writing"])
 def test_a_killed_training_goes_on_bit_for_bit(kill_in_the_middle, capsys, where):
     path = kill_in_the_middle("test_reward", where)
