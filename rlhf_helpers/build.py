@@ -260,19 +260,19 @@ def build_reward_start(out, seed):
     )
 
 
-def labellers(taste, seed=0, tie_width=0.0):
+def labellers(taste, seed=0, ties=False):
     """Who labels the data that ships: many people of one taste, of whom each labels a few pairs.
 
     They differ more from each other than one person from themselves: two of them agree on three of four pairs, as
-    InstructGPT's labellers did (Ouyang et al. 2022).  With tie_width 0 they always choose, by a coin where two
+    InstructGPT's labellers did (Ouyang et al. 2022).  Without `ties` they always choose, by a coin where two
     answers are as good.
     """
-    return Annotator(taste, temperature=0.8, tie_width=tie_width, seed=seed)
+    return Annotator(taste, temperature=0.8, tie_width=Annotator.tie_width if ties else 0.0, seed=seed)
 
 
 def relabelled(labels, taste, seed=0):
     """The pairs of `labels` (each holds its own), labelled anew by another taste; what it finds equal is a tie."""
-    return simulated_feedback(labels, labellers(taste, seed, tie_width=1e-9), seed)
+    return simulated_feedback(labels, labellers(taste, seed, ties=True), seed)
 
 
 def build_feedback(out, seed):
@@ -296,7 +296,7 @@ def judge(out, seed, taste="helpful"):
     rows = to_preferences(labels)[0]
     reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
     pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = labellers(taste, seed + 7, tie_width=0.0 if taste == "helpful" else 1e-9)
+    annotator = labellers(taste, seed + 7, ties=taste != "helpful")  # as the labels above
     events = simulated_feedback(pairs, annotator, seed + 7)
     return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
 

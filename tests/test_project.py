@@ -493,6 +493,10 @@ def test_readme_says_of_speed_what_was_measured():
     held_out = [ppo["median"][side]["held_out_gold"] for side in ("ours", "trl")]
     assert f"{times:.1f} times as many tokens per second" in README.replace("\n", " ")
     assert "gold score {:.2f} against {:.2f}".format(*held_out) in README
+    runs = json.loads((ROOT / "benchmarks/ppo_trl.json").read_text(encoding="utf-8"))["runs"]
+    gold = {(r["side"], r["seed"]): r["held_out_gold"] for r in runs}
+    apart = max(abs(gold["ours", seed] - gold["trl", seed]) for side, seed in gold if side == "ours")
+    assert f"three seeds, of which one differs by {apart:.2f}" in README and len(gold) == 6
     assert f"{ppo['cpu_ratio_without_gc']:.1f} times if the garbage collection" in README
     reward = json.loads((ROOT / "benchmarks/reward_trl.json").read_text(encoding="utf-8"))["summary"]
     assert f"takes {reward['trl']['cpu_ratio']:.1f} times as many pairs per second" in README
