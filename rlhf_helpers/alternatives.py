@@ -9,10 +9,12 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .arithmetic import autocast, take_step
 from .decoding import decode_responses, end_tokens, generate, rollout
 from .files import WorkbookError
 from .lm import demonstration_batch
-from .models import autocast, encode_prompts, position_ids
+from .memory import recompute_if_needed
+from .models import encode_prompts, position_ids
 from .ppo import Settings, check_run, token_logprobs
 
 # ---------------------------------------------------------------- best of n
@@ -42,7 +44,7 @@ def leave_one_out(scores):
 
 def answer_logprobs(model, ids, mask, start):
     """Log-probability of each token from column `start` on, (rows, T), with a gradient."""
-    with autocast(ids.device):
+    with autocast(model):
         logits = model(
             ids[:, :-1],
             attention_mask=mask[:, :-1],
@@ -61,7 +63,8 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
     `answers` to each prompt.  The arguments are those of `ppo.train`.
     """
     settings = settings or Settings()
-    check_run(model, tokenizer, prompts, settings)
+    longest = check_run(model, tokenizer, prompts, settings)
+    recompute_if_needed(model, settings.batch_size, longest, settings.max_new_tokens)
     if answers < 2 or settings.batch_size % answers:
         raise WorkbookError(
             f"RLOO compares answers to the same prompt: {settings.batch_size} answers can't be shared "
@@ -87,14 +90,9 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
         returns = scores - settings.no_end_penalty * (~ended) - settings.beta * kl
         advantages = leave_one_out(returns.view(-1, answers)).flatten()
         loss = -(advantages * (logprobs * real).sum(-1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not torch.isfinite(loss + norm):
-            raise WorkbookError("The loss of RLOO is no longer a number. Lower the learning rate and run again.")
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 - step / settings.updates)
-        optimizer.step()
+        take_step(loss, model, optimizer, "The loss of RLOO")
         history.append(
             {
                 "update": step + 1,
@@ -157,13 +155,8 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
         here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
         (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
         loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not torch.isfinite(loss + norm):
-            raise WorkbookError("The loss of DPO is no longer a number. Lower the learning rate and train again.")
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / len(batches))
-        optimizer.step()
+        take_step(loss, model, optimizer, "The loss of DPO")
         losses.append(loss.item())
     return losses

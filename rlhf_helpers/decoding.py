@@ -6,7 +6,9 @@ up.  `rollout` is the same for a batch, with a key-value cache; `generate` wraps
 
 import torch
 
-from .models import autocast, encode_prompts, position_ids
+from .arithmetic import autocast
+from .models import encode_prompts, position_ids
+from .sampler import is_fast, static_rollout
 
 
 @torch.no_grad()
@@ -58,6 +60,27 @@ def inverse_cdf(logits, u):
     return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=cdf.shape[-1] - 1)
 
 
+def draws(rows, temperature, generator, device):
+    """A number in [0, 1) for each row, whoever is left, (rows, 1); temperature 0 needs none, and takes none."""
+    if temperature == 0:
+        return torch.zeros(rows, 1, device=device)
+    return torch.rand(rows, 1, generator=generator, device=device)
+
+
+def next_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
+    """The next token of each row and its log-probability in the distribution it is drawn from, (rows, 1) each.
+
+    logits: (rows, vocabulary).  u: (rows, 1), in [0, 1), see `inverse_cdf`.  At temperature 0 the most probable one is
+    sure, so its log-probability is 0.
+    """
+    if temperature == 0:
+        token = logits.argmax(-1, keepdim=True)
+        return token, torch.zeros_like(token, dtype=torch.float32)
+    logits = adjust(logits, temperature, top_k, top_p)
+    token = inverse_cdf(logits, u)
+    return token, logits.log_softmax(-1).gather(1, token)
+
+
 def draw(logits, generator):
     """One token per row by inverse CDF: the same distribution as multinomial, faster on a CPU."""
     return inverse_cdf(logits, torch.rand(len(logits), 1, generator=generator, device=logits.device))
@@ -69,14 +92,19 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
 
     ids, mask: (rows, prompt).  eos: ids that end an answer.  Returns (ids, mask, logprobs): the whole
     sequences (rows, prompt + answer) with mask 1 up to and including the first end token, and the
-    log-probability of each answer token when it was drawn (rows, answer), 0 after the end.
+    log-probability of each answer token in the distribution it was drawn from (rows, answer), 0 after the end.
+    On a GPU the same is computed another way (see `sampler`).
     """
+    how, roll = (temperature, top_k, top_p), lambda: draws(len(ids), temperature, generator, ids.device)
+    fast = is_fast(model) and static_rollout(model, ids, mask, max_new_tokens, eos, generator, roll, next_tokens, how)
+    if fast:
+        return fast
     eos = torch.tensor(sorted({eos} if isinstance(eos, int) else set(eos)), device=ids.device)
     rows, cache, logprobs = len(ids), None, []
     alive = torch.arange(rows, device=ids.device)  # the rows whose answer goes on: only they are computed
     inputs, positions, seen = ids, position_ids(mask), mask
     for _ in range(max_new_tokens):
-        with autocast(ids.device):
+        with autocast(model):
             out = model(
                 inputs,
                 attention_mask=seen,
@@ -85,15 +113,10 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
                 use_cache=True,
                 logits_to_keep=1,
             )
-        logits, cache = out.logits[:, -1].float(), out.past_key_values
-        if temperature == 0:
-            token = logits.argmax(-1, keepdim=True)
-        else:
-            u = torch.rand(rows, 1, generator=generator, device=ids.device)  # one for each row, whoever is left
-            token = inverse_cdf(adjust(logits, temperature, top_k, top_p), u[alive])
+        cache = out.past_key_values
+        token, drawn = next_tokens(out.logits[:, -1].float(), roll()[alive], *how)
         new = torch.full((rows, 1), model.config.pad_token_id, device=ids.device).index_copy(0, alive, token)
         real = torch.zeros_like(new).index_fill(0, alive, 1)
-        drawn = logits.log_softmax(-1).gather(1, token)
         logprobs.append(torch.zeros_like(new, dtype=drawn.dtype).index_copy(0, alive, drawn))
         ids, mask = torch.cat([ids, new], 1), torch.cat([mask, real], 1)
         go_on = ~torch.isin(token[:, 0], eos)

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from .files import WorkbookError
-from .models import autocast, pad, position_ids, prompt_ids, response_ids
+from .arithmetic import autocast, memory_guard, take_step
+from .models import pad, position_ids, prompt_ids, response_ids
 from .packing import can_pack, logits_at, pack_padded
 
 
@@ -50,7 +50,7 @@ def schedule(step, steps, warmup=0.05):
 def plain_loss(model, ids, mask, loss_mask):
     """`next_token_loss` of a model on one batch; ids, mask and loss_mask: (rows, T)."""
     places = position_ids(mask)
-    with autocast(ids.device):
+    with autocast(model):
         logits = model(ids, attention_mask=mask, position_ids=places).logits
     return next_token_loss(logits, ids, loss_mask)
 
@@ -72,7 +72,8 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     """Train on `steps` batches of (ids, attention mask, loss mask) with AdamW; returns the losses.
 
     `on_step(step, loss)` is called after each update.  loss_of: `plain_loss` or, for padded batches, the quicker
-    `padded_batch_loss(model)`.  Raises WorkbookError when the loss is no longer finite.
+    `padded_batch_loss(model)`.  Raises WorkbookError when the loss or its gradient is
+    no longer finite.
     """
     options = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, **options)
@@ -81,13 +82,9 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     for step, (ids, mask, loss_mask) in zip(range(steps), batches):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step, steps)
-        loss = loss_of(model, ids, mask, loss_mask)
-        if not torch.isfinite(loss):
-            raise WorkbookError("The loss is no longer a number. Lower the learning rate and train again.")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with memory_guard("training the language model", "the batch size"):
+            loss = loss_of(model, ids, mask, loss_mask)
+            take_step(loss, model, optimizer)
         losses.append(loss.item())
         if on_step:
             on_step(step, losses[-1])

@@ -1,7 +1,8 @@
-"""What a chapter will need: memory by parts, before anything is loaded, and minutes on a named card.
+"""What a chapter will need of memory, by parts, before anything is loaded.
 
-Both are formulas, not measurements.  The weights are kept in 32 bits for training, and so is everything beside them;
-where the card has bf16, the arithmetic (and what is kept of it for the backward pass) is in 16 bits.
+A formula, not a measurement.  The weights are kept in 32 bits for training, and so is everything beside them; where a
+model computes in 16 bits, so is what is kept for the backward pass, and the sampler is a copy in 16 bits.  The
+activations of a large model are computed again in the backward pass only where they don't fit.
 """
 
 import os
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from .arithmetic import LARGE, arithmetic_of, candidates
 from .files import WorkbookError, brief
-from .models import RECOMPUTE_ABOVE, autocast
+from .models import recompute_activations
 
 GIB = 2**30
 PROMPT = 64  # tokens of a formatted prompt, assumed
@@ -29,6 +31,13 @@ COPIES = {
         "kept beside": 4,
     },
 }
+SIZES = {
+    "0.1 B": (124e6, 12, 768),
+    "0.5 B": (494e6, 24, 896),
+    "1.5 B": (1.54e9, 28, 1536),
+    "3 B": (3.1e9, 36, 2048),
+    "7 B": (7.6e9, 28, 3584),
+}  # parameters, layers, width; of the usual proportions
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,11 @@ def shape_of(source):
             f"The model {brief(str(source), 300)} cannot be loaded. It must be the folder of a decoder-only "
             f"language model, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
+    return shape_from(config, parameters)
+
+
+def shape_from(config, parameters):
+    """The Shape of a model with this configuration."""
     heads, width = getattr(config, "num_attention_heads", 1), config.hidden_size
     inner = next(
         (v for v in (getattr(config, n, None) for n in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * width
@@ -71,29 +85,36 @@ def shape_of(source):
     )
 
 
-def activations(shape, rows, tokens, answer, bits=32):
+def activations(shape, rows, tokens, answer, bits=32, again=False):
     """Bytes kept for the backward pass of `rows` rows of `tokens`, of which the last `answer` have logits.
 
-    Per layer and token about 16 widths and 3 feed-forward widths, and the attention weights twice; with gradient
-    checkpointing one layer of that, and each layer's input.  Logits are counted four times: as they come, in float32,
-    as log-softmax, and their gradient.
+    Per layer and token about 16 widths and 3 feed-forward widths, and the attention weights twice; where they are
+    computed again (gradient checkpointing), one layer of that, and each layer's input.  Logits are counted four times:
+    as they come, in float32, as log-softmax, and their gradient.
     """
     n, size = rows * tokens, bits // 8
     layer = size * (n * (16 * shape.width + 3 * shape.inner) + 2 * rows * shape.heads * tokens**2)
     logits = 16 * rows * answer * shape.vocabulary
-    if shape.parameters > RECOMPUTE_ABOVE:  # the two are not there at the same time
+    if again:  # the two are not there at the same time
         return 4 * n * shape.width * shape.layers + max(layer, logits)
     return layer * shape.layers + logits
 
 
-def estimate(shape, stage, rows, answer, asked=None, bits=32):
-    """{part: bytes} of a stage of COPIES.  rows: of one step of training; asked: prompts answered together."""
+def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False):
+    """{part: bytes} of a stage of COPIES.  rows: of one step of training; asked: prompts answered together.
+
+    again: whether activations are computed again in the backward pass.
+    """
     weights, tokens = 4 * shape.parameters, PROMPT + answer
     parts = {name: n * weights for name, n in COPIES[stage].items()}
+    if bits == 16 and stage != "reward model":
+        parts["sampler"] = weights // 2
     cache = 2 * shape.layers * shape.width * shape.kv_heads // shape.heads * tokens * bits // 8
     rolling = (asked or rows) * (cache + 8 * shape.vocabulary)  # key-value cache, and the logits of one token
     scoring = 16 * (asked or rows) * answer * shape.vocabulary if stage == "PPO" else 0
-    training = 0 if stage == "answers" else activations(shape, rows, tokens, answer if stage == "PPO" else 0, bits)
+    training = (
+        0 if stage == "answers" else activations(shape, rows, tokens, answer if stage == "PPO" else 0, bits, again)
+    )
     return parts | {"activations": max(rolling, scoring, training)}
 
 
@@ -126,10 +147,12 @@ def _words(size):
 
 def check(source, device, stage, rows, answer=48, asked=None):
     """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit."""
-    shape = shape_of(source)
-    bits = 16 if autocast(device).fast_dtype == torch.bfloat16 and autocast(device)._enabled else 32
+    shape, free = shape_of(source), free_memory(device)
+    bits = 32 if candidates(device, shape.parameters)[0].exact else 16
     parts = estimate(shape, stage, rows, answer, asked, bits)
-    need, free = sum(parts.values()), free_memory(device)
+    if sum(parts.values()) > free and shape.parameters > LARGE:
+        parts = estimate(shape, stage, rows, answer, asked, bits, again=True)
+    need = sum(parts.values())
     print(
         f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
         + ", ".join(f"{name} {_words(size)}" for name, size in parts.items())
@@ -143,48 +166,32 @@ def check(source, device, stage, rows, answer=48, asked=None):
         )
 
 
-# ---------------------------------------------------------------- minutes
+def recompute_if_needed(model, rows, tokens, answer):
+    """Have a large model compute its activations again in the backward pass, if keeping them would not fit; else not.
 
-CARDS = {
-    "T4": (8.1e12, 320e9, 15, 32),
-    "L4": (121e12, 300e9, 22, 16),
-    "A100": (312e12, 1555e9, 40, 16),
-    "H100": (989e12, 3350e9, 80, 16),
-}  # FLOP/s, bytes/s, GiB, bits; from the makers' data sheets
-USED = 0.3  # share of a card's arithmetic that is reached, assumed
-LAUNCH = 1e-3  # seconds that a layer takes at least, however small, to be called from Python, assumed
-SIZES = {
-    "0.1 B": (124e6, 12, 768),
-    "0.5 B": (494e6, 24, 896),
-    "1.5 B": (1.54e9, 28, 1536),
-    "3 B": (3.1e9, 36, 2048),
-    "7 B": (7.6e9, 28, 3584),
-}  # parameters, layers, width; of the usual proportions
-
-
-def minutes(shape, settings, card):
-    """Minutes of PPO on a card of CARDS: reading the weights for each token of an answer, and the arithmetic.
-
-    A token costs 2 operations per weight forward and 4 backward; a forward pass is computed by policy, reference and
-    reward model, and once more in each step of training where activations are computed again.
+    rows, tokens: of one step of training; answer: how many of the tokens have logits.  Gradients and the optimiser's
+    two numbers are counted too, since the first step makes them.
     """
-    flops, bandwidth, _, bits = CARDS[card]
-    read = 4 if bits == 32 else 8  # bytes a weight: where the arithmetic is in 16 bits, each step casts it first
-    tokens = settings.batch_size * (PROMPT + settings.max_new_tokens)
-    again = 2 if shape.parameters > RECOMPUTE_ABOVE else 0
-    arithmetic = tokens * shape.parameters * (2 * 4 + settings.epochs * (6 + again)) / (USED * flops)
-    steps = settings.max_new_tokens + 4 + 4 * settings.epochs * settings.minibatches  # passes through the layers
-    reading = settings.max_new_tokens * read * shape.parameters / bandwidth
-    return settings.updates * (reading + arithmetic + LAUNCH * shape.layers * steps) / 60
+    parameters = model.num_parameters()
+    if parameters <= LARGE or not model.supports_gradient_checkpointing:
+        return
+    bits = 32 if arithmetic_of(model).exact else 16
+    kept = activations(shape_from(model.config, parameters), rows, tokens, answer, bits)
+    if kept + 12 * parameters > free_memory(model.device):
+        recompute_activations(model)
+    elif model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
 
 
 def table(settings):
-    """README's table: model size -> memory of PPO in GiB -> minutes of PPO on each card, "-" where it does not fit."""
-    lines = ["| parameters | GiB | " + " | ".join(CARDS) + " |", "|---" * (len(CARDS) + 2) + "|"]
+    """README's table: model size -> memory of PPO in GiB, computed in 32 and in 16 bits."""
+    lines = ["| parameters | GiB, in fp32 | GiB, in 16 bits |", "|---|---|---|"]
     for name, (parameters, layers, width) in SIZES.items():
         shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)
         rows = settings.batch_size // settings.minibatches
-        need = sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, 32).values()) / GIB
-        cells = [f"{minutes(shape, settings, c):.1f}" if need < CARDS[c][2] else "-" for c in CARDS]
-        lines.append(f"| {name} | {need:.0f} | {' | '.join(cells)} |")
+        need = [
+            sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, bits).values()) / GIB
+            for bits in (32, 16)
+        ]
+        lines.append(f"| {name} | {' | '.join(f'{x:.0f}' for x in need)} |")
     return "\n".join(lines)

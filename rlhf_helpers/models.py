@@ -31,22 +31,11 @@ from .files import WorkbookError, brief, made_with, replacing_file, replacing_fo
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
 
-RECOMPUTE_ABOVE = 100_000_000  # parameters; smaller models keep their activations
-
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
-# ---------------------------------------------------------------- device
-
-
-def autocast(device):
-    """bf16 arithmetic on a CUDA card that has it, plain fp32 everywhere else."""
-    on = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
 
 
 # ---------------------------------------------------------------- loading and saving
@@ -79,8 +68,6 @@ def _load(cls, source, device, **options):
     if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    if model.num_parameters() > RECOMPUTE_ABOVE and model.supports_gradient_checkpointing:
-        recompute_activations(model)
     return model.to(device).eval(), tokenizer
 
 
@@ -115,7 +102,8 @@ def recompute_activations(model):
     a hook puts them there where a gradient is asked for, and out of it, key-value cache and all, elsewhere.
     """
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.base_model.register_forward_pre_hook(_train_where_there_is_a_gradient)
+    if _train_where_there_is_a_gradient not in model.base_model._forward_pre_hooks.values():
+        model.base_model.register_forward_pre_hook(_train_where_there_is_a_gradient)
 
 
 def _train_where_there_is_a_gradient(module, inputs):

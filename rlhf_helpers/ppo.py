@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from .arithmetic import arithmetic_of, autocast, memory_guard, take_step
 from .decoding import decode_responses, end_tokens, rollout
 from .files import WorkbookError
+from .memory import recompute_if_needed
 from .models import (
-    autocast,
     context_length,
     digest,
     digest_of,
@@ -26,6 +27,7 @@ from .models import (
     save_checkpoint,
 )
 from .packing import can_pack, logits_at, pack_padded
+from .sampler import is_fast
 
 
 @dataclass
@@ -129,6 +131,15 @@ def value_loss(values, old_values, returns, mask, clip=0.2):
     return 0.5 * masked_mean(error, mask)
 
 
+def importance(old, drawn, most=2.0):
+    """How much more often the training network would draw each token than the sampler did, at most `most`; (rows, T).
+
+    Tokens drawn by a slightly other network, such as one in 16 bits, are weighed by it (truncated importance sampling,
+    Ionides 2008; Yao et al. 2025).  Where both computed the same numbers it is 1.
+    """
+    return torch.exp(old - drawn).clamp(max=most)
+
+
 class PolicyWithValue(torch.nn.Module):
     """A language model and a value head on its last hidden state (zero at the start)."""
 
@@ -147,7 +158,7 @@ class PolicyWithValue(torch.nn.Module):
         read one column earlier than the token they belong to.
         """
         keep = ids.shape[1] - start
-        with autocast(ids.device):
+        with autocast(self.model):
             out = self.model(
                 ids[:, :-1],
                 attention_mask=mask[:, :-1],
@@ -168,28 +179,36 @@ class PolicyWithValue(torch.nn.Module):
         """Sample answers; prompt, mask: (rows, prompt), `how`: see `rollout`.
 
         Returns (ids, mask) of the whole sequences, and of each answer token, (rows, T) and 0 after the end: the
-        log-probability with which it was drawn, the value, and the entropy of the distribution that it was drawn from.
+        log-probability with which the sampler drew it, the *old* one that this network gives it before any update
+        (in fp32 the same number), the value, and the entropy of the next token's distribution.
         """
         ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
         logits, values = self(ids, full_mask, prompt.shape[1])
         real = full_mask[:, prompt.shape[1] :]
-        entropy = token_entropy(logits) * real
-        return ids, full_mask, drawn, values * real, entropy
+        exact = arithmetic_of(self.model).exact
+        old = drawn if exact else token_logprobs(logits, ids[:, prompt.shape[1] :]) * real
+        return ids, full_mask, drawn, old, values * real, token_entropy(logits) * real
 
 
 class PackedPolicy(PolicyWithValue):
     """The same numbers from `read` and `roll_out`, with nothing computed for the padding, or twice (see `packing`)."""
 
-    def read(self, ids, mask, start):
+    def look(self, ids, mask, start):
+        """Logits (tokens, vocabulary), values (tokens,) and ids (tokens,) of all answer tokens, and where they go."""
         real = mask.bool() & (mask.cumsum(-1) < mask.sum(-1, keepdim=True))  # the last token asks for nothing
         packed, answer = pack_padded(ids, real.long()), mask[:, start:].bool()
         asks = torch.nn.functional.pad(answer, (start - 1, 1))  # one column before the tokens asked for
         logits, hidden = logits_at(self.model, packed, packed.place[asks[real]])
-        logprobs = token_logprobs(logits[None], ids[:, start:][answer][None])[0]
-        values = self.value_head(hidden.float()).squeeze(-1)
+        return logits, self.value_head(hidden.float()).squeeze(-1), ids[:, start:][answer], answer
+
+    def read(self, ids, mask, start):
+        logits, values, tokens, answer = self.look(ids, mask, start)
+        logprobs = token_logprobs(logits[None], tokens[None])[0]
         return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in (logprobs, values))
 
     def roll_out(self, prompt, mask, *how):
+        if is_fast(self.model):
+            return self.roll_out_and_read(prompt, mask, *how)
         hidden, spread = [], []  # as they pass by: of the rows whose answer goes on, token after token
         hooks = [
             self.model.get_output_embeddings().register_forward_pre_hook(
@@ -204,7 +223,15 @@ class PackedPolicy(PolicyWithValue):
                 hook.remove()
         real = full_mask[:, prompt.shape[1] :].bool().T
         values, entropy = self.value_head(torch.cat(hidden).float()).squeeze(-1), torch.cat(spread)
-        return ids, full_mask, drawn, *(x.new_zeros(real.shape).masked_scatter(real, x).T for x in (values, entropy))
+        values, entropy = (x.new_zeros(real.shape).masked_scatter(real, x).T for x in (values, entropy))
+        return ids, full_mask, drawn, drawn, values, entropy
+
+    def roll_out_and_read(self, prompt, mask, *how):
+        """`roll_out` where the sampler is another network than the one that is trained, or does not show its states."""
+        ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
+        logits, values, tokens, answer = self.look(ids, full_mask, prompt.shape[1])
+        seen = token_logprobs(logits[None], tokens[None])[0], values, token_entropy(logits)
+        return ids, full_mask, drawn, *(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in seen)
 
 
 # ---------------------------------------------------------------- one update
@@ -220,7 +247,7 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     eos = end_tokens(policy.model, tokenizer)
     prompt, prompt_mask = encode_prompts(tokenizer, prompts, device)
     start = prompt.shape[1]
-    ids, full_mask, logprobs, values, entropy = policy.roll_out(
+    ids, full_mask, drawn, logprobs, values, entropy = policy.roll_out(
         prompt, prompt_mask, settings.max_new_tokens, eos, generator
     )
     tokens, mask = ids[:, start:], full_mask[:, start:].float()
@@ -237,13 +264,14 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
         "full_mask": full_mask,
         "start": start,
         "mask": mask,
+        "drawn": drawn,
         "logprobs": logprobs,
         "ref_logprobs": ref_logprobs,
         "values": values,
         "rewards": rewards,
         "raw_advantages": raw,
         "returns": returns,
-        "advantages": whiten(raw, mask),
+        "advantages": whiten(raw, mask) * importance(logprobs, drawn),
         "scores": scores,
         "final": final,
         "ended": ended,
@@ -269,25 +297,22 @@ def update(policy, optimizer, batch, settings, generator):
         logprobs, values = policy.read(part["ids"], part["full_mask"], start)
         surrogate, ratio, active = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, settings.clip)
         error = value_loss(values, part["values"], part["returns"], mask, settings.value_clip)
-        loss = surrogate + settings.value_coef * error
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        if not torch.isfinite(loss + norm):
-            raise WorkbookError(
-                f"The PPO loss is {loss.item()} and its gradient {norm.item()}, which is not a "
-                f"number to go on with. Lower the learning rate (now {settings.lr}) and run "
-                "again; the last good policy is kept."
-            )
-        optimizer.step()
-        off = ((ratio - 1).abs() * mask).max()
-        kl = masked_mean(kl_k3(part["logprobs"] * mask, logprobs), mask)
-        numbers = {"clip_fraction": active, "policy_loss": surrogate}
-        numbers |= {"ratio_off": off, "value_loss": error, "approx_kl": kl}
-        stats.append({k: x.item() for k, x in numbers.items()})
-    mean = {k: sum(s[k] for s in stats) / len(stats) for k in stats[0]}
-    first = {"first_" + k: stats[0][k] for k in ("ratio_off", "clip_fraction")}
-    return mean | first
+        take_step(surrogate + settings.value_coef * error, policy, optimizer, "The PPO loss")
+        drawn = part["drawn"] * mask
+        numbers = {
+            "clip_fraction": active,
+            "policy_loss": surrogate,
+            "ratio_off": ((ratio - 1).abs() * mask).max(),
+            "value_loss": error,
+            "approx_kl": masked_mean(kl_k3(part["logprobs"] * mask, logprobs), mask),
+            "mismatch": masked_mean((logprobs - drawn).abs(), mask),
+            "mismatch_k3": masked_mean(kl_k3(drawn, logprobs), mask),
+        }
+        stats.append(torch.stack([x.detach() for x in numbers.values()]))
+    columns = dict(zip(numbers, zip(*torch.stack(stats).tolist())))  # asked of the device once for all
+    of_all = ("clip_fraction", "policy_loss", "ratio_off", "value_loss", "approx_kl")
+    of_first = ("ratio_off", "clip_fraction", "mismatch", "mismatch_k3")
+    return {k: sum(columns[k]) / len(stats) for k in of_all} | {"first_" + k: columns[k][0] for k in of_first}
 
 
 # ---------------------------------------------------------------- health
@@ -323,8 +348,13 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
     return (results[0] - results[1]).abs().max().item()
 
 
-def health(policy, tokenizer, batch, stats, step, settings, tolerance):
-    """The checks of one update: name -> (passed, measured value)."""
+def health(policy, tokenizer, batch, stats, step, settings):
+    """The checks of one update: name -> (passed, measured value).
+
+    What rounding may do is that of the policy's arithmetic.  *Equality*: before the first step old and new
+    log-probabilities are of one network.  *Mismatch*: sampler and training are two computations of it.
+    """
+    bounds = arithmetic_of(policy.model)
     mask, rows = batch["mask"], torch.arange(len(batch["mask"]))
     last = mask.sum(-1).long() - 1
     penalty = -settings.beta * (batch["logprobs"] - batch["ref_logprobs"]) * mask
@@ -339,23 +369,34 @@ def health(policy, tokenizer, batch, stats, step, settings, tolerance):
     unpaid = (owed - batch["final"]).abs().max().item() + (ended != batch["ended"]).sum().item()
     moved = moved_by_padding(policy, batch, settings)
     checks = {
-        "ratio is 1 in the first minibatch": (stats["first_ratio_off"] < tolerance, stats["first_ratio_off"]),
+        "ratio is 1 in the first minibatch": (stats["first_ratio_off"] < bounds.same, stats["first_ratio_off"]),
+        "tokens are drawn from the policy that is trained": (
+            stats["first_mismatch"] < bounds.mismatch and stats["first_mismatch_k3"] < bounds.k3,
+            stats["first_mismatch"],
+        ),
         "nothing is clipped in the first minibatch": (stats["first_clip_fraction"] == 0, stats["first_clip_fraction"]),
         "score sits on the last real token only": (max(at_last, elsewhere) < 1e-4, max(at_last, elsewhere)),
         "returns are raw advantages plus values": (gap < 1e-4, gap),
         "answers without an end are counted and penalised": (unpaid < 1e-4, unpaid),
-        "nothing moves when the padding is filled with junk": (moved < tolerance, moved),
+        "nothing moves when the padding is filled with junk": (moved < bounds.same, moved),
     }
     if step == 0:
         kl = ((batch["logprobs"] - batch["ref_logprobs"]) * mask).abs().max().item()
-        checks["KL is 0 before the first update"] = (kl < tolerance, kl)
+        checks["KL is 0 before the first update"] = (kl < bounds.same, kl)
     return checks
 
 
 def fingerprint(*models):
-    """One number per weight tensor of the models, which changes when the tensor does."""
+    """One number per weight tensor of the models, which changes when the tensor does: (tensors,), on their device."""
     tensors = [p.detach() for m in models for p in m.parameters()]
-    return [(t.cpu() if t.device.type == "mps" else t).sum(dtype=torch.float64).item() for t in tensors]
+    sums = [(t.cpu() if t.device.type == "mps" else t).sum(dtype=torch.float64) for t in tensors]
+    return torch.stack(sums) if sums else torch.zeros(0)
+
+
+def keep(policy, good):
+    """Write the weights of the policy into `good`, its state of before, without new memory."""
+    for name, tensor in policy.state_dict().items():
+        good[name].copy_(tensor)
 
 
 # ---------------------------------------------------------------- the loop
@@ -370,7 +411,8 @@ def normalized_reward(reward, prompts, responses):
 
 
 def check_run(model, tokenizer, prompts, settings):
-    """Raise WorkbookError, before anything is computed, for a run that could not succeed."""
+    """Tokens of the longest prompt with its answer.  Raises WorkbookError, before anything is computed, for a run that
+    could not succeed."""
     if not any(p.requires_grad for p in model.parameters()):
         raise WorkbookError(
             "Every weight of the policy is frozen, so PPO could change nothing. Load the model again, "
@@ -389,6 +431,7 @@ def check_run(model, tokenizer, prompts, settings):
             f"{needed} tokens, but the policy reads only {limit}. Lower max_new_tokens or leave the "
             "prompt out."
         )
+    return needed
 
 
 def examine(checks, card, step):
@@ -401,7 +444,7 @@ def examine(checks, card, step):
         if not passed:
             raise WorkbookError(
                 f"Health check failed at update {step + 1}: {name} (off by {value:.2g}). "
-                "The update is not to be trusted; the last good policy is kept."
+                "The update is not to be trusted."
             )
 
 
@@ -451,7 +494,9 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
     when the checkpoint is not of this run.
     """
     settings = settings or Settings()
-    check_run(model, tokenizer, prompts, settings)
+    longest = check_run(model, tokenizer, prompts, settings)
+    rows = -(-settings.batch_size // settings.minibatches)
+    recompute_if_needed(model, rows, longest, settings.max_new_tokens)
     kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
     policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
@@ -459,7 +504,6 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
         policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
     )
     sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
-    tolerance = 1e-3 if device.type == "cpu" else 5e-2
     run = checkpoint and {
         "training": "PPO",
         **asdict(settings),
@@ -469,7 +513,7 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
         "reward model": digest(*frozen),
     }
     history, card, queue = resume(checkpoint, run, policy, optimizer, (sampler, shuffler), reward)
-    good = copy.deepcopy(policy.state_dict())
+    good = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     try:
         for step in range(len(history), settings.updates):
             while len(queue) < settings.batch_size:
@@ -477,13 +521,14 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             asked, queue = queue[: settings.batch_size], queue[settings.batch_size :]
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * (1 - step / settings.updates)
-            batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
-            stats = update(policy, optimizer, batch, settings, shuffler)
-            checks = health(policy, tokenizer, batch, stats, step, settings, tolerance)
-            moved = sum(a != b for a, b in zip(before, fingerprint(reference, *frozen)))
+            with memory_guard(f"update {step + 1} of PPO", "batch_size or max_new_tokens, or raise minibatches"):
+                batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
+                stats = update(policy, optimizer, batch, settings, shuffler)
+            checks = health(policy, tokenizer, batch, stats, step, settings)
+            moved = (before != fingerprint(reference, *frozen)).sum().item()
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
             examine(checks, card, step)
-            good = copy.deepcopy(policy.state_dict())
+            keep(policy, good)
             history.append(history_row(step, batch, stats))
             if on_update:
                 on_update(history[-1], batch)
@@ -498,8 +543,8 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             raise
         print(f"Stopped after {len(history)} of {settings.updates} updates; the policy learned so far is kept.")
     except WorkbookError as e:
-        kept = checkpoint and Path(checkpoint).exists()
-        raise WorkbookError(f"{e} Its checkpoint is {checkpoint}." if kept else str(e)) from None
+        where = f" Its checkpoint is {checkpoint}." if checkpoint and Path(checkpoint).exists() else ""
+        raise WorkbookError(f"{e} The last good policy is kept.{where}") from None
     finally:
         policy.load_state_dict(good)
     return history, card

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from . import reward
-from .models import autocast, context_length, pad, position_ids, prompts_ids
+from .arithmetic import autocast
+from .models import context_length, pad, position_ids, prompts_ids
 
 PRIOR_VARIANCE = 5.0  # of an answer's score before any label, in equal parts from each model that is read
 RIDGE = 1.0  # a standard normal prior on each weight
@@ -32,7 +33,7 @@ def hidden_states(model, tokenizer, prompts, responses, batch_size=256):
     for i in range(0, len(rows), batch_size):
         some = order[i : i + batch_size]
         ids, mask = pad([rows[j] for j in some], tokenizer.pad_token_id, device=device)
-        with autocast(device):
+        with autocast(model):
             states = model.base_model(
                 ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
             ).hidden_states

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .arithmetic import autocast, memory_guard, take_step
 from .files import WorkbookError
 from .lm import schedule
+from .memory import recompute_if_needed
 from .models import (
-    autocast,
     context_length,
     digest,
     digest_of,
@@ -39,7 +40,7 @@ def preference_loss(chosen, rejected):
 
 def last_token_scores(model, ids, mask):
     """Scores (rows,) of a reward model, read off the last real token, wherever the padding is."""
-    with autocast(ids.device):
+    with autocast(model):
         out = model.base_model(ids, attention_mask=mask, position_ids=position_ids(mask))
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
     hidden = out.last_hidden_state[torch.arange(len(ids), device=ids.device), last]
@@ -224,15 +225,7 @@ def preference_step(model, optimizer, pairs, pad_id, center, scores=padded_score
     chosen, rejected = scores(model, pairs, pad_id).unbind(1)
     loss = preference_loss(chosen, rejected)
     total = loss + center * (chosen + rejected).square().mean()
-    optimizer.zero_grad()
-    total.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    if not torch.isfinite(total + norm):
-        raise WorkbookError(
-            "The loss of the reward model is no longer a number, and training was stopped. Lower the "
-            "learning rate and train again."
-        )
-    optimizer.step()
+    take_step(total, model, optimizer, "The loss of the reward model")
     return {
         "loss": loss.item(),
         "accuracy": (chosen > rejected).float().mean().item(),
@@ -289,6 +282,7 @@ def train_reward_model(
     pairs, dropped = pairs_to_learn(tokenizer, rows, context_length(model))
     scores = scores or (packed_scores if can_pack(model) else padded_scores)
     batches = training_batches(pairs, epochs, batch_size, seed)
+    recompute_if_needed(model, 2 * batch_size, max(len(row) for pair in pairs for row in pair), 0)
     optimizer, run, history = begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed)
     model.train()
     try:
@@ -296,7 +290,8 @@ def train_reward_model(
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(step, len(batches))
             some = [pairs[i] for i in batches[step]]
-            row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
+            with memory_guard("training the reward model", "batch_size"):
+                row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
             history.append({"step": step + 1, "dropped": dropped, **row})
             if on_step:
                 on_step(step + 1, len(batches), history[-1])

@@ -170,9 +170,9 @@ def test_the_packed_policy_rolls_out_as_the_plain_one_does(tmp_path, name):
         logits, values = policy(plain[0], plain[1], start)
     assert len(set(mask[:, start:].sum(-1).tolist())) > 2
     assert torch.equal(plain[0], packed[0]) and torch.equal(plain[1], packed[1])
-    assert torch.equal(plain[3], values * mask[:, start:])
+    assert torch.equal(plain[4], values * mask[:, start:]) and plain[2] is plain[3]
     entropy = torch.distributions.Categorical(logits=logits).entropy() * mask[:, start:]
-    assert torch.allclose(plain[4], entropy, atol=1e-5)
+    assert torch.allclose(plain[5], entropy, atol=1e-5)
     for a, b in zip(plain[2:], packed[2:], strict=True):
         assert a.any() and torch.allclose(a, b, atol=1e-5) and not b[~mask[:, start:]].any()
     assert not model._forward_hooks and not model.get_output_embeddings()._forward_pre_hooks
@@ -273,6 +273,6 @@ def test_fine_tuning_stops_at_a_loss_that_is_not_a_number():
     with torch.no_grad():
         model.lm_head.weight[0, 0] = float("nan")
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(WorkbookError, match="no longer a number. Lower the learning rate"):
+    with pytest.raises(WorkbookError, match="not a number to go on with. Lower the learning rate"):
         lm.fit(model, lm.demonstration_batches(tok, demos, 4), 3, 1e-3)
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, model.parameters()))

@@ -512,16 +512,12 @@ def test_recorded_and_recomputed_log_probs_agree(tokenizer):
     assert torch.allclose(batch["values"], values, atol=1e-5)
 
 
-def test_a_roll_out_at_another_temperature_fails_the_health_check(tokenizer, monkeypatch):
-    monkeypatch.setattr(ppo, "rollout", lambda *a: hot(*a))
-
-    def hot(model, ids, mask, n, eos, generator):
-        ids, mask, logprobs = rollout(model, ids, mask, n, eos, generator, temperature=2.0)
-        return ids, mask, logprobs - 0.1  # what a sampler that divides its logits would have recorded
-
-    model = tiny(tokenizer)
+@pytest.mark.parametrize("how", [(2.0,), (0.7,), (0,), (1.0, 20), (1.0, 0, 0.9)])
+def test_a_roll_out_from_another_distribution_fails_the_health_check(tokenizer, monkeypatch, how):
+    """Hot, cold, greedy, from the top tokens only: the sampler reports the probabilities that it drew with."""
+    monkeypatch.setattr(ppo, "rollout", lambda *a: rollout(*a, *how))
     with pytest.raises(WorkbookError, match="ratio is 1 in the first minibatch"):
-        ppo.train(model, tokenizer, letters, PROMPTS, settings())
+        ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS, settings())
 
 
 @pytest.mark.parametrize("end", [0, 0.1])
@@ -638,7 +634,8 @@ def test_the_first_update_starts_at_ratio_1_and_kl_0(tokenizer):
     assert (seen[0]["values"] == 0).all(), "the value head starts at zero"
     assert card["KL is 0 before the first update"] < 1e-5
     assert card["reference and reward model did not move"] == 0.0
-    assert len(card) == 8
+    assert card["tokens are drawn from the policy that is trained"] < 1e-5
+    assert len(card) == 9
 
 
 def test_a_learning_rate_of_0_changes_nothing(tokenizer):
