@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .arithmetic import autocast, take_step
+from .arithmetic import autocast, memory_guard, take_step
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .files import WorkbookError
 from .lm import demonstration_batch
@@ -54,6 +54,7 @@ def answer_logprobs(model, ids, mask, start):
     return token_logprobs(logits, ids[:, start:])
 
 
+@memory_guard("RLOO", "batch_size or max_new_tokens")
 def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, answers=4):
     """REINFORCE leave-one-out (Ahmadian et al. 2024): train `model` in place; returns the history.
 
@@ -131,6 +132,7 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
 
 
+@memory_guard("DPO", "batch_size")
 def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, seed=0):
     """Direct preference optimisation of `model` in place on preference rows; returns the losses (nats).
 

@@ -6,7 +6,7 @@ up.  `rollout` is the same for a batch, with a key-value cache; `generate` wraps
 
 import torch
 
-from .arithmetic import autocast
+from .arithmetic import autocast, memory_guard
 from .models import encode_prompts, position_ids
 from .sampler import is_fast, static_rollout
 
@@ -148,6 +148,7 @@ def decode_responses(tokenizer, ids, mask, start):
     return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in texts]
 
 
+@memory_guard("sampling answers", "batch_size or max_new_tokens")
 def generate(
     model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=48, seed=0, batch_size=128
 ):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .arithmetic import LARGE, arithmetic_of, candidates
+from .arithmetic import LARGE, arithmetic_of, candidates, forced
 from .files import WorkbookError, brief
 from .models import recompute_activations
 
@@ -148,7 +148,8 @@ def _words(size):
 def check(source, device, stage, rows, answer=48, asked=None):
     """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit."""
     shape, free = shape_of(source), free_memory(device)
-    bits = 32 if candidates(device, shape.parameters)[0].exact else 16
+    computes = candidates(device, shape.parameters)
+    bits = 32 if computes[0].exact else 16
     parts = estimate(shape, stage, rows, answer, asked, bits)
     if sum(parts.values()) > free and shape.parameters > LARGE:
         parts = estimate(shape, stage, rows, answer, asked, bits, again=True)
@@ -156,8 +157,10 @@ def check(source, device, stage, rows, answer=48, asked=None):
     print(
         f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
         + ", ".join(f"{name} {_words(size)}" for name, size in parts.items())
-        + f"; {_words(need)} in all."
+        + f"; {_words(need)} in all, computed in {' or '.join(a.name for a in computes)}."
     )
+    if device.type == "cuda" and shape.parameters > LARGE and bits == 32 and not forced():
+        print("This card has no fast 16-bit arithmetic, so a model of this size takes more time and memory on it.")
     if need > free:
         raise WorkbookError(
             f"{stage} with this model needs about {_words(need)}, and {device} has {_words(free)} "

@@ -111,6 +111,7 @@ def readable_ids(tokenizer, prompts, responses, limit):
     return rows
 
 
+@memory_guard("scoring answers", "batch_size")
 @torch.no_grad()
 def score(model, tokenizer, prompts, responses, batch_size=256):
     """The reward model's numbers for answers given as text: a float tensor (answers,) on the CPU.

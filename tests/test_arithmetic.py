@@ -14,7 +14,7 @@ from test_ppo import PROMPTS, letters, settings, tiny, weights
 from test_ppo import tokenizer as ppo_tokenizer
 from test_reward import any_architecture
 
-from rlhf_helpers import arithmetic, decoding, lm, models, packing, ppo, reward, sampler, series
+from rlhf_helpers import arithmetic, decoding, lm, memory, models, packing, ppo, reward, sampler, series
 from rlhf_helpers.arithmetic import BF16, FP16, FP32
 from rlhf_helpers.files import ROOT, WorkbookError
 
@@ -407,6 +407,19 @@ def test_the_other_trainings_say_it_too(monkeypatch, tokenizer):
     batch = types.SimpleNamespace()
     with pytest.raises(WorkbookError, match="ran out of memory in training the language model"):
         lm.fit(tiny(tokenizer), [(batch, batch, batch)], 1, 1e-3, loss_of=full)
+
+
+def test_a_card_that_is_too_small_or_without_16_bits_is_named_before_anything_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "shape_of", lambda source: memory.Shape(494_000_000, 24, 896, 4864, 14, 2, 151_936))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 200 * memory.GIB)
+    memory.check("any", torch.device("cuda"), "PPO", 4)
+    said = capsys.readouterr().out
+    assert "computed in fp32." in said and "This card has no fast 16-bit arithmetic" in said
+    monkeypatch.setattr(memory, "free_memory", lambda device: 15 * memory.GIB)
+    with pytest.raises(WorkbookError, match="PPO with this model needs about .* GiB, and cuda has 15.0 GiB free."):
+        memory.check("any", torch.device("cuda"), "PPO", 4)
 
 
 # ---------------------------------------------------------------- through the chapters
