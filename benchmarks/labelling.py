@@ -1,8 +1,8 @@
 """What the labelling widget can do and how fast it is, from the tests: `python benchmarks/labelling.py`.
 
 Runs the tests that stand behind each row and writes labelling.json beside this file; `make stamp` takes its tables to
-docs/results.md.  A row is met when all its tests passed.  Tests that cannot run here (another environment, TRL) count from the JUnit
-reports that are named as arguments, such as build/colab/report.xml, which `make test-colab` writes.
+docs/results.md.  A row is met when all its tests passed.  Tests that cannot run here (another environment, TRL) count
+from the JUnit reports that are named as arguments, such as build/colab/report.xml, which `make test-colab` writes.
 """
 
 import subprocess

@@ -226,7 +226,8 @@ def markdown(result):
     )
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     return f"""One Jupyter server with {phases[0]["readers"]} kernels, each with the set-up of chapter 03, on
-{result["cores"]} cores ({result["machine"]}) and {result["gib"]:.0f} GiB, which other programs may have used too; {made}.
+{result["cores"]} cores ({result["machine"]}) and {result["gib"]:.0f} GiB, which other programs may have used too;
+{made}.
 
 | clicks | kernels | clicks in all | clicks per second | click to durable, median ms | p99 ms | lost |
 |---|---|---|---|---|---|---|

@@ -28,6 +28,7 @@ SPLITS = {
     "dev": "dev questions",
     "test": "test questions",
 }
+PARAGRAPH = textwrap.TextWrapper(120, break_long_words=False, break_on_hyphens=False)
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t for 1, 2, ... degrees of freedom
 
 
@@ -43,10 +44,10 @@ def interval(values):
     return mean, mean - half, mean + half
 
 
-def verdict(values, at, above, below):
-    """`above` or `below` where the 95 % interval lies on one side of `at`, else "inconclusive"."""
+def verdict(values, bound, above, below):
+    """`above` or `below` where the 95 % interval lies on one side of `bound`, else "inconclusive"."""
     _, low, high = interval(values)
-    return above if low > at else below if high < at else "inconclusive"
+    return above if low > bound else below if high < bound else "inconclusive"
 
 
 def with_interval(values, digits):
@@ -56,20 +57,19 @@ def with_interval(values, digits):
 
 
 SAY = {
-    "interval": with_interval,
-    "mean": lambda values, digits: format(statistics.mean(values), digits),
-    "range": lambda values, digits: f"{format(min(values), digits)} to {format(max(values), digits)}",
     "wins": lambda values, _: verdict(values, 0.5, "wins", "loses"),
     "differs": lambda values, _: verdict(values, 0, "higher", "lower"),
+    "worse": lambda values, margin: verdict(values, -float(margin), "no worse", "worse"),
 }
 
 
 class Figure:
     """The values of all seeds, in one group or in several, such as splits and tastes: {name: list of numbers}.
 
-    `{figure:.3f}` says mean and 95 % interval, and before them the name of the group where there are several.  A word
-    before the digits says it otherwise: `mean`, `range` (least to most), `wins` (wins, loses or inconclusive, a share
-    against a half), `differs` (higher, lower or inconclusive, against 0), or `lowest` or `highest` (of all groups).
+    `{figure:.3f}` says mean and 95 % interval, and before them the name of the group where there are several;
+    `{figure:lowest .3f}` and `highest` say those of one group.  Verdicts: `wins` (of a share: wins, loses or
+    inconclusive), `differs` (of a difference: higher, lower or inconclusive) and `worse 0.01` (no worse, worse or
+    inconclusive, where more than 0.01 would be worse).
     """
 
     def __init__(self, groups):
@@ -81,8 +81,8 @@ class Figure:
             choose = min if how == "lowest" else max
             name = choose(self.groups, key=lambda g: statistics.mean(self.groups[g]))
             return f"{with_interval(self.groups[name], digits)} for {name}"
-        how, digits = (how, digits) if how in SAY else ("interval", spec)
-        said = {name: SAY[how](values, digits) for name, values in self.groups.items()}
+        say, digits = (SAY[how], digits) if how in SAY else (with_interval, spec)
+        said = {name: say(values, digits) for name, values in self.groups.items()}
         return ", ".join(f"{name} {text}".strip() if len(said) > 1 else text for name, text in said.items())
 
 
@@ -108,9 +108,9 @@ class Lookup:
 
 
 class Result:
-    """A file of benchmarks/.  A name is what stands under it at the top of the file, else a column of its runs: `Figure`.
+    """A file of benchmarks/.  A name is what stands under it at the top of the file, else a column of its runs.
 
-    A column that is there once for each split, as in "test_win_rate", is one figure with a group for each.
+    A column is a `Figure`; one that is there once for each split, as in "test_win_rate", has a group for each.
     """
 
     def __init__(self, name, content):
@@ -191,9 +191,10 @@ def script(name):
 
 
 class Sources(dict):
-    """Everything that a template may name, read when it is asked for: the files of benchmarks/ by name, and
+    """Everything that a template may name, read when it is asked for.
 
-    `scores` (scores.policy.right: of the models that ship) and `memory` (table, copies, ppo: what chapter 05 will need).
+    The files of benchmarks/ without .json, `scores` of the models that ship (`scores.policy.right`), and `memory`,
+    what chapter 05 needs by the formula (`memory[table]`, `memory[copies]`, and its settings, `memory[ppo]`).
     """
 
     def __missing__(self, name):
@@ -235,11 +236,7 @@ def fill(template, sources):
     if "\n" not in template:
         return text
     blocks = [b.strip("\n") for b in re.split(r"\n{2,}", text)]
-    prose = [b if re.match(r"[|#!<]|- |\d+\. ", b) else textwrap.fill(b, 120, **WRAP) for b in blocks]
-    return "\n" + "\n\n".join(prose) + "\n"
-
-
-WRAP = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n" + "\n\n".join(b if re.match(r"[|#!]|- ", b) else PARAGRAPH.fill(b) for b in blocks) + "\n"
 
 
 def places(text, sources):
