@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .arithmetic import autocast, take_step
-from .decoding import decode_responses, end_tokens, generate, rollout
+from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .files import WorkbookError
 from .lm import demonstration_batch
 from .memory import recompute_if_needed
@@ -81,7 +81,7 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
         start = prompt.shape[1]
         ids, mask, _ = rollout(model, prompt, prompt_mask, settings.max_new_tokens, eos, sampler)
         said, real = decode_responses(tokenizer, ids, mask, start), mask[:, start:].float()
-        ended = (torch.isin(ids[:, start:], torch.tensor(sorted(eos), device=device)) & real.bool()).any(-1)
+        ended = which_ended(ids[:, start:], real, eos)
         scores = reward(asked, said).to(device)
         with torch.no_grad():
             there = answer_logprobs(reference, ids, mask, start)

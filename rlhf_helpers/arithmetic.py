@@ -134,7 +134,8 @@ def _enter_autocast(head, inputs, logits):
 _scalers = weakref.WeakKeyDictionary()  # optimiser -> the scale of its loss, for fp16
 
 
-def _scaler(optimizer, model):
+def loss_scaler(optimizer, model):
+    """What scales the loss of a model that computes in fp16, and does nothing elsewhere; one for each optimiser."""
     if optimizer not in _scalers:
         on = arithmetic_of(model).dtype == torch.float16
         device = next(model.parameters()).device.type
@@ -149,7 +150,7 @@ def take_step(loss, model, optimizer, what="The loss", clip=1.0):
     lost; a scale that was too large costs this step and is halved (Micikevicius et al. 2018).  Returns the norm.
     Raises WorkbookError, and leaves the weights alone, when loss or gradient is not finite.
     """
-    scaler = _scaler(optimizer, model)
+    scaler = loss_scaler(optimizer, model)
     optimizer.zero_grad()
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
@@ -167,7 +168,10 @@ def take_step(loss, model, optimizer, what="The loss", clip=1.0):
 
 @contextmanager
 def memory_guard(what, lower):
-    """Meanwhile a device that runs out of memory says so in one sentence: what was being done, and what to lower."""
+    """Meanwhile a device that runs out of memory says so in one sentence: what was being done, and what to lower.
+
+    Also a decorator of a function.
+    """
     try:
         yield
     except torch.OutOfMemoryError:

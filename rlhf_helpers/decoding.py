@@ -136,6 +136,12 @@ def end_tokens(model, tokenizer):
     return {tokenizer.eos_token_id, *extra}
 
 
+def which_ended(tokens, mask, eos):
+    """Which answers came to an end of their own: (rows,) bool; tokens, mask: (rows, T), eos: ids that end one."""
+    ends = torch.isin(tokens, torch.tensor(sorted(eos), device=tokens.device))
+    return (ends & mask.bool()).any(-1)
+
+
 def decode_responses(tokenizer, ids, mask, start):
     """Text of the answers of `rollout`, which begin at column `start`."""
     texts = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])]

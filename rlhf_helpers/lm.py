@@ -68,6 +68,7 @@ def padded_batch_loss(model):
     return packed_loss if can_pack(model) else plain_loss
 
 
+@memory_guard("training the language model", "the batch size")
 def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     """Train on `steps` batches of (ids, attention mask, loss mask) with AdamW; returns the losses.
 
@@ -82,9 +83,8 @@ def fit(model, batches, steps, lr, on_step=None, loss_of=plain_loss):
     for step, (ids, mask, loss_mask) in zip(range(steps), batches):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step, steps)
-        with memory_guard("training the language model", "the batch size"):
-            loss = loss_of(model, ids, mask, loss_mask)
-            take_step(loss, model, optimizer)
+        loss = loss_of(model, ids, mask, loss_mask)
+        take_step(loss, model, optimizer)
         losses.append(loss.item())
         if on_step:
             on_step(step, losses[-1])

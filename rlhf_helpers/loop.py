@@ -16,8 +16,9 @@ from types import SimpleNamespace
 import torch
 
 from . import ppo
+from .arithmetic import arithmetic_of
 from .build import simulated_feedback
-from .decoding import decode_responses, end_tokens, generate, rollout
+from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .feedback import tie_rows, to_preferences, wilson
 from .files import WorkbookError
 from .models import encode_prompts
@@ -104,9 +105,10 @@ def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0)
     start, generator = ids.shape[1], torch.Generator(device).manual_seed(seed)
     ids, mask, logprobs = rollout(model, ids, mask, max_new_tokens, eos, generator)
     tokens, answered = ids[:, start:], mask[:, start:]
-    there, _ = ppo.PolicyWithValue(anchor)(ids, mask, start)
-    gap = (logprobs - ppo.token_logprobs(there, tokens)) * answered
-    ended = (torch.isin(tokens, torch.tensor(sorted(eos), device=device)) & answered.bool()).any(-1)
+    there, _ = ppo.PolicyWithValue(anchor).read(ids, mask, start)
+    here = logprobs if arithmetic_of(model).exact else ppo.PolicyWithValue(model).read(ids, mask, start)[0]
+    gap = (here - there) * answered
+    ended = which_ended(tokens, answered, eos)
     kl = gap.sum(-1).mean().item()
     return decode_responses(tokenizer, ids, mask, start), kl, ended.float().mean().item()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .arithmetic import arithmetic_of, autocast, memory_guard, take_step
-from .decoding import decode_responses, end_tokens, rollout
+from .decoding import decode_responses, end_tokens, rollout, which_ended
 from .files import WorkbookError
 from .memory import recompute_if_needed
 from .models import (
@@ -183,11 +183,13 @@ class PolicyWithValue(torch.nn.Module):
         (in fp32 the same number), the value, and the entropy of the next token's distribution.
         """
         ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
-        logits, values = self(ids, full_mask, prompt.shape[1])
-        real = full_mask[:, prompt.shape[1] :]
-        exact = arithmetic_of(self.model).exact
-        old = drawn if exact else token_logprobs(logits, ids[:, prompt.shape[1] :]) * real
-        return ids, full_mask, drawn, old, values * real, token_entropy(logits) * real
+        start = prompt.shape[1]
+        logits, values = self(ids, full_mask, start)
+        real, old = full_mask[:, start:], drawn
+        if not arithmetic_of(self.model).exact:
+            old = token_logprobs(logits, ids[:, start:]) * real
+        entropy = token_entropy(logits) * real
+        return ids, full_mask, drawn, old, values * real, entropy
 
 
 class PackedPolicy(PolicyWithValue):
@@ -252,8 +254,7 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     )
     tokens, mask = ids[:, start:], full_mask[:, start:].float()
     responses = decode_responses(tokenizer, ids, full_mask, start)
-    ends = torch.isin(tokens, torch.tensor(sorted(eos), device=device))
-    ended = (ends & mask.bool()).any(-1)
+    ended = which_ended(tokens, mask, eos)
     scores = reward(prompts, responses).to(device)
     ref_logprobs, _ = reference.read(ids, full_mask, start)
     final = scores - settings.no_end_penalty * (~ended)
@@ -289,6 +290,24 @@ def minibatches(batch, settings, generator):
             yield {k: v[some] for k, v in batch.items() if torch.is_tensor(v)}
 
 
+def distances(part, logprobs, ratio):
+    """How far new log-probabilities (rows, T) are from the old and from the drawn ones: a dict of numbers."""
+    mask = part["mask"]
+    old, drawn = part["logprobs"] * mask, part["drawn"] * mask
+    return {
+        "ratio_off": ((ratio - 1).abs() * mask).max(),
+        "approx_kl": masked_mean(kl_k3(old, logprobs), mask),
+        "mismatch": masked_mean((logprobs - drawn).abs(), mask),
+        "mismatch_k3": masked_mean(kl_k3(drawn, logprobs), mask),
+    }
+
+
+def as_floats(stats):
+    """Dicts of tensors of one number each as dicts of floats; the device is asked once for all."""
+    rows = torch.stack([torch.stack([x.detach() for x in s.values()]) for s in stats]).tolist()
+    return [dict(zip(s, row)) for s, row in zip(stats, rows)]
+
+
 def update(policy, optimizer, batch, settings, generator):
     """A few epochs of clipped gradient steps on one batch; returns a dict of statistics."""
     stats, start = [], batch["start"]
@@ -297,22 +316,14 @@ def update(policy, optimizer, batch, settings, generator):
         logprobs, values = policy.read(part["ids"], part["full_mask"], start)
         surrogate, ratio, active = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, settings.clip)
         error = value_loss(values, part["values"], part["returns"], mask, settings.value_clip)
-        take_step(surrogate + settings.value_coef * error, policy, optimizer, "The PPO loss")
-        drawn = part["drawn"] * mask
-        numbers = {
-            "clip_fraction": active,
-            "policy_loss": surrogate,
-            "ratio_off": ((ratio - 1).abs() * mask).max(),
-            "value_loss": error,
-            "approx_kl": masked_mean(kl_k3(part["logprobs"] * mask, logprobs), mask),
-            "mismatch": masked_mean((logprobs - drawn).abs(), mask),
-            "mismatch_k3": masked_mean(kl_k3(drawn, logprobs), mask),
-        }
-        stats.append(torch.stack([x.detach() for x in numbers.values()]))
-    columns = dict(zip(numbers, zip(*torch.stack(stats).tolist())))  # asked of the device once for all
-    of_all = ("clip_fraction", "policy_loss", "ratio_off", "value_loss", "approx_kl")
-    of_first = ("ratio_off", "clip_fraction", "mismatch", "mismatch_k3")
-    return {k: sum(columns[k]) / len(stats) for k in of_all} | {"first_" + k: columns[k][0] for k in of_first}
+        loss = surrogate + settings.value_coef * error
+        take_step(loss, policy, optimizer, "The PPO loss")
+        stats.append(
+            {"clip_fraction": active, "policy_loss": surrogate, "value_loss": error, **distances(part, logprobs, ratio)}
+        )
+    stats = as_floats(stats)
+    mean = {k: sum(s[k] for s in stats) / len(stats) for k in stats[0]}
+    return mean | {"first_" + k: x for k, x in stats[0].items()}
 
 
 # ---------------------------------------------------------------- health
@@ -393,7 +404,7 @@ def fingerprint(*models):
     return torch.stack(sums) if sums else torch.zeros(0)
 
 
-def keep(policy, good):
+def remember(policy, good):
     """Write the weights of the policy into `good`, its state of before, without new memory."""
     for name, tensor in policy.state_dict().items():
         good[name].copy_(tensor)
@@ -528,7 +539,7 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             moved = (before != fingerprint(reference, *frozen)).sum().item()
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
             examine(checks, card, step)
-            keep(policy, good)
+            remember(policy, good)
             history.append(history_row(step, batch, stats))
             if on_update:
                 on_update(history[-1], batch)

@@ -239,6 +239,8 @@ def begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed):
     The training is described by its settings, the tokens of all pairs and the weights it starts from.  Raises
     WorkbookError when the checkpoint is not of this training.
     """
+    longest = max(len(row) for pair in pairs for row in pair)
+    recompute_if_needed(model, 2 * batch_size, longest, 0)
     weights = model.parameters()
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     run = checkpoint and {
@@ -255,6 +257,7 @@ def begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed):
     return optimizer, run, history
 
 
+@memory_guard("training the reward model", "batch_size")
 def train_reward_model(
     model,
     tokenizer,
@@ -282,7 +285,6 @@ def train_reward_model(
     pairs, dropped = pairs_to_learn(tokenizer, rows, context_length(model))
     scores = scores or (packed_scores if can_pack(model) else padded_scores)
     batches = training_batches(pairs, epochs, batch_size, seed)
-    recompute_if_needed(model, 2 * batch_size, max(len(row) for pair in pairs for row in pair), 0)
     optimizer, run, history = begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed)
     model.train()
     try:
@@ -290,8 +292,7 @@ def train_reward_model(
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(step, len(batches))
             some = [pairs[i] for i in batches[step]]
-            with memory_guard("training the reward model", "batch_size"):
-                row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
+            row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
             history.append({"step": step + 1, "dropped": dropped, **row})
             if on_step:
                 on_step(step + 1, len(batches), history[-1])

@@ -20,6 +20,7 @@ TABLE = ROOT / "docs" / "known_bugs.md"
 Bug = namedtuple("Bug", "n what file old new test")
 
 PPO, REWARD, MODELS, DECODING = "ppo.py", "reward.py", "models.py", "decoding.py"
+ARITHMETIC, SAMPLER = "arithmetic.py", "sampler.py"
 HEALTHY = "test_the_first_update_starts_at_ratio_1_and_kl_0"
 JUNK = "test_junk_in_the_pads_changes_no_piece"
 
@@ -97,8 +98,8 @@ BUGS = [Bug(*b) for b in [
      "variance = ((x - mean) ** 2).mean()", JUNK),
     (14, "entropy over the padding too", PPO, "masked_mean(entropy, mask).item()", "entropy.mean().item()",
      "test_entropy_counts_real_tokens_only"),
-    (14, "approximate KL of the padding too", PPO, 'kl_k3(part["logprobs"] * mask, logprobs), mask)',
-     'kl_k3(part["logprobs"], logprobs), torch.ones_like(mask))',
+    (14, "approximate KL of the padding too", PPO, '"approx_kl": masked_mean(kl_k3(old, logprobs), mask)',
+     '"approx_kl": masked_mean(kl_k3(part["logprobs"], logprobs), torch.ones_like(mask))',
      "test_junk_in_the_pads_changes_no_update_and_no_metric"),
     (15, "KL of the padding in the rewards", PPO, "rewards = -beta * (logprobs - ref_logprobs) * mask",
      "rewards = -beta * (logprobs - ref_logprobs)", JUNK),
@@ -172,17 +173,19 @@ BUGS = [Bug(*b) for b in [
     (30, "the reference is the policy itself", PPO,
      "policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)",
      "policy, reference = kind(model), kind(model)", "test_the_reference_is_a_model_of_its_own"),
-    (30, "nobody looks whether the reward model moves", PPO, "fingerprint(reference, *frozen)))", "before))",
+    (30, "nobody looks whether the reward model moves", PPO, "fingerprint(reference, *frozen)).sum()", "before).sum()",
      "test_a_reward_model_that_moves_is_noticed"),
     (30, "the value head is not trained", PPO, "policy.parameters(), lr=settings.lr",
      "model.parameters(), lr=settings.lr",
      "test_the_optimiser_holds_policy_and_value_head_and_its_rate_falls_to_zero"),
     (31, "logits divided in place", DECODING, "logits = logits.float() / temperature",
      "logits = logits.float(); logits /= temperature", "test_adjust_leaves_its_input_alone"),
-    (32, "a loss that is not a number is skipped", PPO, "        if not torch.isfinite(loss + norm):\n",
-     "        if not torch.isfinite(loss + norm):\n            continue\n",
+    (32, "a loss that is not a number is skipped", ARITHMETIC,
+     "    if not (torch.isfinite(loss + norm) or too_large):\n",
+     "    if not (torch.isfinite(loss + norm) or too_large):\n        return norm\n",
      "test_not_a_number_stops_the_run_and_keeps_the_last_good_policy"),
-    (32, "only the loss is looked at, not its gradient", PPO, "torch.isfinite(loss + norm)", "torch.isfinite(loss)",
+    (32, "only the loss is looked at, not its gradient", ARITHMETIC, "torch.isfinite(loss + norm)",
+     "torch.isfinite(loss)",
      "test_a_gradient_that_is_not_a_number_never_reaches_the_weights"),
     # ------------------------------------------------------------ the reward model
     (33, "score read at the number of tokens, so from the right place with right padding only", REWARD,
@@ -228,6 +231,30 @@ BUGS = [Bug(*b) for b in [
      "test_a_damaged_or_foreign_checkpoint_is_named_and_never_run"),
     ("", "checkpoint may run code", MODELS, "weights_only=True", "weights_only=False",
      "test_a_damaged_or_foreign_checkpoint_is_named_and_never_run"),
+    # ------------------------------------------------------------ arithmetic and the sampler of a GPU
+    ("", "the output head in 16 bits", ARITHMETIC, "    torch.set_autocast_enabled(inputs[0].device.type, False)\n", "",
+     "test_a_head_in_16_bits_rounds_its_logits_and_ours_does_not"),
+    ("", "old log-probabilities are those drawn in 16 bits", PPO,
+     "seen = token_logprobs(logits[None], tokens[None])[0], values", "seen = drawn[answer], values",
+     "test_health_checks_pass_in_16_bits"),
+    ("", "importance weights without a limit", PPO, "return torch.exp(old - drawn).clamp(max=most)",
+     "return torch.exp(old - drawn)", "test_importance_is_old_over_drawn_and_cut_off"),
+    ("", "importance weights upside down", PPO, "return torch.exp(old - drawn)", "return torch.exp(drawn - old)",
+     "test_advantages_are_weighed_by_it_and_ratio_and_kl_use_old"),
+    ("", "nobody looks whether sampler and training agree", PPO,
+     'stats["first_mismatch"] < bounds.mismatch and stats["first_mismatch_k3"] < bounds.k3,', "True,",
+     "test_the_bounds_of_16_bits_still_catch_real_bugs"),
+    ("", "the sampler keeps the weights of its first rollout", SAMPLER, "            mine.copy_(theirs)\n",
+     "            pass\n", "test_the_sampler_in_16_bits_sees_new_weights_too_and_keeps_the_head"),
+    ("", "rows that ended go on", SAMPLER, "self.alive.logical_and_(", "self.alive.logical_or_(",
+     "test_the_static_sampler_draws_what_the_plain_loop_draws"),
+    ("", "the sampler counts the padding as text", SAMPLER, "places, self.columns = position_ids(mask), ",
+     "places, self.columns = position_ids(torch.ones_like(mask)), ",
+     "test_the_static_sampler_draws_what_the_plain_loop_draws"),
+    ("", "the generator is left further on", SAMPLER, "            generator.set_state(state)\n", "",
+     "test_the_static_sampler_draws_what_the_plain_loop_draws"),
+    ("", "fp16 without loss scaling", ARITHMETIC, "enabled=on)\n", "enabled=False)\n",
+     "test_a_scale_that_is_too_large_costs_a_step_and_is_halved"),
 ]]
 # fmt: on
 
@@ -312,7 +339,8 @@ def table(results):
 
 Each row is a bug of a kind that was found in published RLHF code (the numbers group them), put into this package
 once by `python tests/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the
-package is, and fails with the bug in it. Rows without a number are about stopping and going on.
+package is, and fails with the bug in it. Rows without a number are about stopping and going on, about 16 bits, and
+about the sampler of a GPU.
 
 | no. | bug | file | test | outcome |
 |---|---|---|---|---|

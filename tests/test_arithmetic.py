@@ -8,12 +8,13 @@ import types
 
 import pytest
 import torch
+from test_general import language_model
 from test_packing import causal
 from test_ppo import PROMPTS, letters, settings, tiny, weights
 from test_ppo import tokenizer as ppo_tokenizer
 from test_reward import any_architecture
 
-from rlhf_helpers import arithmetic, decoding, lm, models, packing, ppo, reward, sampler
+from rlhf_helpers import arithmetic, decoding, lm, models, packing, ppo, reward, sampler, series
 from rlhf_helpers.arithmetic import BF16, FP16, FP32
 from rlhf_helpers.files import ROOT, WorkbookError
 
@@ -406,3 +407,27 @@ def test_the_other_trainings_say_it_too(monkeypatch, tokenizer):
     batch = types.SimpleNamespace()
     with pytest.raises(WorkbookError, match="ran out of memory in training the language model"):
         lm.fit(tiny(tokenizer), [(batch, batch, batch)], 1, 1e-3, loss_of=full)
+
+
+# ---------------------------------------------------------------- through the chapters
+
+THROUGH = [("embedded", name, n) for name in ("bf16", "fp16") for n in ("04", "05", "06", "08")]
+THROUGH += [(model, name, "02 03 04 05 06") for model in ("gpt2", "llama") for name in ("bf16", "fp16")]
+IN_THE_SUITE = [("embedded", "bf16", "05")]  # the others: `make test-matrix`
+one_of_them = pytest.mark.parametrize(
+    "model, name, chapters", [p if p in IN_THE_SUITE else pytest.param(*p, marks=pytest.mark.matrix) for p in THROUGH]
+)
+
+
+@pytest.mark.slow
+@one_of_them
+def test_the_chapters_run_in_16_bits_and_pass_their_health_checks(tmp_path, asked, model, name, chapters):
+    asked(name)  # kernels inherit it
+    given = {"FAST": True, "RUNS_DIR": str(tmp_path / "runs")}
+    if model != "embedded":
+        given["MODEL"] = str(language_model(tmp_path / "model", model))
+    for path in series.chapters(chapters.split()):
+        nb = series.execute(path, tmp_path / "executed", given)
+        assert series.widget_errors(nb) == []
+        said = "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
+        assert "plain loop, which is slower" not in said
