@@ -239,7 +239,7 @@ def fill(template, sources):
     return "\n" + "\n\n".join(b if re.match(r"[|#!]|- ", b) else PARAGRAPH.fill(b) for b in blocks) + "\n"
 
 
-def places(text, sources):
+def stamps(text, sources):
     """(line, template, what stands there, what should) of every stamped place; WorkbookError names the line."""
     if not text.count("<!-- stamp") == text.count("<!-- /stamp -->") == len(MARK.findall(text)):
         raise WorkbookError("a stamp has no end, or an end no stamp")
@@ -253,7 +253,7 @@ def places(text, sources):
 
 def stamped(text, sources):
     """The text of a page with every place filled."""
-    filled = iter([new for _, _, _, new in places(text, sources)])
+    filled = iter([new for _, _, _, new in stamps(text, sources)])
     return MARK.sub(lambda found: found[1] + next(filled) + found[4], text)
 
 
@@ -264,7 +264,7 @@ def main(arguments=None):
     for path in pages():
         text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
         try:
-            stale = [p for p in places(text, sources) if p[2] != p[3]]
+            stale = [p for p in stamps(text, sources) if p[2] != p[3]]
             if stale and not check:
                 files.write_text(path, stamped(text, sources))
         except WorkbookError as e:
