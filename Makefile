@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models clean reset
+.PHONY: help setup run test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -66,6 +66,10 @@ lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 
 models: $(READY)  ## rebuild everything in data/ from its seed
 	@$(IN_VENV) -m rlhf_helpers.build $(ARGS)
+
+stamp: $(READY)  ## write the figures of README and docs/ from what was measured, and the links to Colab
+	@$(IN_VENV) -m rlhf_helpers.colab
+	@$(IN_VENV) -m rlhf_helpers.stamp $(ARGS)
 
 clean:  ## remove .venv and caches; what you made in runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """What the labelling widget can do and how fast it is, from the tests: `python benchmarks/labelling.py`.
 
-Runs the tests that stand behind each row and writes labelling.json and labelling.md beside this file.  A row
-is met when all its tests passed.  Tests that cannot run here (another environment, TRL) count from the JUnit
-reports that are named as arguments, such as build/colab/report.xml, which `make test-colab` writes.
+Runs the tests that stand behind each row and writes labelling.json beside this file; `make stamp` takes its tables to
+docs/results.md.  A row is met when all its tests passed.  Tests that cannot run here (another environment, TRL) count
+from the JUnit reports that are named as arguments, such as build/colab/report.xml, which `make test-colab` writes.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from rlhf_helpers.files import ROOT, WorkbookError, write_json, write_text
+from rlhf_helpers.files import ROOT, WorkbookError, write_json
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("Argilla 2", "Label Studio", "potato 2", "LMSYS arena", "pigeon", "superintendent", "innotater")
@@ -146,8 +146,8 @@ def merge(reports):
     return {t: results.get(t, "skipped") for t in sorted(wanted)}, figures
 
 
-def table(data):
-    """The figures and the features as Markdown."""
+def markdown(data):
+    """What docs/results.md shows of labelling.json: the figures and the features."""
 
     def ours(tests):
         results = [data["results"][t] for t in tests]
@@ -176,8 +176,7 @@ def main(reports):
     results, figures = merge([*(Path(r).read_text(encoding="utf-8") for r in reports), run(tests)])
     data = {"results": results, "figures": figures}
     write_json(HERE / "labelling.json", data)
-    write_text(HERE / "labelling.md", table(data))
-    print(table(data))
+    print(markdown(data))
 
 
 if __name__ == "__main__":

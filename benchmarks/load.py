@@ -1,4 +1,4 @@
-"""Many readers of one Jupyter server: `python benchmarks/load.py` writes load.md beside this file.
+"""Many readers of one Jupyter server: `python benchmarks/load.py` writes load.json beside this file.
 
 Each reader has a kernel that runs the set-up of chapter 03 and shows its labelling widget, and a connection of their
 own to the server, over TCP on this machine.  A click is the message that a browser sends for it, through the server to
@@ -184,22 +184,50 @@ def measure(kernels, shared, seconds, every=2.0):
         return phases, [memory(psutil.Process(int(run(r, "print(os.getpid())")))) for r in readers], memory(process)
 
 
-def page(phases, used, serving, started):
-    """load.md."""
+def summary(phases, used, serving, started):
+    """What load.json holds: each phase, memory in MiB, seconds to start, and the machine."""
+    pss, rss = zip(*used)
+    return {
+        "versions": files.versions(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        "phases": [
+            {
+                "what": p.what,
+                "readers": p.readers,
+                "clicks": p.clicks,
+                "per_second": p.clicks / p.seconds,
+                "median_ms": 1000 * statistics.median(p.latencies),
+                "p99_ms": 1000 * percentile(p.latencies, 0.99),
+                "lost": p.lost,
+                "lines": p.lines,
+            }
+            for p in phases
+        ],
+        "mib": {
+            "mean": statistics.mean(pss) / 2**20,
+            "most": max(pss) / 2**20,
+            "all": sum(pss) / 2**20,
+            "resident": statistics.mean(rss) / 2**20,
+            "server": serving[0] / 2**20,
+        },
+        "seconds_to_start": started,
+    }
+
+
+def markdown(result):
+    """What docs/results.md shows of load.json."""
+    phases, mib = result["phases"], result["mib"]
     rows = "\n".join(
-        f"| {p.what} | {p.readers} | {p.clicks:,} | {p.clicks / p.seconds:.0f} | "
-        f"{1000 * statistics.median(p.latencies):.0f} | {1000 * percentile(p.latencies, 0.99):.0f} | {p.lost} |"
+        f"| {p['what']} | {p['readers']} | {p['clicks']:,} | {p['per_second']:.0f} | {p['median_ms']:.0f} | "
+        f"{p['p99_ms']:.0f} | {p['lost']} |"
         for p in phases
     )
-    pss, rss = zip(*used)
-    made = ", ".join(f"{k} {v}" for k, v in files.versions().items())
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    mib = {"mean": statistics.mean(pss) / 2**20, "most": max(pss) / 2**20, "resident": statistics.mean(rss) / 2**20}
-    return f"""# Many readers at once
-
-`python benchmarks/load.py` wrote this page: one Jupyter server with {len(used)} kernels, each with the set-up of
-chapter 03, on {os.cpu_count()} cores ({platform.machine()}) and {gib:.0f} GiB, which other programs may have used
-too; {made}.
+    made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return f"""One Jupyter server with {phases[0]["readers"]} kernels, each with the set-up of chapter 03, on
+{result["cores"]} cores ({result["machine"]}) and {result["gib"]:.0f} GiB, which other programs may have used too;
+{made}.
 
 | clicks | kernels | clicks in all | clicks per second | click to durable, median ms | p99 ms | lost |
 |---|---|---|---|---|---|---|
@@ -208,12 +236,12 @@ too; {made}.
 Lost counts clicks without a label, labels without a click and warnings of the logs. A click is the message of a
 browser, sent through the server to the kernel; from there to the end of fsync is what is timed. Server and readers are
 on one machine, so a network's delay comes on top. In one file a label of somebody else makes a kernel read the whole
-file again; the last one had {phases[-1].lines:,} lines at its end.
+file again; the last one had {phases[-1]["lines"]:,} lines at its end.
 
 Memory: {mib["mean"]:.0f} MiB per kernel (proportional set size, mean; most {mib["most"]:.0f}),
-{sum(pss) / 2**30:.1f} GiB for all {len(used)}; resident size, shared pages counted in full, {mib["resident"]:.0f} MiB.
-The server itself: {serving[0] / 2**20:.0f} MiB.
-Starting all of them and showing their widgets took {started:.0f} s.
+{mib["all"] / 1024:.1f} GiB for all; resident size, shared pages counted in full, {mib["resident"]:.0f} MiB.
+The server itself: {mib["server"]:.0f} MiB.
+Starting all of them and showing their widgets took {result["seconds_to_start"]:.0f} s.
 """
 
 
@@ -226,9 +254,9 @@ def main():
     began = time.monotonic()
     phases, used, serving = measure(options.kernels, options.shared, options.seconds)
     started = time.monotonic() - began - sum(p.seconds for p in phases)
-    text = page(phases, used, serving, started)
-    print(text)
-    files.write_text(HERE / "load.md", text)
+    result = summary(phases, used, serving, started)
+    files.write_json(HERE / "load.json", result)
+    print(markdown(result))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 All start from data/models/finetuned and see the same reward (data/models/reward, scaled as in chapter 05); the gold
 judge only measures.  Every method may sample as many answers as PPO does: RLOO in as many updates, DPO in pairs that
 the reward compares, best-of-n shared out over the held-out prompts.  The table says how many tokens that were.
-Writes methods.json (all numbers) and methods.md (the tables) beside this file.
+Writes methods.json (all numbers) beside this file; `make stamp` takes its tables to docs/results.md.
 """
 
 import argparse
 import copy
 import dataclasses
-import math
 import statistics
 import time
 from pathlib import Path
@@ -18,21 +17,22 @@ import torch
 
 from rlhf_helpers import alternatives, build, models, ppo, reward, world
 from rlhf_helpers.decoding import generate
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, WorkbookError, versions, write_json
 from rlhf_helpers.models import response_ids
+from rlhf_helpers.stamp import interval
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("fine-tuned", "best-of-n", "DPO", "RLOO", "PPO")
 RLOO = {"lr": 1e-3}  # one step per rollout, where PPO takes eight
 DPO = {"lr": 3e-4, "beta": 0.1, "epochs": 2}
-T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, 95 %
+SPLIT = "heldout"  # of the prompts that all of this is measured on
 
 
 def one_seed(seed, settings):
     """All methods with one seed: {method: {"answers" (to the held-out prompts), "tokens", "seconds", "gold"}}."""
     start, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     judge, _ = models.load_reward_model(ROOT / "data/models/reward")
-    asked, held_out = world.prompts("train"), world.prompts("heldout")
+    asked, held_out = world.prompts("train"), world.prompts(SPLIT)
     score = ppo.normalized_reward(
         lambda p, r: reward.score(judge, tokenizer, p, r), asked, generate(start, tokenizer, asked, seed=seed)
     )
@@ -78,18 +78,9 @@ def one_seed(seed, settings):
     return results
 
 
-def interval(values):
-    """(mean, low, high): the 95 % interval of the mean over seeds, by Student's t."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, 0.0, 1.0
-    half = T95.get(len(values) - 1, 2.0) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
 def tables(seeds):
     """Markdown: what each method reached, and how often the row's answer beats the column's."""
-    prompts = world.prompts("heldout")
+    prompts = world.prompts(SPLIT)
     lines = ["| method | gold score | 95 % interval | tokens sampled | seconds |", "|---|---|---|---|---|"]
     for name in METHODS:
         mean, low, high = interval([s[name]["gold"] for s in seeds])
@@ -108,6 +99,17 @@ def tables(seeds):
     return "\n".join(lines) + "\n"
 
 
+def markdown(result):
+    """What docs/results.md shows of methods.json."""
+    seeds, settings, prompts = result["seeds"], result["settings"], len(world.prompts(SPLIT))
+    if len(seeds[0]["PPO"]["answers"]) != prompts:
+        raise WorkbookError("methods.json was measured on other prompts: run benchmarks/methods.py again")
+    return (
+        f"{len(seeds)} seeds; {settings['updates'] * settings['batch_size']:,} sampled answers for each method, that "
+        f"is {settings['updates']} updates of PPO; {prompts} prompts.\n\n" + tables(seeds)
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description="Best-of-n, RLOO, DPO and PPO at equal numbers of sampled answers.")
     parser.add_argument("--seeds", type=int, default=5)
@@ -118,16 +120,10 @@ def main():
     torch.set_num_threads(options.threads)
     settings = dataclasses.replace(build.PPO, updates=options.updates)
     seeds = [one_seed(seed, settings) for seed in range(options.seeds)]
-    write_json(
-        options.out / "methods.json",
-        {"versions": versions(), "settings": vars(settings), "RLOO": RLOO, "DPO": DPO, "seeds": seeds},
-    )
-    text = (
-        f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, that is "
-        f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds)
-    )
-    write_text(options.out / "methods.md", text)
-    print(text)
+    made = {"versions": versions(), "split": SPLIT, "settings": vars(settings)}
+    result = made | {"RLOO": RLOO, "DPO": DPO, "seeds": seeds}
+    write_json(options.out / "methods.json", result)
+    print(markdown(result))
 
 
 if __name__ == "__main__":

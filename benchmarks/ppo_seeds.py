@@ -1,7 +1,8 @@
 """PPO with the shipped settings over several seeds: `python benchmarks/ppo_seeds.py`.
 
 Each run starts from data/models/finetuned and is judged by data/models/reward; the gold judge only measures.
-Writes ppo_seeds.json (all numbers), ppo_seeds.md (the table) and ppo_seeds.png (the curves) beside this file.
+Writes ppo_seeds.json (all numbers) and ppo_seeds.png (the curves) beside this file; `make stamp` takes its tables to
+docs/results.md.
 
 With `--taste terse`, or another of `annotators.TASTES`, a simulated annotator of that taste labels the pairs in
 data/feedback.jsonl anew, a reward model is trained on them (once, with seed 0), and that taste takes the place of the
@@ -17,7 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from rlhf_helpers import annotators, build, plots
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, versions, write_json
 
 HERE = Path(__file__).resolve().parent
 CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
@@ -62,6 +63,11 @@ def table(rows):
     return "\n".join([*lines, "| mean | " + " | ".join(f"{m:.3f}" for m in means) + " |"]) + "\n"
 
 
+def markdown(result):
+    """What docs/results.md shows of ppo_seeds.json."""
+    return table(result["runs"])
+
+
 def draw(rows, taste, path):
     """Proxy reward, gold score and KL over the updates: the mean of the seeds and the band of all."""
     plots.use_style()
@@ -91,10 +97,8 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    write_json(
-        path.with_suffix(".json"), {"versions": versions(), "settings": vars(build.PPO), "judge": found, "runs": rows}
-    )
-    write_text(path.with_suffix(".md"), table(rows))
+    result = {"versions": versions(), "settings": vars(build.PPO), "split": "heldout", "judge": found, "runs": rows}
+    write_json(path.with_suffix(".json"), result)
     draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))
 

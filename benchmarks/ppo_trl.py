@@ -7,8 +7,8 @@
 TRL 1.12.0 is the last release with PPOTrainer.  Both sides start from data/models/finetuned, are judged by
 data/models/reward (shifted and scaled alike), and have the same prompts, batch, epochs, minibatches, learning rate
 and its schedule, KL coefficient and sampling temperature.  Each run has a process of its own; the sides alternate.
-Writes ppo_trl.json (all numbers) and ppo_trl.md (the tables) beside this file.  The gold judge only measures, and
-the clock stands still while it does.
+Writes ppo_trl.json (all numbers) beside this file; `make stamp` takes its tables to docs/results.md.  The gold judge
+only measures, and the clock stands still while it does.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from types import SimpleNamespace
 import torch
 
 from rlhf_helpers import decoding, models, ppo, reward, world
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, versions, write_json
 
 HERE = Path(__file__).resolve().parent
 PHASES = (
@@ -41,6 +41,7 @@ PHASES = (
     "rest",
 )
 SETTINGS = ppo.Settings()
+SPLIT = "heldout"  # of the prompts that the gold score after a run is measured on
 DIFFERENCES = """What is not the same:
 
 - TRL trains two networks, the policy and a value model (started from the reward model); here the value head is one
@@ -251,7 +252,7 @@ def one_run(side, settings, seed):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
     tokens, wall, cpu = curve[-1][:3]
     clock.phases["rest"] = cpu - sum(clock.phases.values())
-    held_out = world.prompts("heldout")
+    held_out = world.prompts(SPLIT)
     answers = decoding.generate(model.eval(), tokenizer, held_out, seed=seed)
     return {
         "side": side,
@@ -323,14 +324,14 @@ def summary(runs):
     }
 
 
-def tables(result):
-    """The results as Markdown."""
+def markdown(result):
+    """What docs/results.md shows of ppo_trl.json."""
     s, settings = result["summary"], result["settings"]
     a, b = s["median"]["ours"], s["median"]["trl"]
     rows = [
         ("generated tokens per second", "tokens_per_second", "{:.0f}", s["ratio"]),
         ("generated tokens per CPU second", "tokens_per_cpu_second", "{:.0f}", s["cpu_ratio"]),
-        ("gold score on held-out prompts after the run", "held_out_gold", "{:.2f}", None),
+        ("gold score after the run", "held_out_gold", "{:.2f}", None),
         ("peak memory (GiB)", "peak_gib", "{:.2f}", None),
     ]
     lines = ["| | this loop | PPOTrainer | ratio |", "|---|---|---|---|"]
@@ -401,13 +402,13 @@ def main():
         "versions": made,
         "threads": 1,
         "settings": vars(settings),
+        "split": SPLIT,
         "repeats": arguments.repeats,
         "summary": summary(runs),
         "runs": runs,
     }
     write_json(HERE / "ppo_trl.json", result)
-    write_text(HERE / "ppo_trl.md", tables(result))
-    print(tables(result))
+    print(markdown(result))
 
 
 if __name__ == "__main__":

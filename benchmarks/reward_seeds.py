@@ -1,8 +1,8 @@
 """The reward model with the shipped recipe over several seeds: `python benchmarks/reward_seeds.py`.
 
 Each run starts from data/models/reward_start, learns from data/feedback.jsonl in an order of its own, and is measured
-on 1,000 new pairs of held-out prompts.  Writes reward_seeds.json (all numbers) and reward_seeds.md (the table) beside
-this file.
+on 1,000 new pairs of held-out prompts.  Writes reward_seeds.json (all numbers) beside this file; `make stamp` takes
+its table to docs/results.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rlhf_helpers import build, reward, world
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, versions, write_json
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = {
@@ -50,6 +50,11 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
+def markdown(result):
+    """What docs/results.md shows of reward_seeds.json."""
+    return table(result["runs"])
+
+
 def main():
     parser = argparse.ArgumentParser(description="The reward model over several seeds.")
     parser.add_argument("--seeds", type=int, default=5)
@@ -60,8 +65,8 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    write_json(HERE / "reward_seeds.json", {"versions": versions(), "settings": build.REWARD, "runs": rows})
-    write_text(HERE / "reward_seeds.md", table(rows))
+    result = {"versions": versions(), "settings": build.REWARD, "split": "heldout", "runs": rows}
+    write_json(HERE / "reward_seeds.json", result)
     print(table(rows))
 
 

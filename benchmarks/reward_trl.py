@@ -6,8 +6,8 @@
 
 Both sides follow the recipe of data/models/reward, quiz rows apart: they start from data/models/reward_start and see
 the same pairs of data/feedback.jsonl, with the same batch size, epochs, optimiser, learning rate and its schedule,
-gradient clipping and centre term.  Each run has a process of its own; the sides alternate.  Writes
-reward_trl.json (all numbers) and reward_trl.md (the table) beside this file.
+gradient clipping and centre term.  Each run has a process of its own; the sides alternate.  Writes reward_trl.json
+(all numbers) beside this file; `make stamp` takes its table to docs/results.md.
 """
 
 import argparse
@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 
 import torch
-from methods import interval
 
 from rlhf_helpers import build, lm, models, reward
 from rlhf_helpers.feedback import read_events, replay, to_preferences
-from rlhf_helpers.files import ROOT, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, versions, write_json
+from rlhf_helpers.stamp import interval
 
 HERE = Path(__file__).resolve().parent
 HELD_OUT = 3000  # pairs
@@ -155,8 +155,8 @@ def summary(runs):
     return found
 
 
-def table(result):
-    """The results as Markdown."""
+def markdown(result):
+    """What docs/results.md shows of reward_trl.json."""
     s = result["summary"]
     lines = ["| | " + " | ".join(SIDES.values()) + " |", "|---|" + "---|" * len(SIDES)]
     for name, key, form in (
@@ -224,8 +224,7 @@ def main():
         "runs": runs,
     }
     write_json(HERE / "reward_trl.json", result)
-    write_text(HERE / "reward_trl.md", table(result))
-    print(table(result))
+    print(markdown(result))
 
 
 if __name__ == "__main__":

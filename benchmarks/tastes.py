@@ -3,9 +3,10 @@
 Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
 says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all held-out prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
-tastes.json run by run, in place of earlier ones of the same taste and seed, and tastes.md is made of them.
+tastes.json run by run, in place of earlier ones of the same taste and seed; `make stamp` takes its table to
+docs/results.md.
 
-With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.md says
+With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.json says
 what share of 2,000 pairs of held-out prompts it orders as the taste does, those left out that the taste finds equal.
 """
 
@@ -18,9 +19,10 @@ import torch
 
 from rlhf_helpers import annotators, build, loop, models, world
 from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import ROOT, parse, versions, write_json, write_text
+from rlhf_helpers.files import ROOT, parse, versions, write_json
 
 HERE = Path(__file__).resolve().parent
+SPLIT = "heldout"  # of the prompts that all of this is measured on
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
 
 
@@ -63,7 +65,7 @@ def one_run(taste, seed, updates=None):
     model, tokenizer = models.load_model(folder / "finetuned")
     start, _ = models.load_reward_model(folder / "reward_start")
     annotator = Annotator(function, noise=0.1, seed=seed)
-    settings, held_out = loop.Settings(), world.prompts("heldout")
+    settings, held_out = loop.Settings(), world.prompts(SPLIT)
     settings.ppo.updates = updates or settings.ppo.updates
     candidate, report = loop.one_round(
         model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed, reward_model=start
@@ -112,7 +114,7 @@ def orders(taste, seeds):
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     start, _ = models.load_reward_model(ROOT / "data/models/reward_start")
     function, rows = TASTES[taste], []
-    pairs = build.make_pairs(model, tokenizer, world.prompts("heldout"), 2000, 7)
+    pairs = build.make_pairs(model, tokenizer, world.prompts(SPLIT), 2000, 7)
     sides = [([p["prompt"] for p in pairs], [p[f"response_{side}"] for p in pairs]) for side in "ab"]
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:
@@ -136,20 +138,25 @@ def clean_table(runs):
     return "\n".join(lines) + "\n"
 
 
+def markdown(result):
+    """What docs/results.md shows of tastes.json, or of tastes_clean.json."""
+    return clean_table(result["runs"]) if "orders" in result["runs"][0] else table(result["runs"])
+
+
 def main():
     parser = argparse.ArgumentParser(description="The closed loop on given tastes.")
     parser.add_argument("--tastes", nargs="+", choices=TASTES, default=["greets", "short", "names"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.Settings")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", default=str(HERE / "tastes"), help="where to write, without .json and .md")
+    parser.add_argument("--out", default=str(HERE / "tastes"), help="where to write, without .json")
     parser.add_argument("--clean", action="store_true", help="reward models from clean labels only, no PPO")
     options, runs = parser.parse_args(), []
     torch.set_num_threads(options.threads)
     if options.clean:
         runs = [row for taste in options.tastes for row in orders(taste, options.seeds)]
-        write_json(Path(f"{options.out}_clean.json"), {"versions": versions(), "runs": runs})
-        write_text(Path(f"{options.out}_clean.md"), clean_table(runs))
+        write_json(Path(f"{options.out}_clean.json"), {"versions": versions(), "split": SPLIT, "runs": runs})
+        print(clean_table(runs))
         return
     if Path(f"{options.out}.json").exists():
         runs = parse(Path(f"{options.out}.json").read_bytes())["runs"]
@@ -165,10 +172,11 @@ def main():
                     "versions": versions(),
                     "threads": options.threads,
                     "settings": vars(loop.Settings().ppo),
+                    "split": SPLIT,
                     "runs": runs,
                 },
             )
-            write_text(Path(f"{options.out}.md"), table(runs))
+    print(table(runs))
 
 
 if __name__ == "__main__":

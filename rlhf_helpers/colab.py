@@ -1,4 +1,4 @@
-"""Google Colab and Kaggle: the cell that fetches the workbook there, the badges, and how to keep what was made.
+"""Google Colab and Kaggle: the cell that fetches the workbook there, the links, and how to keep what was made.
 
 Owner and name of the repository stand here and nowhere else: `python -m rlhf_helpers.colab` stamps them, with the
 tag of this version, into every notebook and the README.  After a change of REPOSITORY or of the version, run it.
@@ -40,14 +40,14 @@ if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
         )
     sys.path.insert(0, str(root))"""
 
-BADGE = re.compile(r"(\(https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")
+BADGE = re.compile(r"((?:\(|: )https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")
 
 
 # ---------------------------------------------------------------- stamping
 
 
 def stamp_text(text, file=None):
-    """`text` with this repository in its badges and clone commands; `file` (a path) replaces that of its badges."""
+    """`text` with this repository in its links to Colab and clone commands; `file` (a path) replaces that of links."""
 
     def badge(found):
         path = found[0].partition(found[2])[2]

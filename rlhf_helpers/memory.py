@@ -187,7 +187,7 @@ def recompute_if_needed(model, rows, tokens, answer):
 
 
 def table(settings):
-    """README's table: model size -> memory of PPO in GiB, computed in 32 and in 16 bits."""
+    """The table in docs/real_llm.md: model size -> memory of PPO in GiB, computed in 32 and in 16 bits."""
     lines = ["| parameters | GiB, in fp32 | GiB, in 16 bits |", "|---|---|---|"]
     for name, (parameters, layers, width) in SIZES.items():
         shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)

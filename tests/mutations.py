@@ -263,7 +263,7 @@ ELSEWHERE = {
     25: "There is no adaptive KL controller; beta is fixed.",
     36: "A matter of the chapters: 04 splits by prompt first and asserts that no prompt is on both sides.",
     38: "A matter of documentation: the one reward is `token_rewards`, checked in numbers above.",
-    40: "A matter of reporting: `benchmarks/ppo_seeds.md` has five seeds with intervals.",
+    40: "A matter of reporting: `docs/results.md` has every seed, and intervals.",
 }
 
 

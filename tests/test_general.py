@@ -281,11 +281,6 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch,
         memory.check(folder, torch.device("cpu"), "PPO", rows=4)
 
 
-def test_the_readme_has_the_table_that_the_formula_gives():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert memory.table(tasks.PPO) in text
-
-
 # ---------------------------------------------------------------- the general task
 
 

@@ -577,7 +577,7 @@ def jupyter_commands():
 
 def test_jupyter_stays_on_this_machine_with_its_token():
     commands = list(jupyter_commands())
-    assert [name for name, _ in commands] == ["Makefile", "README.md", "README.md"]
+    assert [name for name, _ in commands] == ["Makefile", "setup.md", "setup.md"]
     for _, line in commands:
         assert "--ServerApp.ip=127.0.0.1" in line
         assert not re.search(r"token|password|allow_origin|disable_check_xsrf|allow_remote|NotebookApp", line), line

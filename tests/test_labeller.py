@@ -455,14 +455,14 @@ def test_keys_are_the_buttons_and_only_hotkeys_bind_them(shown):
 
 
 def test_the_table_of_features_is_what_the_tests_gave():
-    """benchmarks/labelling.md is made of labelling.json, every row has tests, and every test exists."""
+    """Every row has tests, every test exists, and all have passed."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import labelling
     finally:
         sys.path.pop(0)
     data = json.loads((ROOT / "benchmarks" / "labelling.json").read_text(encoding="utf-8"))
-    assert (ROOT / "benchmarks" / "labelling.md").read_text(encoding="utf-8") == labelling.table(data)
+    assert set(data["results"].values()) == {"passed"}
     for _, others, tests in labelling.FEATURES:
         assert len(others) == len(labelling.TOOLS) and tests
         for module, name in (t.split("::") for t in tests):

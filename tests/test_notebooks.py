@@ -117,7 +117,8 @@ def test_header(path):
 
 
 def test_badges_name_one_repository():
-    readme = BADGE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    link = r"^\[\d+\]: https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+)$"
+    readme = re.findall(link, (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
     assert [file for _, file in readme] == [f"notebooks/{p.name}" for p in PATHS]
     badges = readme + [b for p in PATHS for text in prose(p) for b in BADGE.findall(text)]
     assert len({repository for repository, _ in badges}) == 1

@@ -3,7 +3,6 @@
 import ast
 import graphlib
 import html
-import json
 import os
 import re
 import shutil
@@ -22,12 +21,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rlhf_helpers
-from rlhf_helpers import files, memory, plots, series
+from rlhf_helpers import files, plots, series, stamp
 from rlhf_helpers.files import ROOT, WorkbookError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -165,7 +165,7 @@ def test_the_package_imports_no_module_in_a_circle_and_contributing_shows_how():
     order = [sorted(level) for level in levels(graph)]
     lines = [f"{name} → {', '.join(sorted(graph[name]))}" for level in order for name in level if graph[name]]
     drawn = "```\n" + "\n".join([", ".join(order[0]) + " import no other module", *lines]) + "\n```"
-    assert drawn in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), drawn
+    assert drawn in CONTRIBUTING, drawn
 
 
 def levels(graph):
@@ -228,13 +228,12 @@ def test_ci_runs_the_readme_command():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert jobs["test"]["steps"][-1]["run"] == "make test"
     assert jobs["scale"]["steps"][-1]["run"] == "make test-scale"
-    assert "make test" in README and "make run" in README and "make lab" in README
+    assert all(f"`{command}`" in README for command in ("make lab", "make run", "make test"))
 
 
 # ---------------------------------------------------------------- README and the other pages
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md"]
-PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
@@ -247,7 +246,7 @@ def anchors(text):
 @every_page
 def test_links_of_a_page_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
-    for link, anchor in re.findall(r"\]\(([^)\s#]*)#?([^)\s]*)\)", text):
+    for link, anchor in re.findall(r"\](?:\(|: )([^)\s#]*)#?([^)\s]*)\)?", text):
         if not link.startswith(("http:", "https:")):
             goal = path.parent / link if link else path
             assert goal.exists(), link
@@ -299,16 +298,26 @@ def test_terms_are_spelled_in_one_way(path):
         assert not found, f"{found[0]!r}: {found[1]!r} should be {right}"
 
 
-def test_readme_lists_the_chapters_and_files():
+def test_readme_lists_the_chapters_and_folders():
     for path in series.chapters():
         assert f"notebooks/{path.name}" in README, path.name
-    tree = re.search(r"<!-- files -->\n```(.*?)```", README, re.S)[1]
-    named = {line.split()[0].strip("/") for line in tree.splitlines() if line.strip()}
-    for path in (ROOT / "rlhf_helpers").glob("[!_]*.py"):
-        assert path.name in named, f"README's file tree leaves out {path.name}"
-    for name in named - {"runs"}:
-        found = any((ROOT / top / name).exists() for top in ("", "rlhf_helpers", "data"))
-        assert found, f"README's file tree names {name}, which does not exist"
+    for name in ("notebooks", "rlhf_helpers", "data", "runs", "docs", "benchmarks", "tests"):
+        assert f"`{name}/`" in README, name
+    for path in (ROOT / "docs").glob("*.md"):
+        assert any(f"{path.name})" in p.read_text(encoding="utf-8") for p in PAGES if p != path), f"no link to {path}"
+
+
+def test_contributing_lists_the_modules():
+    tree = re.search(r"<!-- modules -->\n```(.*?)```", CONTRIBUTING, re.S)[1]
+    listed = {line.split()[0] for line in tree.splitlines() if line.strip()}
+    assert listed == {path.name for path in (ROOT / "rlhf_helpers").glob("[!_]*.py")}
+
+
+@pytest.mark.parametrize("name", ["README", "CONTRIBUTING", *(f"docs/{p}" for p in ("hosting", "real_llm", "setup"))])
+def test_lines_fit_a_screen(name):
+    """Tables, and what has no place to break, such as the address of a link, may be longer."""
+    for line in (ROOT / f"{name}.md").read_text(encoding="utf-8").splitlines():
+        assert len(line) <= 120 or line.startswith("|") or len(line.split()) <= 2, line
 
 
 # ---------------------------------------------------------------- the series runner
@@ -442,89 +451,24 @@ def test_an_old_key_result_is_not_shown(tmp_path):
     assert series.key_result(tmp_path, "05_y", written) == ""
 
 
-def test_results_in_the_readme_are_those_measured():
-    """The table is the one in benchmarks/, and that is the one its numbers give."""
-    runs = json.loads((ROOT / "benchmarks/ppo_seeds.json").read_text(encoding="utf-8"))["runs"]
-    lines = (ROOT / "benchmarks/ppo_seeds.md").read_text(encoding="utf-8").splitlines()
-    assert all(line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() for line in lines)
-    names = ("gold_before", "gold_after", "right_before", "right_after", "win_rate", "kl")
-    for run, line in zip(runs, lines[2:7], strict=True):
-        assert [float(x) for x in line.strip("| ").split("|")[1:]] == [round(run[n], 3) for n in names]
-    means = [sum(r[n] for r in runs) / len(runs) for n in names]
-    assert [float(x) for x in lines[7].strip("| ").split("|")[1:]] == pytest.approx(means, abs=6e-4)
-    assert len(runs) == 5 and all(r["gold_after"] > r["gold_before"] + 0.5 and r["win_rate"] > 0.6 for r in runs)
+# ---------------------------------------------------------------- what was measured
+
+LEAST = {
+    "ppo_seeds": {"win_rate": 0.85},
+    "ppo_seeds_terse": {"win_rate": 0.8},
+    "ppo_seeds_warm": {"win_rate": 0.8},
+    "reward_seeds": {"below": -3, "gold_order_clear_pairs": 0.92},
+    "tastes": {"win_rate": 0.7},
+    "tastes_clean": {"orders": 0.8},
+}  # of the mean over the seeds, for each split and taste; "below" counts points below the ceiling
 
 
-def test_readme_shows_the_tastes_that_were_measured():
-    runs = json.loads((ROOT / "benchmarks/tastes.json").read_text(encoding="utf-8"))["runs"]
-    lines = (ROOT / "benchmarks/tastes.md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    assert "\n".join(lines) in README
-    for taste in ("greets", "short", "names", "terse", "warm"):
-        wins = [r["win_rate"] for r in runs if r["taste"] == taste]
-        assert len(wins) >= 5 and sum(wins) / len(wins) >= 0.8, taste
-
-
-def test_64_clean_labels_teach_any_taste():
-    runs = json.loads((ROOT / "benchmarks/tastes_clean.json").read_text(encoding="utf-8"))["runs"]
-    right = {}
-    for run in runs:
-        right.setdefault(run["taste"], []).append(run["orders"])
-    single = {"greets", "short", "names", "names_once", "kind_end", "few_e", "helpful", "terse", "warm"}
-    assert set(right) == single and all(len(seeds) == 5 for seeds in right.values())
-    means = [sum(seeds) / 5 for seeds in right.values()]
-    assert min(means) >= 0.8
-    assert f"order {min(means):.2f} to {max(means):.2f} of new pairs" in README
-
-
-@pytest.mark.parametrize("taste", ["terse", "warm"])
-def test_readme_says_how_well_ppo_follows_other_tastes(taste):
-    runs = json.loads((ROOT / f"benchmarks/ppo_seeds_{taste}.json").read_text(encoding="utf-8"))["runs"]
-    mean = sum(r["win_rate"] for r in runs) / len(runs)
-    assert len(runs) == 5 and mean >= 0.8
-    assert re.search(rf"{mean:.3f}( of the comparisons)?\s+for \*{taste}\* ", README)
-
-
-def test_readme_says_of_speed_what_was_measured():
-    def ratio(name):
-        found = json.loads((ROOT / f"benchmarks/{name}.json").read_text(encoding="utf-8"))["summary"]
-        return found["cpu_ratio"], found
-
-    times, ppo = ratio("ppo_trl")
-    held_out = [ppo["median"][side]["held_out_gold"] for side in ("ours", "trl")]
-    assert f"{times:.1f} times as many tokens per second" in README.replace("\n", " ")
-    assert "gold score {:.2f} against {:.2f}".format(*held_out) in README
-    runs = json.loads((ROOT / "benchmarks/ppo_trl.json").read_text(encoding="utf-8"))["runs"]
-    gold = {(r["side"], r["seed"]): r["held_out_gold"] for r in runs}
-    apart = max(abs(gold["ours", seed] - gold["trl", seed]) for side, seed in gold if side == "ours")
-    assert f"three seeds, of which one differs by {apart:.2f}" in README and len(gold) == 6
-    assert f"{ppo['cpu_ratio_without_gc']:.1f} times if the garbage collection" in README
-    reward = json.loads((ROOT / "benchmarks/reward_trl.json").read_text(encoding="utf-8"))["summary"]
-    assert f"takes {reward['trl']['cpu_ratio']:.1f} times as many pairs per second" in README
-    mean, low, high = reward["ours"]["ahead"]
-    assert reward["trl"]["accuracy"] - reward["ours"]["accuracy"] < 0.005
-    assert reward["trl"]["cpu_ratio"] >= 2 and low > -0.001 and high > 0  # a tenth of a point would be worse
-    assert f"{100 * mean:.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})" in README
-    assert f"accuracy {reward['ours']['accuracy']:.3f} against {reward['trl']['accuracy']:.3f}" in README
-
-
-def test_readme_says_of_the_judge_what_was_measured():
-    rows = (ROOT / "benchmarks/reward_seeds.md").read_text(encoding="utf-8").rstrip().splitlines()
-    mean = rows[-1].strip("| ").split(" | ")
-    accuracy, below, order = mean[1], mean[3], mean[4]
-    assert len(rows) == 8 and float(below) <= 3 and float(order) >= 0.92
-    assert f"{accuracy} of new simulated labels, {below} points below" in README
-    assert f"orders {order} of the clear pairs" in README.replace("\n", " ")
-    methods = json.loads((ROOT / "benchmarks/methods.json").read_text(encoding="utf-8"))["seeds"]
-    gold = {name: sum(s[name]["gold"] for s in methods) / len(methods) for name in methods[0]}
-    assert max(gold, key=gold.get) == "best-of-n"
-    table = (ROOT / "benchmarks/methods.md").read_text(encoding="utf-8")
-    columns, ppo = (
-        re.search(rf"^\| {row} \| .*%|^\| {row} \| fine-tuned.*", table, re.M) for row in ("row beats column", "PPO")
-    )
-    won = dict(zip(columns[0].split("|")[2:], ppo[0].split("|")[2:]))[" best-of-n "]
-    assert f"PPO wins {won.split('%')[0].strip()} % of the comparisons with it" in README
-
-
-def test_readme_says_how_much_memory_chapter_05_takes():
-    assert sum(memory.COPIES["PPO"].values()) == 11
-    assert "chapter 05 holds eleven times the weights at its peak" in README
+@pytest.mark.parametrize("name", LEAST)
+def test_what_was_measured_is_as_good_as_the_chapters_say_over_five_seeds(name):
+    """A recipe that became worse is noticed here; the figures themselves are in docs/results.md."""
+    result = stamp.Sources()[name]
+    for key, least in LEAST[name].items():
+        figure = result.by["taste"][key] if "taste" in result.runs[0] else result[key]
+        for group, values in figure.groups.items():
+            mean = sum(values) / len(values)
+            assert len(values) >= 5 and (-mean if key == "below" else mean) >= least, (key, group, mean)
