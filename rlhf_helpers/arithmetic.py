@@ -40,7 +40,7 @@ class Arithmetic:
         return self.dtype == torch.float32
 
 
-# the bounds are about five times what benchmarks/precision.md measured at the most
+# the bounds are about five times what benchmarks/precision.json measured at the most
 FP32 = Arithmetic("fp32", torch.float32, 1e-3, 1e-4, 1e-6)
 FP16 = Arithmetic("fp16", torch.float16, 0.02, 2e-3, 1e-5)
 BF16 = Arithmetic("bf16", torch.bfloat16, 0.1, 1e-2, 2e-4)
