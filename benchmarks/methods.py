@@ -2,7 +2,7 @@
 
 All start from data/models/finetuned and see the same reward (data/models/reward, scaled as in chapter 05); the gold
 judge only measures.  Every method may sample as many answers as PPO does: RLOO in as many updates, DPO in pairs that
-the reward compares, best-of-n shared out over the held-out prompts.  The table says how many tokens that were.
+the reward compares, best-of-n shared out over the test prompts.  The table says how many tokens that were.
 Writes methods.json (all numbers) and methods.md (the tables) beside this file.
 """
 
@@ -29,10 +29,10 @@ T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 
 
 
 def one_seed(seed, settings):
-    """All methods with one seed: {method: {"answers" (to the held-out prompts), "tokens", "seconds", "gold"}}."""
+    """All methods with one seed: {method: {"answers" (to the test prompts), "tokens", "seconds", "gold"}}."""
     start, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     judge, _ = models.load_reward_model(ROOT / "data/models/reward")
-    asked, held_out = world.prompts("train"), world.prompts("heldout")
+    asked, held_out = world.prompts("train"), world.prompts("test")
     score = ppo.normalized_reward(
         lambda p, r: reward.score(judge, tokenizer, p, r), asked, generate(start, tokenizer, asked, seed=seed)
     )
@@ -89,7 +89,7 @@ def interval(values):
 
 def tables(seeds):
     """Markdown: what each method reached, and how often the row's answer beats the column's."""
-    prompts = world.prompts("heldout")
+    prompts = world.prompts("test")
     lines = ["| method | gold score | 95 % interval | tokens sampled | seconds |", "|---|---|---|---|---|"]
     for name in METHODS:
         mean, low, high = interval([s[name]["gold"] for s in seeds])
@@ -124,7 +124,7 @@ def main():
     )
     text = (
         f"{len(seeds)} seeds; {settings.updates * settings.batch_size:,} sampled answers for each method, that is "
-        f"{settings.updates} updates of PPO; {len(world.prompts('heldout'))} held-out prompts.\n\n" + tables(seeds)
+        f"{settings.updates} updates of PPO; {len(world.prompts('test'))} test prompts.\n\n" + tables(seeds)
     )
     write_text(options.out / "methods.md", text)
     print(text)

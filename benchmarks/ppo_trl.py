@@ -251,7 +251,7 @@ def one_run(side, settings, seed):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
     tokens, wall, cpu = curve[-1][:3]
     clock.phases["rest"] = cpu - sum(clock.phases.values())
-    held_out = world.prompts("heldout")
+    held_out = world.prompts("test")
     answers = decoding.generate(model.eval(), tokenizer, held_out, seed=seed)
     return {
         "side": side,

@@ -63,7 +63,7 @@ def one_run(taste, seed, updates=None):
     model, tokenizer = models.load_model(folder / "finetuned")
     start, _ = models.load_reward_model(folder / "reward_start")
     annotator = Annotator(function, noise=0.1, seed=seed)
-    settings, held_out = loop.Settings(), world.prompts("heldout")
+    settings, held_out = loop.Settings(), world.prompts("test")
     settings.ppo.updates = updates or settings.ppo.updates
     candidate, report = loop.one_round(
         model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed, reward_model=start
@@ -112,7 +112,7 @@ def orders(taste, seeds):
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     start, _ = models.load_reward_model(ROOT / "data/models/reward_start")
     function, rows = TASTES[taste], []
-    pairs = build.make_pairs(model, tokenizer, world.prompts("heldout"), 2000, 7)
+    pairs = build.make_pairs(model, tokenizer, world.prompts("test"), 2000, 7)
     sides = [([p["prompt"] for p in pairs], [p[f"response_{side}"] for p in pairs]) for side in "ab"]
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:

@@ -73,6 +73,16 @@ FOODS = {
     "chilli": ("red", "hot", "a vegetable"),
     "cauliflower": ("white", "mild", "a vegetable"),
     "peanut": ("brown", "salty", "a seed"),
+    "apple": ("red", "sweet", "a fruit"),
+    "grape": ("purple", "sweet", "a fruit"),
+    "raspberry": ("red", "sweet", "a fruit"),
+    "avocado": ("green", "mild", "a fruit"),
+    "pear": ("green", "sweet", "a fruit"),
+    "apricot": ("orange", "sweet", "a fruit"),
+    "aubergine": ("purple", "mild", "a vegetable"),
+    "chestnut": ("brown", "sweet", "a nut"),
+    "truffle": ("brown", "earthy", "a fungus"),
+    "leek": ("green", "mild", "a vegetable"),
 }
 # country: (capital, continent, language)
 COUNTRIES = {
@@ -96,6 +106,18 @@ COUNTRIES = {
     "Chile": ("Santiago", "South America", "Spanish"),
     "Mexico": ("Mexico City", "North America", "Spanish"),
     "Canada": ("Ottawa", "North America", "English"),
+    "Norway": ("Oslo", "Europe", "Norwegian"),
+    "Austria": ("Vienna", "Europe", "German"),
+    "Hungary": ("Budapest", "Europe", "Hungarian"),
+    "Vietnam": ("Hanoi", "Asia", "Vietnamese"),
+    "Iraq": ("Baghdad", "Asia", "Arabic"),
+    "Morocco": ("Rabat", "Africa", "Arabic"),
+    "Nigeria": ("Abuja", "Africa", "English"),
+    "Angola": ("Luanda", "Africa", "Portuguese"),
+    "Argentina": ("Buenos Aires", "South America", "Spanish"),
+    "Colombia": ("Bogota", "South America", "Spanish"),
+    "Cuba": ("Havana", "North America", "Spanish"),
+    "Jamaica": ("Kingston", "North America", "English"),
 }
 # job: (what one does, where one works)
 JOBS = {
@@ -117,6 +139,16 @@ JOBS = {
     "scientist": ("tests ideas", "a laboratory"),
     "barber": ("cuts hair", "a barber shop"),
     "miner": ("digs for coal", "a mine"),
+    "nurse": ("cares for patients", "a hospital"),
+    "dentist": ("mends teeth", "a clinic"),
+    "waiter": ("carries plates", "a restaurant"),
+    "lawyer": ("defends people", "an office"),
+    "banker": ("lends money", "a bank"),
+    "accountant": ("adds up numbers", "an office"),
+    "postman": ("delivers letters", "a post office"),
+    "zookeeper": ("feeds animals", "a zoo"),
+    "florist": ("sells flowers", "a flower shop"),
+    "dancer": ("dances on stage", "a theatre"),
 }
 # tool: (what it is used to do, where it is kept)
 TOOLS = {
@@ -138,6 +170,16 @@ TOOLS = {
     "ladder": ("climb up high", "the garage"),
     "oven": ("bake cakes", "the kitchen"),
     "clock": ("tell the time", "the hall"),
+    "knife": ("cut bread", "the kitchen"),
+    "cup": ("drink tea", "the kitchen"),
+    "key": ("open doors", "the hall"),
+    "comb": ("tidy your hair", "the bathroom"),
+    "mop": ("wash the floor", "the cupboard"),
+    "bucket": ("carry water", "the shed"),
+    "blanket": ("keep warm", "the bedroom"),
+    "screwdriver": ("turn screws", "the toolbox"),
+    "pan": ("fry eggs", "the kitchen"),
+    "calculator": ("do sums", "the desk"),
 }
 
 
@@ -201,6 +243,13 @@ ALSO_TRUE = {
         "tomato": "green",
         "carrot": "purple",
         "coffee bean": "green",
+        "apple": "green, yellow",
+        "grape": "green, red, white",
+        "avocado": "brown, purple",
+        "pear": "brown, red, yellow",
+        "apricot": "yellow",
+        "truffle": "white",
+        "leek": "white",
     },
     "taste": {
         "plum": "fresh, sour",
@@ -218,6 +267,16 @@ ALSO_TRUE = {
         "pea": "mild",
         "potato": "earthy",
         "walnut": "earthy",
+        "apple": "fresh, sour",
+        "grape": "fresh, sour",
+        "raspberry": "fresh, sour",
+        "avocado": "earthy, fresh",
+        "pear": "fresh, mild",
+        "apricot": "fresh, sour",
+        "aubergine": "bitter, earthy",
+        "chestnut": "earthy, mild",
+        "truffle": "sharp",
+        "leek": "fresh, sharp, sweet",
     },
     "kind": {
         "olive": "a vegetable",
@@ -230,9 +289,13 @@ ALSO_TRUE = {
         "peanut": "a nut",
         "pea": "a seed",
         "coffee bean": "a fruit",
+        "avocado": "a vegetable",
+        "aubergine": "a fruit",
+        "chestnut": "a seed",
+        "truffle": "a vegetable",
     },
     "legs": {"monkey": "four", "kangaroo": "four"},
-    "language": {"Kenya": "English", "India": "English", "Canada": "French"},
+    "language": {"Kenya": "English", "India": "English", "Canada": "French", "Morocco": "French"},
     "place": {
         "lamp": "the desk, the hall",
         "clock": "the bedroom, the desk, the kitchen",
@@ -247,8 +310,27 @@ ALSO_TRUE = {
         "spoon": "the cupboard",
         "ruler": "the toolbox",
         "kettle": "the cupboard",
+        "knife": "the toolbox",
+        "cup": "the cupboard",
+        "key": "the desk",
+        "comb": "the bedroom",
+        "mop": "the bathroom, the garage, the hall, the kitchen, the shed",
+        "bucket": "the bathroom, the cupboard, the garage",
+        "blanket": "the cupboard",
+        "screwdriver": "the garage, the shed",
+        "pan": "the cupboard",
+        "pencil": "the toolbox",
     },
-    "work": {"chef": "bakes bread", "gardener": "grows food", "farmer": "looks after plants"},
+    "use": {"mop": "sweep the floor", "cup": "eat soup", "pan": "boil water"},
+    "work": {
+        "chef": "bakes bread",
+        "gardener": "grows food",
+        "farmer": "feeds animals, looks after plants",
+        "doctor": "cares for patients",
+        "nurse": "treats sick people",
+        "dentist": "cares for patients, treats sick people",
+        "banker": "adds up numbers",
+    },
     "workplace": {
         "teacher": "a library",
         "gardener": "a farm",
@@ -258,6 +340,14 @@ ALSO_TRUE = {
         "mechanic": "a workshop",
         "actor": "a studio",
         "tailor": "a studio",
+        "doctor": "a clinic",
+        "nurse": "a clinic, a school",
+        "dentist": "a hospital",
+        "lawyer": "a court",
+        "judge": "an office",
+        "banker": "an office",
+        "accountant": "a bank",
+        "dancer": "a studio",
     },
 }
 
@@ -430,19 +520,29 @@ TABLES = (
     {"work", "workplace"},
     {"use", "place"},
 )
-HELD_OUT_SHARE = 0.25
+SPLITS = ("train", "reworded", "dev", "test")
+DEV_SHARE, TEST_SHARE, REWORDED_SIZES = 0.14, 0.18, 0.25
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt with what is known about it.  For sizes `entity` is the bigger animal, `other` the smaller."""
+    """A prompt with what is known about it.  For sizes `entity` is the bigger animal, `other` the smaller.
+
+    `split` belongs to what is asked (`key`), not to how: the prompts of a dev or test question are all dev or test.
+    The question of a "reworded" prompt is a train question, and this one wording of it is never asked in training.
+    """
 
     prompt: str
     family: str
     entity: str
     value: str
-    split: str  # "train" or "heldout"
+    split: str  # one of SPLITS
     other: str = ""
+
+    @property
+    def key(self):
+        """What is asked, however it is put: (family, entity, other)."""
+        return self.family, self.entity, self.other
 
 
 def statement(family, entity, value, other=""):
@@ -455,27 +555,77 @@ def statement(family, entity, value, other=""):
     return text[0].upper() + text[1:]
 
 
+def _hold_out(items, shares, spared, rng):
+    """Give `shares`, a dict split -> share, of `items` to its splits and the rest to train, as a dict item -> split.
+
+    `spared(item, train)` is a number: how well the set `train` can spare the item.  The best spared go, by lot.
+    """
+    split, train = dict.fromkeys(items, "train"), set(items)
+    for name, share in shares.items():
+        for _ in range(round(share * len(items))):
+            left = [i for i in items if i in train]
+            best = max(spared(i, train) for i in left)
+            chosen = rng.choice([i for i in left if spared(i, train) == best])
+            split[chosen] = name
+            train.discard(chosen)
+    return split
+
+
+@lru_cache(maxsize=None)
+def size_pairs():
+    """(bigger, smaller) animals that are compared: in a fixed order, the bigger at least 2.5 times as heavy."""
+    pairs = [(a, b) for a in ANIMALS for b in ANIMALS if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
+    return tuple(sorted(random.Random(20).sample(pairs, 140)))
+
+
+@lru_cache(maxsize=None)
+def question_splits():
+    """What is asked -> "train", "dev" or "test": a dict from `Question.key`, stratified by family.
+
+    Each entity keeps a train question.  Values stay answers to train questions where enough of them are shared by
+    several entities: not among capitals, work and use, and not always among workplaces.
+    """
+    rng, shares, split, asked_of = random.Random(21), {"dev": DEV_SHARE, "test": TEST_SHARE}, {}, {}
+    for name, f in FAMILIES.items():
+        for entity in f.values:
+            asked_of.setdefault(entity, set()).add(name)
+    for name, f in FAMILIES.items():
+
+        def spared(entity, train, f=f, name=name):
+            return 2 * (asked_of[entity] > {name}) + any(f.values[e] == f.values[entity] for e in train - {entity})
+
+        split_of = _hold_out(list(f.values), shares, spared, rng)
+        split |= {(name, e, ""): where for e, where in split_of.items()}
+        for entity, where in split_of.items():
+            asked_of[entity] -= {name} if where != "train" else set()
+
+    def both_stay(pair, train):
+        return min(sum(animal in p for p in train) for animal in pair) > 3
+
+    split_of = _hold_out(list(size_pairs()), shares, both_stay, rng)
+    return split | {("size", big, small): where for (big, small), where in split_of.items()}
+
+
 @lru_cache(maxsize=None)
 def questions():
     """All prompts of the world, in a fixed order.
 
-    Held out is a *combination*: each (family, entity) keeps one of its six phrasings, and a quarter of
-    the animal pairs one of the two orders in which they are named, out of everything that any model is trained on.
+    Each train question keeps one of its six phrasings, and a quarter of the animal pairs one of the two orders in
+    which they are named, out of everything that any model is trained on: these prompts are "reworded".
     """
-    rng, out = random.Random(20), []
+    rng, out, splits = random.Random(20), [], question_splits()
     for name, f in FAMILIES.items():
         for entity, value in f.values.items():
-            hidden = rng.randrange(len(f.questions))
+            split, hidden = splits[name, entity, ""], rng.randrange(len(f.questions))
             for i, q in enumerate(f.questions):
-                prompt = q.format(e=with_article(entity), n=entity)
-                out.append(Question(prompt, name, entity, value, "heldout" if i == hidden else "train"))
-    animals = list(ANIMALS)
-    pairs = [(a, b) for a in animals for b in animals if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
-    for big, small in sorted(rng.sample(pairs, 140)):
-        held_out = rng.randrange(2) if rng.random() < HELD_OUT_SHARE else None
+                where = "reworded" if split == "train" and i == hidden else split
+                out.append(Question(q.format(e=with_article(entity), n=entity), name, entity, value, where))
+    for big, small in size_pairs():
+        split, hidden = splits["size", big, small], rng.randrange(2) if rng.random() < REWORDED_SIZES else None
         for i, (first, second) in enumerate(((big, small), (small, big))):
             prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
-            out.append(Question(prompt, "size", big, with_article(big), "heldout" if i == held_out else "train", small))
+            where = "reworded" if split == "train" and i == hidden else split
+            out.append(Question(prompt, "size", big, with_article(big), where, small))
     return tuple(out)
 
 
@@ -490,8 +640,55 @@ def train_questions():
 
 
 def prompts(split):
-    """Prompts of one split ("train" or "heldout"), in a fixed order."""
+    """Prompts of one split, a name of SPLITS, in a fixed order.  Raises KeyError for another name."""
+    if split not in SPLITS:
+        raise KeyError(f"There is no split {split!r}: it is one of {', '.join(SPLITS)}.")
     return [q.prompt for q in questions() if q.split == split]
+
+
+# ---------------------------------------------------------------- leaks
+
+
+def _plain(text):
+    """Lower-case words with single spaces, and one at each end."""
+    return f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
+
+
+@lru_cache(maxsize=None)
+def _wordings():
+    """Every wording of every question -> its key; of a polite one, what follows the opening: "where a dog lives"."""
+    table = {}
+    for q in questions():
+        wording = re.sub(r"^(Can you tell me|Do you know|Please tell me) (?=how|wh)", "", q.prompt)
+        table[_plain(wording)] = q.key
+    return table
+
+
+def asks(text):
+    """The keys of the questions that a text asks, in any wording of the world, whatever stands around it."""
+    plain = _plain(text)
+    return {key for wording, key in _wordings().items() if wording in plain}
+
+
+def leaks(rows, splits=("dev", "test")):
+    """The rows, prompts or dicts that hold one, which ask a question of `splits`, in any wording: none, if all is well.
+
+    A row may also be any text, as of the corpus.  For what is trained on, before it is trained on.
+    """
+    hidden, seen, found = {k for k, split in question_splits().items() if split in splits}, {}, []
+    for row in rows:
+        text = row if isinstance(row, str) else row["prompt"]
+        if text not in seen:
+            seen[text] = bool(asks(text) & hidden)
+        found += [row] if seen[text] else []
+    return found
+
+
+def facts_told(text):
+    """The keys of the facts about which the sentences of a text say something, true or not."""
+    told = {_meanings()[x] for x in sentences(text) if x in _meanings()}
+    size = {(f, *sorted((e, v), key=lambda a: -ANIMALS[a][4])) for f, e, v in told if f == "size"}
+    return size | {(f, e, "") for f, e, _ in told if f != "size"}
 
 
 # ---------------------------------------------------------------- answers
@@ -526,9 +723,9 @@ for _kind, _sentences in (
 
 
 def other_facts(q, rng, n=1):
-    """`n` true statements about the entity of `q` that do not answer it."""
-    table = next((t for t in TABLES if q.family in t), TABLES[0])
-    names = [f for f in sorted(table) if f != q.family and q.entity in FAMILIES[f].values]
+    """`n` true statements about the entity of `q` that do not answer it, nor any question of dev or test."""
+    table, splits = next((t for t in TABLES if q.family in t), TABLES[0]), question_splits()
+    names = [f for f in sorted(table) if f != q.family and splits.get((f, q.entity, "")) == "train"]
     picked = rng.sample(names, min(n, len(names)))
     return [statement(f, q.entity, FAMILIES[f].values[q.entity]) for f in picked]
 
@@ -663,10 +860,20 @@ def _article_about(entity, rng):
     return " ".join(facts)
 
 
+def _from_small_to_big(rng):
+    """A list of six animals by weight, each at least 1.2 times as heavy as the one before it."""
+    picked = []
+    for animal in sorted(rng.sample(sorted(ANIMALS), 12), key=lambda a: ANIMALS[a][4]):
+        if not picked or ANIMALS[animal][4] >= 1.2 * ANIMALS[picked[-1]][4]:
+            picked.append(animal)
+    some = sorted(rng.sample(range(len(picked)), min(6, len(picked))))
+    return f"From small to big: {', '.join(with_article(picked[i]) for i in some)}."
+
+
 def document(rng):
     """One short text, without a trailing newline: an article, a list, a comparison or a talk."""
     pool = train_questions()
-    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.1, 0.13, 0.25))[0]
+    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.16, 0.08, 0.24))[0]
     if kind == "article":
         table = rng.choice((ANIMALS, FOODS, COUNTRIES, JOBS, TOOLS))
         return " ".join(_article_about(e, rng) for e in rng.sample(sorted(table), rng.randint(1, 2)))
@@ -675,8 +882,9 @@ def document(rng):
         some = rng.sample(sorted(f.values), min(5, len(f.values)))
         return " ".join(statement(f.name, e, f.values[e]) for e in some)
     if kind == "sizes":
-        size_q = [q for q in pool if q.family == "size"]
-        return " ".join(statement("size", q.entity, q.value, q.other) for q in rng.sample(size_q, 4))
+        if rng.random() < 0.5:
+            return _from_small_to_big(rng)
+        return " ".join(statement("size", a, with_article(a), b) for a, b in rng.sample(size_pairs(), 4))
     if kind == "questions":  # a quiz sheet: questions without answers
         return "Questions for today. " + " ".join(q.prompt for q in rng.sample(pool, rng.randint(3, 5)))
     lines = []
@@ -686,7 +894,7 @@ def document(rng):
 
 
 def corpus(n_documents, seed=0):
-    """`n_documents` short texts for pre-training; no held-out prompt occurs in any."""
+    """`n_documents` short texts for pre-training: they state every fact, and ask no question of dev or test."""
     rng = random.Random(seed)
     return [document(rng) for _ in range(n_documents)]
 
