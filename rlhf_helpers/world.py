@@ -575,7 +575,7 @@ def _hold_out(items, shares, spared, rng):
 def size_pairs():
     """(bigger, smaller) animals that are compared: in a fixed order, the bigger at least 2.5 times as heavy."""
     pairs = [(a, b) for a in ANIMALS for b in ANIMALS if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
-    return tuple(sorted(random.Random(20).sample(pairs, 140)))
+    return tuple(sorted(random.Random(20).sample(pairs, 240)))
 
 
 @lru_cache(maxsize=None)
@@ -637,6 +637,13 @@ def question_by_prompt():
 @lru_cache(maxsize=None)
 def train_questions():
     return [q for q in questions() if q.split == "train"]
+
+
+@lru_cache(maxsize=None)
+def taught_facts():
+    """Family -> one train question for each of its facts that are asked about in training."""
+    facts = {q.key: q for q in train_questions()}
+    return {name: [q for key, q in facts.items() if key[0] == name] for name in FAMILIES}
 
 
 def prompts(split):
@@ -730,11 +737,18 @@ def other_facts(q, rng, n=1):
     return [statement(f, q.entity, FAMILIES[f].values[q.entity]) for f in picked]
 
 
-def wrong_value(q, rng):
-    """A value of the same family that is not the answer to `q`."""
+def fact_about_another(q, rng):
+    """A true statement of the kind that `q` asks for, about another thing, and of no question of dev or test."""
+    other = rng.choice([x for x in taught_facts()[q.family] if x.key != q.key])
+    return claim(other, other.value)
+
+
+def wrong_value(q, rng, among=None):
+    """A value of the same family, or of the set `among`, that is not the answer to `q`."""
     if q.family == "size":
         return with_article(q.other)
-    return rng.choice(sorted(set(FAMILIES[q.family].values.values()) - {q.value} - also_true(q.family, q.entity)))
+    among = set(FAMILIES[q.family].values.values()) if among is None else among
+    return rng.choice(sorted(among - {q.value} - also_true(q.family, q.entity)))
 
 
 def claim(q, value, short=False):
@@ -748,8 +762,7 @@ def claim(q, value, short=False):
 def core(q, rng, quality):
     """The sentence that answers (`quality` "right" or "wrong") or fails to answer ("beside")."""
     if quality == "beside":
-        facts = other_facts(q, rng)
-        return facts[0] if facts and rng.random() < 0.6 else rng.choice(DODGES)
+        return fact_about_another(q, rng) if rng.random() < 0.6 else rng.choice(DODGES)
     value = q.value if quality == "right" else wrong_value(q, rng)
     return claim(q, value, short=rng.random() < 0.12)
 
@@ -760,16 +773,13 @@ REMARKS = (
 )
 
 
-def written(q, rng, right=0.57, wrong=0.23):
-    """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
+def dress(middle, rng, facts=()):
+    """A sentence in the words of the careless crowd, tone and length drawn apart: (text, set of the REMARKS on them).
 
-    Quality, tone and length are drawn apart.  "beside": it says something true, but not what was asked for; "fact": it
-    adds a further true thing.
+    facts: what a talkative writer may add.
     """
-    quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
     tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.4, 0.2, 0.1, 0.3))[0]
     length = rng.choices(("brief", "fact", "filler", "repeat"), (0.46, 0.18, 0.22, 0.14))[0]
-    middle = core(q, rng, quality)
     before, after, parts = [], [], [middle]
     if tone == "kind":
         place = rng.random()
@@ -778,11 +788,10 @@ def written(q, rng, right=0.57, wrong=0.23):
     elif tone == "greeting":
         before.append(rng.choice(GREETINGS))
     elif tone == "rude":
-        (before if rng.random() < 0.65 else after).append(rng.choice(RUDE_OPENERS if not after else RUDE_CLOSERS))
-        if after:
-            after[-1] = rng.choice(RUDE_CLOSERS)
+        first = rng.random() < 0.65
+        (before if first else after).append(rng.choice(RUDE_OPENERS if first else RUDE_CLOSERS))
     if length == "fact":
-        parts += [s for s in other_facts(q, rng) if s != middle]
+        parts += [s for s in facts if s != middle]
     elif length == "filler":
         if rng.random() < 0.6:
             before.append(rng.choice(FILLER_OPENERS))
@@ -790,14 +799,20 @@ def written(q, rng, right=0.57, wrong=0.23):
             after.insert(0, rng.choice(FILLER_CLOSERS))
     elif length == "repeat":
         parts += [middle] * rng.randint(1, 2)
-    said = {
-        "dodge" if middle in DODGES else quality,
-        "in short" if middle.startswith("In short") else "",
-        tone,
-        length if length != "fact" or len(parts) > 1 else "",
-        "repeat twice" if length == "repeat" and len(parts) > 2 else "",
-    }
-    return " ".join(before + parts + after), {name: name in said for name in REMARKS}
+    said = {tone} | ({length} if length != "fact" or len(parts) > 1 else set())
+    return " ".join(before + parts + after), said | ({"repeat twice"} if len(parts) > 2 else set())
+
+
+def written(q, rng, right=0.57, wrong=0.23):
+    """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
+
+    "beside": it says something true, but not what was asked for; "fact": it adds a further true thing.
+    """
+    quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
+    middle = core(q, rng, quality)
+    text, said = dress(middle, rng, other_facts(q, rng))
+    said |= {"dodge" if middle in DODGES else quality, "in short" if middle.startswith("In short") else ""}
+    return text, {name: name in said for name in REMARKS}
 
 
 def answer(q, rng, right=0.57, wrong=0.23):
@@ -834,16 +849,36 @@ def quiz(n, seed=0, dressed=True, split="train"):
     beside the point, and all else is the same.
 
     dressed: both are wrapped in the same words of the careless crowd, tone and length included, so that the
-    quiz says nothing about taste; else the bare sentences.
+    quiz says nothing about taste; else the bare sentences.  On train prompts a wrong value is the right one to another
+    train question: else a value that only dev and test ask for would never be right, and that could be learned.
     """
-    rng, pool, rows = random.Random(seed), [q for q in questions() if q.split == split], []
+    rng, rows = random.Random(seed), []
+    pool = train_questions() if split == "train" else [q for q in questions() if q.split == split]
     for q in take_turns(pool, n, rng):
-        right, false = core(q, rng, "right"), wrong_value(q, rng)
+        right, values = core(q, rng, "right"), {x.value for x in taught_facts()[q.family]}
+        false = wrong_value(q, rng, values if split == "train" else None)
         short = right == claim(q, q.value, short=True)
         wrong = core(q, rng, "beside") if rng.random() < 0.25 else claim(q, false, short)
         frame = answer(q, rng, right=1, wrong=0) if dressed else right
         said = next(c for c in (claim(q, q.value), claim(q, q.value, short=True)) if c in frame)
         rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right), "rejected": frame.replace(said, wrong)})
+    return rows
+
+
+PROOFREADING = "Tell me something true."
+
+
+def proofreading(n, seed=0, dressed=True):
+    """`n` rows {"prompt", "chosen", "rejected"} in which no question is asked: a sentence as it stands in the
+    pre-training text, and the same with what the text says there of another thing.
+
+    dressed: as in `quiz`.  After ELECTRA (Clark et al. 2020), which learns from text in which words were replaced.
+    """
+    rng, rows, facts = random.Random(seed), [], list({q.key: q for q in questions()}.values())
+    for q in take_turns(facts, n, rng):
+        right, wrong = claim(q, q.value), claim(q, wrong_value(q, rng))
+        frame = dress(right, rng)[0] if dressed else right
+        rows.append({"prompt": PROOFREADING, "chosen": frame, "rejected": frame.replace(right, wrong)})
     return rows
 
 
@@ -860,20 +895,27 @@ def _article_about(entity, rng):
     return " ".join(facts)
 
 
-def _from_small_to_big(rng):
-    """A list of six animals by weight, each at least 1.2 times as heavy as the one before it."""
-    picked = []
-    for animal in sorted(rng.sample(sorted(ANIMALS), 12), key=lambda a: ANIMALS[a][4]):
-        if not picked or ANIMALS[animal][4] >= 1.2 * ANIMALS[picked[-1]][4]:
-            picked.append(animal)
-    some = sorted(rng.sample(range(len(picked)), min(6, len(picked))))
-    return f"From small to big: {', '.join(with_article(picked[i]) for i in some)}."
+def _about_sizes(rng):
+    """Animals from small to big, each at least 1.2 times as heavy as the one before it, or pairs of them compared."""
+    if rng.random() < 0.3:
+        picked = []
+        for animal in sorted(rng.sample(sorted(ANIMALS), 12), key=lambda a: ANIMALS[a][4]):
+            if not picked or ANIMALS[animal][4] >= 1.2 * ANIMALS[picked[-1]][4]:
+                picked.append(animal)
+        some = sorted(rng.sample(range(len(picked)), min(6, len(picked))))
+        return f"From small to big: {', '.join(with_article(picked[i]) for i in some)}."
+    parts = []
+    for big, small in rng.sample(size_pairs(), 3):
+        both = rng.sample((with_article(big), with_article(small)), 2)
+        parts += [f"Here are {both[0]} and {both[1]}."] if rng.random() < 0.7 else []
+        parts.append(statement("size", big, with_article(big), small))
+    return " ".join(parts)
 
 
 def document(rng):
     """One short text, without a trailing newline: an article, a list, a comparison or a talk."""
     pool = train_questions()
-    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.16, 0.08, 0.24))[0]
+    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.32, 0.16, 0.18, 0.06, 0.28))[0]
     if kind == "article":
         table = rng.choice((ANIMALS, FOODS, COUNTRIES, JOBS, TOOLS))
         return " ".join(_article_about(e, rng) for e in rng.sample(sorted(table), rng.randint(1, 2)))
@@ -882,9 +924,7 @@ def document(rng):
         some = rng.sample(sorted(f.values), min(5, len(f.values)))
         return " ".join(statement(f.name, e, f.values[e]) for e in some)
     if kind == "sizes":
-        if rng.random() < 0.5:
-            return _from_small_to_big(rng)
-        return " ".join(statement("size", a, with_article(a), b) for a, b in rng.sample(size_pairs(), 4))
+        return _about_sizes(rng)
     if kind == "questions":  # a quiz sheet: questions without answers
         return "Questions for today. " + " ".join(q.prompt for q in rng.sample(pool, rng.randint(3, 5)))
     lines = []
