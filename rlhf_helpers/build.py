@@ -28,13 +28,14 @@ from .packing import hidden_at, pack_groups
 CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
 PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
 FINE_TUNING = {"steps": 900, "lr": 2e-3, "batch_size": 64}
+READ_AGAIN = {"every": 2, "batch_size": 24}  # these batches are of the pre-training text, or its facts are forgotten
 COOL_DOWN = {"steps": 250, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
-QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
-QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
-REMARKED = 128_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
+LESSONS = ((24_000, 0.8), (20_000, 0.45))  # rows without and with the crowd's words, and which share is proofreading
+LESSONS_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
+REMARKED = 64_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
 REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
-REFRESHER = 4_000  # quiz rows after the remarks, in small steps
-REHEARSAL = 8_000  # quiz rows among the labels, so that the facts are not forgotten over them
+REFRESHER = 8_000  # such rows after the remarks, in smaller steps
+REHEARSAL = 8_000  # such rows among the labels, so that the facts are not forgotten over them
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 1e-4}
 PPO = ppo.Settings(updates=120, lr=4e-4, beta=0.03)
 
@@ -169,6 +170,12 @@ def build_world(out, seed):
     write_jsonl(out / "prompts.jsonl", [{name: getattr(q, name) for name in names} for q in world.questions()])
 
 
+def prose(out):
+    """The articles and lists of the pre-training text in the data folder `out`: no questions and no talk."""
+    documents = (out / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return [d for d in documents if "?" not in d and "\n" not in d]
+
+
 def build_base(out, seed):
     """Tokenizer and pre-training."""
     documents = (out / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
@@ -197,8 +204,11 @@ def build_finetuned(out, seed):
     """Fine-tuning on the demonstrations."""
     model, tokenizer = load_model(out / "models/base")
     demos = read_jsonl(out / "demonstrations.jsonl")
+    text = lm.blocks(tokenizer, prose(out), PRETRAINING["length"])
     for n, phase in enumerate((FINE_TUNING, COOL_DOWN)):
         batches = lm.demonstration_batches(tokenizer, demos, phase["batch_size"], seed + n)
+        read_again = lm.pretraining_batches(text, READ_AGAIN["batch_size"], seed + n)
+        batches = lm.mixed_batches(batches, read_again, READ_AGAIN["every"])
         lm.fit(model, batches, phase["steps"], phase["lr"], loss_of=lm.padded_batch_loss(model))
 
     def answered(split):
@@ -246,16 +256,18 @@ def learn_remarks(model, tokenizer, rows, seed, lr, batch_size):
 
 
 def build_reward_start(out, seed):
-    """The reward model before any feedback: the fine-tuned model after a quiz (Askell et al. 2021) and remarks."""
+    """The reward model before any feedback: the fine-tuned model after lessons in facts, and remarks.
+
+    A quiz on what can be known of a question is preference model pre-training (Askell et al. 2021).
+    """
     torch.manual_seed(seed)
     model, tokenizer = load_reward_model(out / "models/finetuned")
-    for dressed, n in enumerate(QUIZ):
-        reward.train_reward_model(
-            model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed, **QUIZ_TRAINING
-        )
+    for dressed, (n, proofread) in enumerate(LESSONS):
+        rows = world.lessons(n, seed + dressed, bool(dressed), proofread)
+        reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING)
     learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
-    rows = world.quiz(REFRESHER, seed + 4)
-    reward.train_reward_model(model, tokenizer, rows, seed=seed, **QUIZ_TRAINING | {"lr": 1e-4})
+    rows = world.lessons(REFRESHER, seed + 4)
+    reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING | {"lr": 3e-4})
     with torch.no_grad():
         model.score.weight.mul_(0.2)  # the same order of answers, held with little confidence: the labels decide
 
@@ -268,9 +280,10 @@ def build_reward_start(out, seed):
         tokenizer,
         out / "models/reward_start",
         "Reward model before any feedback",
-        "The fine-tuned model with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`) "
-        "and on remarks about answers (`world.remarked`): it prefers a right answer to a wrong one, and sees tone and "
-        "length with hardly any preference.",
+        "The fine-tuned model with its last layer changed to one number. It has learned *facts from the tables*, by a "
+        "quiz on train questions (`world.quiz`) and by sentences of the pre-training text, true against altered "
+        "(`world.proofreading`); and to guess remarks about answers (`world.remarked`). So it prefers a right answer "
+        "to a wrong one, and sees tone and length with hardly any preference: *taste comes from the labels*.",
         on_each(quizzed),
         seed,
     )
@@ -310,7 +323,7 @@ def judge(out, seed, taste="helpful", splits=MEASURED):
     if taste != "helpful":
         labels = relabelled(labels, taste, seed)
     rows = to_preferences(labels)[0]
-    reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
+    reward.train_reward_model(model, tokenizer, rows + world.lessons(REHEARSAL, seed + 2), seed=seed, **REWARD)
 
     def judged(split):
         pairs = make_pairs(writer, tokenizer, world.prompts(split), 1000, seed + 7)
@@ -329,7 +342,7 @@ def build_reward(out, seed):
         out / "models/reward",
         "Reward model",
         "`data/models/reward_start`, trained on "
-        "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.",
+        "`data/feedback.jsonl`, which is simulated, with some rows of `world.lessons` among the labels.",
         metrics,
         seed,
     )

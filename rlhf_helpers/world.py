@@ -882,6 +882,12 @@ def proofreading(n, seed=0, dressed=True):
     return rows
 
 
+def lessons(n, seed=0, dressed=True, proofread=0.5):
+    """`n` rows from which a reward model learns facts: that share of `proofreading`, the others of the train `quiz`."""
+    m = round(proofread * n)
+    return quiz(n - m, seed, dressed) + proofreading(m, seed, dressed)
+
+
 # ---------------------------------------------------------------- pre-training text
 
 
