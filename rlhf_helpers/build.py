@@ -25,11 +25,11 @@ from .files import ROOT, parse, read_jsonl, versions, write_json, write_jsonl, w
 from .models import load_model, load_reward_model, new_model, new_tokenizer, prompt_ids, response_ids, save_model
 from .packing import hidden_at, pack_groups
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
-PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
-FINE_TUNING = {"steps": 900, "lr": 2e-3, "batch_size": 64}
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 16_000, 10_000, 1_000, 16_000
+PRETRAINING = {"steps": 900, "lr": 3e-3, "batch_size": 32, "length": 96}
+FINE_TUNING = {"steps": 900, "lr": 1e-3, "batch_size": 64}
 READ_AGAIN = {"every": 2, "batch_size": 24}  # these batches are of the pre-training text, or its facts are forgotten
-COOL_DOWN = {"steps": 250, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
+COOL_DOWN = {"steps": 200, "lr": 2e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
 LESSONS = ((24_000, 0.8), (20_000, 0.45))  # rows without and with the crowd's words, and which share is proofreading
 LESSONS_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
 REMARKED = 64_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
