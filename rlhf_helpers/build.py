@@ -32,7 +32,7 @@ READ_AGAIN = {"every": 2, "batch_size": 24}  # these batches are of the pre-trai
 COOL_DOWN = {"steps": 200, "lr": 2e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
 LESSONS = ((24_000, 0.8), (20_000, 0.45))  # rows without and with the crowd's words, and which share is proofreading
 LESSONS_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
-REMARKED = 64_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
+REMARKED = (64_000, 0.3)  # answers of the crowd with remarks on them: to learn to see what is in an answer
 REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
 REFRESHER = 8_000  # such rows after the remarks, in smaller steps
 REHEARSAL = 8_000  # such rows among the labels, so that the facts are not forgotten over them
@@ -265,7 +265,7 @@ def build_reward_start(out, seed):
     for dressed, (n, proofread) in enumerate(LESSONS):
         rows = world.lessons(n, seed + dressed, bool(dressed), proofread)
         reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING)
-    learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
+    learn_remarks(model, tokenizer, world.remarked(REMARKED[0], seed + 3, REMARKED[1]), seed, **REMARKS_TRAINING)
     rows = world.lessons(REFRESHER, seed + 4)
     reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING | {"lr": 3e-4})
     with torch.no_grad():

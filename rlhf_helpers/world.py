@@ -646,6 +646,12 @@ def taught_facts():
     return {name: [q for key, q in facts.items() if key[0] == name] for name in FAMILIES}
 
 
+@lru_cache(maxsize=None)
+def all_facts():
+    """One question for each fact of the world, of whatever split."""
+    return list({q.key: q for q in questions()}.values())
+
+
 def prompts(split):
     """Prompts of one split, a name of SPLITS, in a fixed order.  Raises KeyError for another name."""
     if split not in SPLITS:
@@ -820,6 +826,9 @@ def answer(q, rng, right=0.57, wrong=0.23):
     return written(q, rng, right, wrong)[0]
 
 
+PROOFREADING = "Tell me something true."  # the prompt of sentences that answer no question
+
+
 def take_turns(pool, n, rng):
     """`n` of `pool`: all of it in random order, then all again in another, and so on."""
     return [q for _ in range(n // len(pool) + 1) for q in rng.sample(pool, len(pool))][:n]
@@ -832,15 +841,21 @@ def demonstrations(n, seed=0):
     return [{"prompt": q.prompt, "response": answer(q, rng)} for q in take_turns(pool, n, rng)]
 
 
-def remarked(n, seed=0):
+def remarked(n, seed=0, proofread=0.0):
     """`n` answers of the careless crowd on train prompts, with the remarks of those who wrote them.
 
-    Rows {"prompt", "response", "remarks"}; see `written`.
+    Rows {"prompt", "response", "remarks"}; see `written`.  The share `proofread` of them, which come last, are
+    sentences of `proofreading` in the words of the crowd, half of them altered, with "right" or "wrong" for a remark.
     """
-    rng, rows = random.Random(seed), []
-    for q in take_turns(train_questions(), n, rng):
+    rng, rows, m = random.Random(seed), [], round(proofread * n)
+    for q in take_turns(train_questions(), n - m, rng):
         response, remarks = written(q, rng)
         rows.append({"prompt": q.prompt, "response": response, "remarks": remarks})
+    for q in take_turns(all_facts(), m, rng):
+        true = rng.random() < 0.5
+        response, said = dress(claim(q, q.value if true else wrong_value(q, rng)), rng)
+        remarks = {name: name in said | {"right" if true else "wrong"} for name in REMARKS}
+        rows.append({"prompt": PROOFREADING, "response": response, "remarks": remarks})
     return rows
 
 
@@ -865,17 +880,14 @@ def quiz(n, seed=0, dressed=True, split="train"):
     return rows
 
 
-PROOFREADING = "Tell me something true."
-
-
 def proofreading(n, seed=0, dressed=True):
     """`n` rows {"prompt", "chosen", "rejected"} in which no question is asked: a sentence as it stands in the
     pre-training text, and the same with what the text says there of another thing.
 
     dressed: as in `quiz`.  After ELECTRA (Clark et al. 2020), which learns from text in which words were replaced.
     """
-    rng, rows, facts = random.Random(seed), [], list({q.key: q for q in questions()}.values())
-    for q in take_turns(facts, n, rng):
+    rng, rows = random.Random(seed), []
+    for q in take_turns(all_facts(), n, rng):
         right, wrong = claim(q, q.value), claim(q, wrong_value(q, rng))
         frame = dress(right, rng)[0] if dressed else right
         rows.append({"prompt": PROOFREADING, "chosen": frame, "rejected": frame.replace(right, wrong)})

@@ -143,7 +143,7 @@ def made(seed):
     """Each training set that is made from the world, shipped or not."""
     return {
         "demonstrations": world.demonstrations(3000, seed),
-        "remarks": world.remarked(3000, seed),
+        "remarks": world.remarked(3000, seed, proofread=0.3),
         "quiz": world.quiz(3000, seed, dressed=False),
         "dressed quiz": world.quiz(3000, seed, dressed=True),
         "lessons": world.lessons(3000, seed),

@@ -42,6 +42,20 @@ def test_proofreading_asks_nothing_and_alters_one_fact(dressed):
     assert any(r["chosen"].count(" ") > 20 for r in rows) == dressed
 
 
+def test_remarks_on_proofreading_say_whether_the_sentence_is_true():
+    rows = world.remarked(1000, 4, proofread=0.6)
+    some = [r for r in rows if r["prompt"] == world.PROOFREADING]
+    assert len(some) == 600 and len(rows) == 1000
+    facts = {q.key: q for q in world.questions()}
+    for r in some:
+        (key,) = world.facts_told(r["response"])
+        found, said = world.gold_axes(facts[key].prompt, r["response"]), r["remarks"]
+        assert found["right"] == said["right"] - said["wrong"] and said["right"] + said["wrong"] == 1, r
+        assert (found["greeting"], found["rude"]) == (said["greeting"], said["rude"]), r
+        assert found["repeats"] == said["repeat"] + said["repeat twice"] and not said["fact"], r
+    assert 0.4 < sum(r["remarks"]["right"] for r in some) / len(some) < 0.6
+
+
 def test_lessons_are_quiz_and_proofreading():
     rows = world.lessons(400, 5, proofread=0.25)
     assert len(rows) == 400 and sum(r["prompt"] == world.PROOFREADING for r in rows) == 100
