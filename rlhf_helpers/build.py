@@ -34,7 +34,7 @@ LESSONS = ((24_000, 0.8), (20_000, 0.45))  # rows without and with the crowd's w
 LESSONS_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
 REMARKED = (64_000, 0.3)  # answers of the crowd with remarks on them: to learn to see what is in an answer
 REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
-REFRESHER = 8_000  # such rows after the remarks, in smaller steps
+REFRESHER = 12_000  # such rows after the remarks, in smaller steps
 REHEARSAL = 8_000  # such rows among the labels, so that the facts are not forgotten over them
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 1e-4}
 PPO = ppo.Settings(updates=120, lr=4e-4, beta=0.03)
