@@ -1,12 +1,12 @@
 """The closed loop on any taste: `python benchmarks/tastes.py --tastes greets short --seeds 0 1 2`.
 
 Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
-says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all held-out prompts, one sampled
+says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all test prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
 tastes.json run by run, in place of earlier ones of the same taste and seed, and tastes.md is made of them.
 
 With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.md says
-what share of 2,000 pairs of held-out prompts it orders as the taste does, those left out that the taste finds equal.
+what share of 2,000 pairs of test prompts it orders as the taste does, those left out that the taste finds equal.
 """
 
 import argparse
