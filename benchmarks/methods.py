@@ -2,7 +2,7 @@
 
 All start from data/models/finetuned and see the same reward (data/models/reward, scaled as in chapter 05); the gold
 judge only measures.  Every method may sample as many answers as PPO does: RLOO in as many updates, DPO in pairs that
-the reward compares, best-of-n shared out over the held-out prompts.  The table says how many tokens that were.
+the reward compares, best-of-n shared out over the test prompts.  The table says how many tokens that were.
 Writes methods.json (all numbers) beside this file; `make stamp` takes its tables to docs/results.md.
 """
 
@@ -25,11 +25,11 @@ HERE = Path(__file__).resolve().parent
 METHODS = ("fine-tuned", "best-of-n", "DPO", "RLOO", "PPO")
 RLOO = {"lr": 1e-3}  # one step per rollout, where PPO takes eight
 DPO = {"lr": 3e-4, "beta": 0.1, "epochs": 2}
-SPLIT = "heldout"  # of the prompts that all of this is measured on
+SPLIT = "test"  # of the prompts that all of this is measured on
 
 
 def one_seed(seed, settings):
-    """All methods with one seed: {method: {"answers" (to the held-out prompts), "tokens", "seconds", "gold"}}."""
+    """All methods with one seed: {method: {"answers" (to the test prompts), "tokens", "seconds", "gold"}}."""
     start, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     judge, _ = models.load_reward_model(ROOT / "data/models/reward")
     asked, held_out = world.prompts("train"), world.prompts(SPLIT)

@@ -21,11 +21,12 @@ from rlhf_helpers import annotators, build, plots
 from rlhf_helpers.files import ROOT, versions, write_json
 
 HERE = Path(__file__).resolve().parent
+NAMES = ("gold_before", "gold_after", "right_before", "right_after", "win_rate")
 CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
 
 
 def one_seed(seed, taste, judge=None):
-    """Train with one seed: a dict with gold before and after, win rate, KL, seconds and the history."""
+    """Train with one seed: a dict with KL, seconds, the history and, for each split, `NAMES` ("test_win_rate")."""
     function = annotators.TASTES[taste]
 
     def mean(prompts, responses):
@@ -36,31 +37,34 @@ def one_seed(seed, taste, judge=None):
 
     began = time.time()
     _, _, history, theirs, ours = build.align(ROOT / "data", seed, watch, judge)
-    seconds, held_out = time.time() - began, build.measured_prompts()
-    before, after = build.quality(held_out, theirs), build.quality(held_out, ours)
-    return {
-        "seed": seed,
-        "gold_before": mean(held_out, theirs),
-        "gold_after": mean(held_out, ours),
-        "right_before": before["right"],
-        "right_after": after["right"],
-        "win_rate": build.win_rate(held_out, ours, theirs, function),
-        "kl": history[-1]["kl"],
-        "seconds": seconds,
-        "history": history,
-    }
+    seconds = time.time() - began
+
+    def compared(split):
+        asked = build.measured_prompts(split)
+        before, after = build.quality(asked, theirs[split]), build.quality(asked, ours[split])
+        return {
+            "gold_before": mean(asked, theirs[split]),
+            "gold_after": mean(asked, ours[split]),
+            "right_before": before["right"],
+            "right_after": after["right"],
+            "win_rate": build.win_rate(asked, ours[split], theirs[split], function),
+        }
+
+    return {"seed": seed, **build.on_each(compared), "kl": history[-1]["kl"], "seconds": seconds, "history": history}
 
 
 def table(rows):
-    """The results as a Markdown table, with the mean over the seeds."""
-    names = ("gold_before", "gold_after", "right_before", "right_after", "win_rate", "kl")
+    """The results as a Markdown table, with the mean over the seeds; KL is that of the last batch of training."""
     lines = [
-        "| seed | gold before | gold after | right before | right after | win rate | KL (nats) |",
-        "|---|---|---|---|---|---|---|",
+        "| seed | questions | gold before | gold after | right before | right after | win rate | KL (nats) |",
+        "|---" * 8 + "|",
     ]
-    lines += [f"| {r['seed']} | " + " | ".join(f"{r[n]:.3f}" for n in names) + " |" for r in rows]
-    means = [statistics.mean(r[n] for r in rows) for n in names]
-    return "\n".join([*lines, "| mean | " + " | ".join(f"{m:.3f}" for m in means) + " |"]) + "\n"
+    for split in build.MEASURED:
+        some = [{n: r[f"{split}_{n}"] for n in NAMES} | {"seed": r["seed"], "kl": r["kl"]} for r in rows]
+        some.append({n: statistics.mean(r[n] for r in some) for n in (*NAMES, "kl")} | {"seed": "mean"})
+        for r in some:
+            lines.append(f"| {r['seed']} | {split} | " + " | ".join(f"{r[n]:.3f}" for n in (*NAMES, "kl")) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(result):
@@ -97,7 +101,7 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": vars(build.PPO), "split": "heldout", "judge": found, "runs": rows}
+    result = {"versions": versions(), "settings": vars(build.PPO), "judge": found, "runs": rows}
     write_json(path.with_suffix(".json"), result)
     draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))

@@ -41,7 +41,7 @@ PHASES = (
     "rest",
 )
 SETTINGS = ppo.Settings()
-SPLIT = "heldout"  # of the prompts that the gold score after a run is measured on
+SPLIT = "test"  # of the prompts that the gold score after a run is measured on
 DIFFERENCES = """What is not the same:
 
 - TRL trains two networks, the policy and a value model (started from the reward model); here the value head is one

@@ -1,7 +1,7 @@
 """The reward model with the shipped recipe over several seeds: `python benchmarks/reward_seeds.py`.
 
 Each run starts from data/models/reward_start, learns from data/feedback.jsonl in an order of its own, and is measured
-on 1,000 new pairs of held-out prompts.  Writes reward_seeds.json (all numbers) beside this file; `make stamp` takes
+on 1,000 new pairs of prompts of each split in `build.MEASURED`.  Writes reward_seeds.json (all numbers) beside this file; `make stamp` takes
 its table to docs/results.md.
 """
 
@@ -17,7 +17,7 @@ from rlhf_helpers.files import ROOT, versions, write_json
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = {
-    "accuracy": "held-out accuracy",
+    "accuracy": "accuracy on new labels",
     "noise_ceiling": "noise ceiling",
     "below": "points below it",
     "gold_order_clear_pairs": "gold order of clear pairs",
@@ -26,27 +26,26 @@ COLUMNS = {
 
 
 def one_seed(seed):
-    """Train with one seed: a dict with what `COLUMNS` names, and the seconds it took."""
+    """Train with one seed: a dict with what `COLUMNS` names, for each split ("test_accuracy"), and the seconds."""
     began = time.time()
     model, tokenizer, found = build.judge(ROOT / "data", seed)
-    quiz = reward.evaluate(model, tokenizer, world.quiz(1000, seed + 7, split="heldout"))["accuracy"]
-    return {
-        "seed": seed,
-        **found,
-        "below": 100 * (found["noise_ceiling"] - found["accuracy"]),
-        "quiz": quiz,
-        "seconds": time.time() - began,
-    }
+
+    def more(split):
+        quiz = reward.evaluate(model, tokenizer, world.quiz(1000, seed + 7, split=split))["accuracy"]
+        return {"below": 100 * (found[f"{split}_noise_ceiling"] - found[f"{split}_accuracy"]), "quiz": quiz}
+
+    return {"seed": seed, **found, **build.on_each(more), "seconds": time.time() - began}
 
 
 def table(rows):
     """The results as a Markdown table, with the mean over the seeds."""
-    rows = [*rows, {"seed": "mean", **{k: statistics.mean(r[k] for r in rows) for k in COLUMNS}}]
-    lines = ["| seed | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [
-        f"| {r['seed']} | " + " | ".join(f"{r[k]:.1f}" if k == "below" else f"{r[k]:.3f}" for k in COLUMNS) + " |"
-        for r in rows
-    ]
+    lines = ["| seed | questions | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for split in build.MEASURED:
+        some = [{k: r[f"{split}_{k}"] for k in COLUMNS} | {"seed": r["seed"]} for r in rows]
+        some.append({k: statistics.mean(r[k] for r in some) for k in COLUMNS} | {"seed": "mean"})
+        for r in some:
+            cells = [f"{r[k]:.1f}" if k == "below" else f"{r[k]:.3f}" for k in COLUMNS]
+            lines.append(f"| {r['seed']} | {split} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -65,7 +64,7 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": build.REWARD, "split": "heldout", "runs": rows}
+    result = {"versions": versions(), "settings": build.REWARD, "runs": rows}
     write_json(HERE / "reward_seeds.json", result)
     print(table(rows))
 

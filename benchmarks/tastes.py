@@ -1,13 +1,13 @@
 """The closed loop on any taste: `python benchmarks/tastes.py --tastes greets short --seeds 0 1 2`.
 
 Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
-says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all held-out prompts, one sampled
+says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all test prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
 tastes.json run by run, in place of earlier ones of the same taste and seed; `make stamp` takes its table to
 docs/results.md.
 
 With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.json says
-what share of 2,000 pairs of held-out prompts it orders as the taste does, those left out that the taste finds equal.
+what share of 2,000 pairs of test prompts it orders as the taste does, those left out that the taste finds equal.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.files import ROOT, parse, versions, write_json
 
 HERE = Path(__file__).resolve().parent
-SPLIT = "heldout"  # of the prompts that all of this is measured on
+SPLIT = "test"  # of the prompts that all of this is measured on
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
 
 

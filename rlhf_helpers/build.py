@@ -2,11 +2,13 @@
 
 World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> start of the reward model
 (a quiz) -> pairs -> simulated feedback -> reward model -> policy.  Each model folder gets a card (README.md)
-and a metrics.json with what it scores on held-out prompts; a test checks the shipped files against them.
+and a metrics.json with what it scores, on *reworded* questions of its training and on *test* questions, which nothing
+but the pre-training text knows; a test checks the shipped files against them.  Settings are chosen on dev questions.
 """
 
 import argparse
 import hashlib
+import math
 import re
 import statistics
 import time
@@ -23,21 +25,29 @@ from .files import ROOT, parse, read_jsonl, versions, write_json, write_jsonl, w
 from .models import load_model, load_reward_model, new_model, new_tokenizer, prompt_ids, response_ids, save_model
 from .packing import hidden_at, pack_groups
 
-CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 12_000, 10_000, 1_000, 16_000
-PRETRAINING = {"steps": 400, "lr": 3e-3, "batch_size": 32, "length": 96}
-FINE_TUNING = {"steps": 900, "lr": 2e-3, "batch_size": 64}
-COOL_DOWN = {"steps": 250, "lr": 5e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
-QUIZ = (4_000, 20_000)  # rows without and with the crowd's words around them: the easy ones first
-QUIZ_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
-REMARKED = 128_000  # answers of the crowd with remarks on them: to learn to see what is in an answer
+CORPUS_DOCUMENTS, DEMONSTRATIONS, PAIRS, LABELLED = 16_000, 10_000, 1_000, 16_000
+PRETRAINING = {"steps": 900, "lr": 3e-3, "batch_size": 32, "length": 96}
+FINE_TUNING = {"steps": 900, "lr": 1e-3, "batch_size": 64}
+READ_AGAIN = {"every": 2, "batch_size": 24}  # these batches are of the pre-training text, or its facts are forgotten
+COOL_DOWN = {"steps": 200, "lr": 2e-4, "batch_size": 64}  # the end of fine-tuning: smaller steps, fewer slips
+LESSONS = ((24_000, 0.8), (20_000, 0.45))  # rows without and with the crowd's words, and which share is proofreading
+LESSONS_TRAINING = {"epochs": 1, "batch_size": 64, "lr": 1e-3, "scores": reward.ending_scores}
+REMARKED = (64_000, 0.3)  # answers of the crowd with remarks on them: to learn to see what is in an answer
 REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
-REFRESHER = 4_000  # quiz rows after the remarks, in small steps
-REHEARSAL = 8_000  # quiz rows among the labels, so that the facts are not forgotten over them
+REFRESHER = 12_000  # such rows after the remarks, in smaller steps
+REHEARSAL = 8_000  # such rows among the labels, so that the facts are not forgotten over them
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 1e-4}
 PPO = ppo.Settings(updates=120, lr=4e-4, beta=0.03)
 
 
 # ---------------------------------------------------------------- measuring
+
+MEASURED = {"reworded": 4, "test": 2}  # split -> answers to each prompt for a win rate
+
+
+def on_each(measure, splits=MEASURED):
+    """The dicts `measure(split)` of all splits as one, with the split before each name: "test_right", ..."""
+    return {f"{split}_{name}": value for split in splits for name, value in measure(split).items()}
 
 
 def in_format(response):
@@ -111,7 +121,7 @@ def simulated_feedback(pairs, annotator, seed=0):
 
 
 def reward_quality(model, tokenizer, pairs, events, annotator):
-    """Held-out accuracy of a reward model against the labels, their noise ceiling, and the order by the very taste."""
+    """Accuracy of a reward model against labels of new pairs, their noise ceiling, and the order by the very taste."""
     rows, _ = to_preferences(events)
     triples = [(p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
     chosen = [t for t, e in zip(triples, events) if e["choice"] != "tie"]
@@ -136,7 +146,8 @@ def card(title, what, metrics, seed):
     lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
     return (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {title}\n\n{what}\n\n"
-        f"Made by `python -m rlhf_helpers.build --seed {seed}`. On prompts or texts that it did not learn from:\n\n"
+        f"Made by `python -m rlhf_helpers.build --seed {seed}`. On texts and prompts that it did not learn from: "
+        "*reworded* are questions that training asked in other words, *test* are questions that it asked in none.\n\n"
         f"| measure | value |\n|---|---|\n{lines}\n\nIt knows only the embedded world of the RLHF Workbook "
         "(see `data/README.md`) and is for learning, not for use.\n"
     )
@@ -155,9 +166,14 @@ def build_world(out, seed):
     """Corpus, prompts and demonstrations."""
     write_text(out / "corpus.txt", "\n\n".join(world.corpus(CORPUS_DOCUMENTS, seed)) + "\n")
     write_jsonl(out / "demonstrations.jsonl", world.demonstrations(DEMONSTRATIONS, seed))
-    write_jsonl(
-        out / "prompts.jsonl", [{"prompt": q.prompt, "family": q.family, "split": q.split} for q in world.questions()]
-    )
+    names = ("prompt", "family", "entity", "other", "split")
+    write_jsonl(out / "prompts.jsonl", [{name: getattr(q, name) for name in names} for q in world.questions()])
+
+
+def prose(out):
+    """The articles and lists of the pre-training text in the data folder `out`: no questions and no talk."""
+    documents = (out / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return [d for d in documents if "?" not in d and "\n" not in d]
 
 
 def build_base(out, seed):
@@ -188,19 +204,26 @@ def build_finetuned(out, seed):
     """Fine-tuning on the demonstrations."""
     model, tokenizer = load_model(out / "models/base")
     demos = read_jsonl(out / "demonstrations.jsonl")
+    text = lm.blocks(tokenizer, prose(out), PRETRAINING["length"])
     for n, phase in enumerate((FINE_TUNING, COOL_DOWN)):
         batches = lm.demonstration_batches(tokenizer, demos, phase["batch_size"], seed + n)
+        read_again = lm.pretraining_batches(text, READ_AGAIN["batch_size"], seed + n)
+        batches = lm.mixed_batches(batches, read_again, READ_AGAIN["every"])
         lm.fit(model, batches, phase["steps"], phase["lr"], loss_of=lm.padded_batch_loss(model))
-    held_out = world.prompts("heldout")
-    sampled = quality(held_out, generate(model, tokenizer, held_out, seed=seed))
-    greedy = quality(held_out, generate(model, tokenizer, held_out, temperature=0, seed=seed))
+
+    def answered(split):
+        asked = world.prompts(split)
+        sampled = quality(asked, generate(model, tokenizer, asked, seed=seed))
+        greedy = quality(asked, generate(model, tokenizer, asked, temperature=0, seed=seed))
+        return {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]}
+
     ship(
         model,
         tokenizer,
         out / "models/finetuned",
         "Fine-tuned model",
         "The base model, fine-tuned on `data/demonstrations.jsonl`, whose writers were of mixed quality.",
-        {**sampled, "right_greedy": greedy["right"], "in_format_greedy": greedy["in_format"]},
+        on_each(answered),
         seed,
     )
 
@@ -233,29 +256,35 @@ def learn_remarks(model, tokenizer, rows, seed, lr, batch_size):
 
 
 def build_reward_start(out, seed):
-    """The reward model before any feedback: the fine-tuned model after a quiz (Askell et al. 2021) and remarks."""
+    """The reward model before any feedback: the fine-tuned model after lessons in facts, and remarks.
+
+    A quiz on what can be known of a question is preference model pre-training (Askell et al. 2021).
+    """
     torch.manual_seed(seed)
     model, tokenizer = load_reward_model(out / "models/finetuned")
-    for dressed, n in enumerate(QUIZ):
-        reward.train_reward_model(
-            model, tokenizer, world.quiz(n, seed + dressed, bool(dressed)), seed=seed, **QUIZ_TRAINING
-        )
-    learn_remarks(model, tokenizer, world.remarked(REMARKED, seed + 3), seed, **REMARKS_TRAINING)
-    rows = world.quiz(REFRESHER, seed + 4)
-    reward.train_reward_model(model, tokenizer, rows, seed=seed, **QUIZ_TRAINING | {"lr": 1e-4})
+    for dressed, (n, proofread) in enumerate(LESSONS):
+        rows = world.lessons(n, seed + dressed, bool(dressed), proofread)
+        reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING)
+    learn_remarks(model, tokenizer, world.remarked(REMARKED[0], seed + 3, REMARKED[1]), seed, **REMARKS_TRAINING)
+    rows = world.lessons(REFRESHER, seed + 4)
+    reward.train_reward_model(model, tokenizer, rows, seed=seed, **LESSONS_TRAINING | {"lr": 3e-4})
     with torch.no_grad():
         model.score.weight.mul_(0.2)  # the same order of answers, held with little confidence: the labels decide
-    held_out = world.quiz(1000, seed + 7, split="heldout")
-    accuracy = reward.evaluate(model, tokenizer, held_out)["accuracy"]
+
+    def quizzed(split):
+        rows = world.quiz(1000, seed + 7, split=split)
+        return {"quiz_accuracy": reward.evaluate(model, tokenizer, rows)["accuracy"]}
+
     ship(
         model,
         tokenizer,
         out / "models/reward_start",
         "Reward model before any feedback",
-        "The fine-tuned model with its last layer changed to one number, pre-trained on quiz questions (`world.quiz`) "
-        "and on remarks about answers (`world.remarked`): it prefers a right answer to a wrong one, and sees tone and "
-        "length with hardly any preference.",
-        {"quiz_accuracy": accuracy},
+        "The fine-tuned model with its last layer changed to one number. It has learned *facts from the tables*, by a "
+        "quiz on train questions (`world.quiz`) and by sentences of the pre-training text, true against altered "
+        "(`world.proofreading`); and to guess remarks about answers (`world.remarked`). So it prefers a right answer "
+        "to a wrong one, and sees tone and length with hardly any preference: *taste comes from the labels*.",
+        on_each(quizzed),
         seed,
     )
 
@@ -283,10 +312,10 @@ def build_feedback(out, seed):
     write_jsonl(out / "feedback.jsonl", simulated_feedback(pairs, labellers("helpful", seed), seed))
 
 
-def judge(out, seed, taste="helpful"):
+def judge(out, seed, taste="helpful", splits=MEASURED):
     """A reward model trained from the start of it and the labels in the data folder `out`; by another taste, new ones.
 
-    Returns (model, tokenizer, `reward_quality` on 1,000 new pairs of held-out prompts).
+    Returns (model, tokenizer, `reward_quality` on 1,000 new pairs of prompts of each split of `splits`).
     """
     writer, tokenizer = load_model(out / "models/finetuned")
     model, _ = load_reward_model(out / "models/reward_start")
@@ -294,11 +323,14 @@ def judge(out, seed, taste="helpful"):
     if taste != "helpful":
         labels = relabelled(labels, taste, seed)
     rows = to_preferences(labels)[0]
-    reward.train_reward_model(model, tokenizer, rows + world.quiz(REHEARSAL, seed + 2), seed=seed, **REWARD)
-    pairs = make_pairs(writer, tokenizer, world.prompts("heldout"), 1000, seed + 7)
-    annotator = labellers(taste, seed + 7, ties=taste != "helpful")  # as the labels above
-    events = simulated_feedback(pairs, annotator, seed + 7)
-    return model, tokenizer, reward_quality(model, tokenizer, pairs, events, annotator)
+    reward.train_reward_model(model, tokenizer, rows + world.lessons(REHEARSAL, seed + 2), seed=seed, **REWARD)
+
+    def judged(split):
+        pairs = make_pairs(writer, tokenizer, world.prompts(split), 1000, seed + 7)
+        annotator = labellers(taste, seed + 7, ties=taste != "helpful")  # as the labels above
+        return reward_quality(model, tokenizer, pairs, simulated_feedback(pairs, annotator, seed + 7), annotator)
+
+    return model, tokenizer, on_each(judged, splits)
 
 
 def build_reward(out, seed):
@@ -310,44 +342,52 @@ def build_reward(out, seed):
         out / "models/reward",
         "Reward model",
         "`data/models/reward_start`, trained on "
-        "`data/feedback.jsonl`, which is simulated, with some quiz rows among the labels.",
+        "`data/feedback.jsonl`, which is simulated, with some rows of `world.lessons` among the labels.",
         metrics,
         seed,
     )
 
 
-def measured_prompts():
-    """The held-out prompts, four times each: a win rate on one answer to each is off by 1.5 points (standard error)."""
-    return world.prompts("heldout") * 4
+def measured_prompts(split):
+    """The prompts of a split, several times each: a win rate on one answer to each is off by 1.5 points or more."""
+    return world.prompts(split) * MEASURED.get(split, 2)
 
 
-def align(out, seed, on_update=None, reward_model=None):
+def sampled_answers(model, tokenizer, splits, seed):
+    """One answer to each of `measured_prompts` of each split: a dict from split to list."""
+    return {split: generate(model, tokenizer, measured_prompts(split), seed=seed) for split in splits}
+
+
+def align(out, seed, on_update=None, reward_model=None, splits=MEASURED):
     """PPO from the fine-tuned model against the reward model, both in the data folder `out`, or against another one.
 
-    Returns (model, tokenizer, history, before, after); the last two are sampled answers to `measured_prompts()`.
+    Returns (model, tokenizer, history, before, after); the last two are `sampled_answers`.
     """
     model, tokenizer = load_model(out / "models/finetuned")
     reward_model = reward_model or load_reward_model(out / "models/reward")[0]
-    asked, held_out = world.prompts("train"), measured_prompts()
-    before = generate(model, tokenizer, held_out, seed=seed + 1)
+    asked, before = world.prompts("train"), sampled_answers(model, tokenizer, splits, seed + 1)
     judge = ppo.normalized_reward(
         lambda p, r: reward.score(reward_model, tokenizer, p, r), asked, generate(model, tokenizer, asked, seed=seed)
     )
     history, _ = ppo.train(model, tokenizer, judge, asked, PPO, seed, on_update, frozen=(reward_model,))
-    return model, tokenizer, history, before, generate(model, tokenizer, held_out, seed=seed)
+    return model, tokenizer, history, before, sampled_answers(model, tokenizer, splits, seed)
 
 
 def build_policy(out, seed):
     """The aligned policy."""
     model, tokenizer, history, before, after = align(out, seed)
-    held_out = measured_prompts()
+
+    def compared(split):
+        asked = measured_prompts(split)
+        return {**quality(asked, after[split]), "gold_win_rate": win_rate(asked, after[split], before[split])}
+
     ship(
         model,
         tokenizer,
         out / "models/policy",
         "Aligned policy",
         "The fine-tuned model after PPO against `data/models/reward`.",
-        {**quality(held_out, after), "gold_win_rate": win_rate(held_out, after, before), "kl_nats": history[-1]["kl"]},
+        {**on_each(compared), "kl_nats": history[-1]["kl"]},
         seed,
     )
     write_json(out / "models/policy/history.json", history)
@@ -377,7 +417,12 @@ def unlike(now, recorded):
     ours, theirs = now["models"], recorded["models"]
     files = [name for name, digest in recorded["files"].items() if now["files"].get(name) != digest]
     scores = [(m, k) for m in theirs for k, v in theirs[m].items() if isinstance(v, float) and "score" not in k]
-    return files, [f"{m}: {k}" for m, k in scores if abs(ours[m][k] - theirs[m][k]) > LEEWAY.get(k, 0.05)]
+
+    def off(m, k):
+        leeway = next((v for name, v in LEEWAY.items() if k.endswith(name)), 0.05)
+        return abs(ours[m].get(k, math.inf) - theirs[m][k]) > leeway
+
+    return files, [f"{m}: {k}" for m, k in scores if off(m, k)]
 
 
 def build(out, seed=0, start="world"):

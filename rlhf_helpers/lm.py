@@ -102,6 +102,13 @@ def pretraining_batches(rows, batch_size, seed=0, device="cpu"):
             yield ids, torch.ones_like(ids), torch.ones_like(ids)
 
 
+def mixed_batches(batches, others, every):
+    """The batches of one iterator, but in each `every`th place one of the other: so that what was learned from the
+    others is not forgotten over the first ("rehearsal"; Ouyang et al. 2022 mix pre-training text into PPO for it)."""
+    for n, batch in enumerate(batches, 1):
+        yield next(others) if n % every == 0 else batch
+
+
 def demonstration_batches(tokenizer, rows, batch_size, seed=0, device="cpu"):
     """Endless batches of demonstrations, shuffled each epoch."""
     generator = torch.Generator().manual_seed(seed)

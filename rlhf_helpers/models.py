@@ -153,7 +153,7 @@ def _system_errors():
         raise OSError(str(e)) from None
 
 
-def new_tokenizer(texts, vocab_size=1536):
+def new_tokenizer(texts, vocab_size=2048):
     """A byte-level BPE tokenizer trained on `texts`: any text can be encoded."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

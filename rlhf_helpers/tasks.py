@@ -17,7 +17,8 @@ class Task:
     """Prompts, measures and settings; the chapters use them without asking which of the two tasks it is."""
 
     families: dict  # prompt -> family
-    splits: dict  # "train" and "heldout" -> list of prompts
+    splits: dict  # a name of `world.SPLITS` -> list of prompts
+    measured: tuple  # the splits that tables show, by name; choices are made on "dev"
     score: Callable  # (prompt, answer) -> number: the gold score, or the simulated taste in its place
     axes: Callable  # (prompt, answer) -> dict of numbers
     quality: Callable  # (prompts, answers) -> dict of means; "gold" is that of `score`
@@ -31,8 +32,15 @@ class Task:
     card: Callable  # (title, what, metrics, seed) -> text of a model card
 
     def prompts(self, split):
-        """Prompts of one split, in a fixed order."""
+        """Prompts of one split ("train", "reworded", "dev" or "test"), in a fixed order."""
         return list(self.splits[split])
+
+    def leaks(self, rows):
+        """The rows, or prompts, that ask what a dev or test question asks: none, if they may be trained on."""
+        if self.tastes is not GENERAL_TASTES:
+            return world.leaks(rows)
+        hidden = {*self.splits["dev"], *self.splits["test"]}
+        return [r for r in rows if (r if isinstance(r, str) else r["prompt"]) in hidden]
 
     def judges(self, prompt):
         """Whether `score` and `axes` can say anything of this prompt."""
@@ -43,7 +51,8 @@ def embedded():
     """The embedded world, its gold judge, and the settings of what ships."""
     return Task(
         {q.prompt: q.family for q in world.questions()},
-        {s: world.prompts(s) for s in ("train", "heldout")},
+        {s: world.prompts(s) for s in world.SPLITS},
+        tuple(build.MEASURED),
         world.gold_score,
         world.gold_axes,
         build.quality,
@@ -97,12 +106,26 @@ def plain_card(title, what, metrics, seed):
     )
 
 
+def general_splits(rows):
+    """Rows with a prompt and a split -> split -> prompts.  Of those "heldout" every fourth is dev and the others test.
+
+    None is "reworded", since nobody knows of these prompts which ask the same.  Where few are held out (or all are
+    of one split), dev and test are the same prompts.
+    """
+    splits = {name: [r["prompt"] for r in rows if r["split"] == name] for name in (*world.SPLITS, "heldout")}
+    held_out = splits.pop("heldout")
+    splits["dev"] += held_out[3::4]
+    splits["test"] += [p for i, p in enumerate(held_out) if i % 4 != 3]
+    return splits | {"dev": splits["dev"] or splits["test"], "test": splits["test"] or splits["dev"]}
+
+
 def general(data):
     """The prompts in `data`/general_prompts.jsonl, and no gold judge."""
     rows = read_jsonl(data / "general_prompts.jsonl", ("prompt", "family", "split"))
     return Task(
         {r["prompt"]: r["family"] for r in rows},
-        {s: [r["prompt"] for r in rows if r["split"] == s] for s in ("train", "heldout")},
+        general_splits(rows),
+        ("test",),
         annotators.brief,
         plain_axes,
         plain_quality,

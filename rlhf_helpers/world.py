@@ -73,6 +73,16 @@ FOODS = {
     "chilli": ("red", "hot", "a vegetable"),
     "cauliflower": ("white", "mild", "a vegetable"),
     "peanut": ("brown", "salty", "a seed"),
+    "apple": ("red", "sweet", "a fruit"),
+    "grape": ("purple", "sweet", "a fruit"),
+    "raspberry": ("red", "sweet", "a fruit"),
+    "avocado": ("green", "mild", "a fruit"),
+    "pear": ("green", "sweet", "a fruit"),
+    "apricot": ("orange", "sweet", "a fruit"),
+    "aubergine": ("purple", "mild", "a vegetable"),
+    "chestnut": ("brown", "sweet", "a nut"),
+    "truffle": ("brown", "earthy", "a fungus"),
+    "leek": ("green", "mild", "a vegetable"),
 }
 # country: (capital, continent, language)
 COUNTRIES = {
@@ -96,6 +106,18 @@ COUNTRIES = {
     "Chile": ("Santiago", "South America", "Spanish"),
     "Mexico": ("Mexico City", "North America", "Spanish"),
     "Canada": ("Ottawa", "North America", "English"),
+    "Norway": ("Oslo", "Europe", "Norwegian"),
+    "Austria": ("Vienna", "Europe", "German"),
+    "Hungary": ("Budapest", "Europe", "Hungarian"),
+    "Vietnam": ("Hanoi", "Asia", "Vietnamese"),
+    "Iraq": ("Baghdad", "Asia", "Arabic"),
+    "Morocco": ("Rabat", "Africa", "Arabic"),
+    "Nigeria": ("Abuja", "Africa", "English"),
+    "Angola": ("Luanda", "Africa", "Portuguese"),
+    "Argentina": ("Buenos Aires", "South America", "Spanish"),
+    "Colombia": ("Bogota", "South America", "Spanish"),
+    "Cuba": ("Havana", "North America", "Spanish"),
+    "Jamaica": ("Kingston", "North America", "English"),
 }
 # job: (what one does, where one works)
 JOBS = {
@@ -117,6 +139,16 @@ JOBS = {
     "scientist": ("tests ideas", "a laboratory"),
     "barber": ("cuts hair", "a barber shop"),
     "miner": ("digs for coal", "a mine"),
+    "nurse": ("cares for patients", "a hospital"),
+    "dentist": ("mends teeth", "a clinic"),
+    "waiter": ("carries plates", "a restaurant"),
+    "lawyer": ("defends people", "an office"),
+    "banker": ("lends money", "a bank"),
+    "accountant": ("adds up numbers", "an office"),
+    "postman": ("delivers letters", "a post office"),
+    "zookeeper": ("feeds animals", "a zoo"),
+    "florist": ("sells flowers", "a flower shop"),
+    "dancer": ("dances on stage", "a theatre"),
 }
 # tool: (what it is used to do, where it is kept)
 TOOLS = {
@@ -138,6 +170,16 @@ TOOLS = {
     "ladder": ("climb up high", "the garage"),
     "oven": ("bake cakes", "the kitchen"),
     "clock": ("tell the time", "the hall"),
+    "knife": ("cut bread", "the kitchen"),
+    "cup": ("drink tea", "the kitchen"),
+    "key": ("open doors", "the hall"),
+    "comb": ("tidy your hair", "the bathroom"),
+    "mop": ("wash the floor", "the cupboard"),
+    "bucket": ("carry water", "the shed"),
+    "blanket": ("keep warm", "the bedroom"),
+    "screwdriver": ("turn screws", "the toolbox"),
+    "pan": ("fry eggs", "the kitchen"),
+    "calculator": ("do sums", "the desk"),
 }
 
 
@@ -201,6 +243,13 @@ ALSO_TRUE = {
         "tomato": "green",
         "carrot": "purple",
         "coffee bean": "green",
+        "apple": "green, yellow",
+        "grape": "green, red, white",
+        "avocado": "brown, purple",
+        "pear": "brown, red, yellow",
+        "apricot": "yellow",
+        "truffle": "white",
+        "leek": "white",
     },
     "taste": {
         "plum": "fresh, sour",
@@ -218,6 +267,16 @@ ALSO_TRUE = {
         "pea": "mild",
         "potato": "earthy",
         "walnut": "earthy",
+        "apple": "fresh, sour",
+        "grape": "fresh, sour",
+        "raspberry": "fresh, sour",
+        "avocado": "earthy, fresh",
+        "pear": "fresh, mild",
+        "apricot": "fresh, sour",
+        "aubergine": "bitter, earthy",
+        "chestnut": "earthy, mild",
+        "truffle": "sharp",
+        "leek": "fresh, sharp, sweet",
     },
     "kind": {
         "olive": "a vegetable",
@@ -230,9 +289,13 @@ ALSO_TRUE = {
         "peanut": "a nut",
         "pea": "a seed",
         "coffee bean": "a fruit",
+        "avocado": "a vegetable",
+        "aubergine": "a fruit",
+        "chestnut": "a seed",
+        "truffle": "a vegetable",
     },
     "legs": {"monkey": "four", "kangaroo": "four"},
-    "language": {"Kenya": "English", "India": "English", "Canada": "French"},
+    "language": {"Kenya": "English", "India": "English", "Canada": "French", "Morocco": "French"},
     "place": {
         "lamp": "the desk, the hall",
         "clock": "the bedroom, the desk, the kitchen",
@@ -247,8 +310,27 @@ ALSO_TRUE = {
         "spoon": "the cupboard",
         "ruler": "the toolbox",
         "kettle": "the cupboard",
+        "knife": "the toolbox",
+        "cup": "the cupboard",
+        "key": "the desk",
+        "comb": "the bedroom",
+        "mop": "the bathroom, the garage, the hall, the kitchen, the shed",
+        "bucket": "the bathroom, the cupboard, the garage",
+        "blanket": "the cupboard",
+        "screwdriver": "the garage, the shed",
+        "pan": "the cupboard",
+        "pencil": "the toolbox",
     },
-    "work": {"chef": "bakes bread", "gardener": "grows food", "farmer": "looks after plants"},
+    "use": {"mop": "sweep the floor", "cup": "eat soup", "pan": "boil water"},
+    "work": {
+        "chef": "bakes bread",
+        "gardener": "grows food",
+        "farmer": "feeds animals, looks after plants",
+        "doctor": "cares for patients",
+        "nurse": "treats sick people",
+        "dentist": "cares for patients, treats sick people",
+        "banker": "adds up numbers",
+    },
     "workplace": {
         "teacher": "a library",
         "gardener": "a farm",
@@ -258,6 +340,14 @@ ALSO_TRUE = {
         "mechanic": "a workshop",
         "actor": "a studio",
         "tailor": "a studio",
+        "doctor": "a clinic",
+        "nurse": "a clinic, a school",
+        "dentist": "a hospital",
+        "lawyer": "a court",
+        "judge": "an office",
+        "banker": "an office",
+        "accountant": "a bank",
+        "dancer": "a studio",
     },
 }
 
@@ -430,19 +520,29 @@ TABLES = (
     {"work", "workplace"},
     {"use", "place"},
 )
-HELD_OUT_SHARE = 0.25
+SPLITS = ("train", "reworded", "dev", "test")
+DEV_SHARE, TEST_SHARE, REWORDED_SIZES = 0.14, 0.18, 0.25
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt with what is known about it.  For sizes `entity` is the bigger animal, `other` the smaller."""
+    """A prompt with what is known about it.  For sizes `entity` is the bigger animal, `other` the smaller.
+
+    `split` belongs to what is asked (`key`), not to how: the prompts of a dev or test question are all dev or test.
+    The question of a "reworded" prompt is a train question, and this one wording of it is never asked in training.
+    """
 
     prompt: str
     family: str
     entity: str
     value: str
-    split: str  # "train" or "heldout"
+    split: str  # one of SPLITS
     other: str = ""
+
+    @property
+    def key(self):
+        """What is asked, however it is put: (family, entity, other)."""
+        return self.family, self.entity, self.other
 
 
 def statement(family, entity, value, other=""):
@@ -455,27 +555,77 @@ def statement(family, entity, value, other=""):
     return text[0].upper() + text[1:]
 
 
+def _hold_out(items, shares, spared, rng):
+    """Give `shares`, a dict split -> share, of `items` to its splits and the rest to train, as a dict item -> split.
+
+    `spared(item, train)` is a number: how well the set `train` can spare the item.  The best spared go, by lot.
+    """
+    split, train = dict.fromkeys(items, "train"), set(items)
+    for name, share in shares.items():
+        for _ in range(round(share * len(items))):
+            left = [i for i in items if i in train]
+            best = max(spared(i, train) for i in left)
+            chosen = rng.choice([i for i in left if spared(i, train) == best])
+            split[chosen] = name
+            train.discard(chosen)
+    return split
+
+
+@lru_cache(maxsize=None)
+def size_pairs():
+    """(bigger, smaller) animals that are compared: in a fixed order, the bigger at least 2.5 times as heavy."""
+    pairs = [(a, b) for a in ANIMALS for b in ANIMALS if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
+    return tuple(sorted(random.Random(20).sample(pairs, 240)))
+
+
+@lru_cache(maxsize=None)
+def question_splits():
+    """What is asked -> "train", "dev" or "test": a dict from `Question.key`, stratified by family.
+
+    Each entity keeps a train question.  Values stay answers to train questions where enough of them are shared by
+    several entities: not among capitals, work and use, and not always among workplaces.
+    """
+    rng, shares, split, asked_of = random.Random(21), {"dev": DEV_SHARE, "test": TEST_SHARE}, {}, {}
+    for name, f in FAMILIES.items():
+        for entity in f.values:
+            asked_of.setdefault(entity, set()).add(name)
+    for name, f in FAMILIES.items():
+
+        def spared(entity, train, f=f, name=name):
+            return 2 * (asked_of[entity] > {name}) + any(f.values[e] == f.values[entity] for e in train - {entity})
+
+        split_of = _hold_out(list(f.values), shares, spared, rng)
+        split |= {(name, e, ""): where for e, where in split_of.items()}
+        for entity, where in split_of.items():
+            asked_of[entity] -= {name} if where != "train" else set()
+
+    def both_stay(pair, train):
+        return min(sum(animal in p for p in train) for animal in pair) > 3
+
+    split_of = _hold_out(list(size_pairs()), shares, both_stay, rng)
+    return split | {("size", big, small): where for (big, small), where in split_of.items()}
+
+
 @lru_cache(maxsize=None)
 def questions():
     """All prompts of the world, in a fixed order.
 
-    Held out is a *combination*: each (family, entity) keeps one of its six phrasings, and a quarter of
-    the animal pairs one of the two orders in which they are named, out of everything that any model is trained on.
+    Each train question keeps one of its six phrasings, and a quarter of the animal pairs one of the two orders in
+    which they are named, out of everything that any model is trained on: these prompts are "reworded".
     """
-    rng, out = random.Random(20), []
+    rng, out, splits = random.Random(20), [], question_splits()
     for name, f in FAMILIES.items():
         for entity, value in f.values.items():
-            hidden = rng.randrange(len(f.questions))
+            split, hidden = splits[name, entity, ""], rng.randrange(len(f.questions))
             for i, q in enumerate(f.questions):
-                prompt = q.format(e=with_article(entity), n=entity)
-                out.append(Question(prompt, name, entity, value, "heldout" if i == hidden else "train"))
-    animals = list(ANIMALS)
-    pairs = [(a, b) for a in animals for b in animals if ANIMALS[a][4] >= 2.5 * ANIMALS[b][4]]
-    for big, small in sorted(rng.sample(pairs, 140)):
-        held_out = rng.randrange(2) if rng.random() < HELD_OUT_SHARE else None
+                where = "reworded" if split == "train" and i == hidden else split
+                out.append(Question(q.format(e=with_article(entity), n=entity), name, entity, value, where))
+    for big, small in size_pairs():
+        split, hidden = splits["size", big, small], rng.randrange(2) if rng.random() < REWORDED_SIZES else None
         for i, (first, second) in enumerate(((big, small), (small, big))):
             prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
-            out.append(Question(prompt, "size", big, with_article(big), "heldout" if i == held_out else "train", small))
+            where = "reworded" if split == "train" and i == hidden else split
+            out.append(Question(prompt, "size", big, with_article(big), where, small))
     return tuple(out)
 
 
@@ -489,9 +639,69 @@ def train_questions():
     return [q for q in questions() if q.split == "train"]
 
 
+@lru_cache(maxsize=None)
+def taught_facts():
+    """Family -> one train question for each of its facts that are asked about in training."""
+    facts = {q.key: q for q in train_questions()}
+    return {name: [q for key, q in facts.items() if key[0] == name] for name in FAMILIES}
+
+
+@lru_cache(maxsize=None)
+def all_facts():
+    """One question for each fact of the world, of whatever split."""
+    return list({q.key: q for q in questions()}.values())
+
+
 def prompts(split):
-    """Prompts of one split ("train" or "heldout"), in a fixed order."""
+    """Prompts of one split, a name of SPLITS, in a fixed order.  Raises KeyError for another name."""
+    if split not in SPLITS:
+        raise KeyError(f"There is no split {split!r}: it is one of {', '.join(SPLITS)}.")
     return [q.prompt for q in questions() if q.split == split]
+
+
+# ---------------------------------------------------------------- leaks
+
+
+def _plain(text):
+    """Lower-case words with single spaces, and one at each end."""
+    return f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
+
+
+@lru_cache(maxsize=None)
+def _wordings():
+    """Every wording of every question -> its key; of a polite one, what follows the opening: "where a dog lives"."""
+    table = {}
+    for q in questions():
+        wording = re.sub(r"^(Can you tell me|Do you know|Please tell me) (?=how|wh)", "", q.prompt)
+        table[_plain(wording)] = q.key
+    return table
+
+
+def asks(text):
+    """The keys of the questions that a text asks, in any wording of the world, whatever stands around it."""
+    plain = _plain(text)
+    return {key for wording, key in _wordings().items() if wording in plain}
+
+
+def leaks(rows, splits=("dev", "test")):
+    """The rows, prompts or dicts that hold one, which ask a question of `splits`, in any wording: none, if all is well.
+
+    A row may also be any text, as of the corpus.  For what is trained on, before it is trained on.
+    """
+    hidden, seen, found = {k for k, split in question_splits().items() if split in splits}, {}, []
+    for row in rows:
+        text = row if isinstance(row, str) else row["prompt"]
+        if text not in seen:
+            seen[text] = bool(asks(text) & hidden)
+        found += [row] if seen[text] else []
+    return found
+
+
+def facts_told(text):
+    """The keys of the facts about which the sentences of a text say something, true or not."""
+    told = {_meanings()[x] for x in sentences(text) if x in _meanings()}
+    size = {(f, *sorted((e, v), key=lambda a: -ANIMALS[a][4])) for f, e, v in told if f == "size"}
+    return size | {(f, e, "") for f, e, _ in told if f != "size"}
 
 
 # ---------------------------------------------------------------- answers
@@ -526,18 +736,25 @@ for _kind, _sentences in (
 
 
 def other_facts(q, rng, n=1):
-    """`n` true statements about the entity of `q` that do not answer it."""
-    table = next((t for t in TABLES if q.family in t), TABLES[0])
-    names = [f for f in sorted(table) if f != q.family and q.entity in FAMILIES[f].values]
+    """`n` true statements about the entity of `q` that do not answer it, nor any question of dev or test."""
+    table, splits = next((t for t in TABLES if q.family in t), TABLES[0]), question_splits()
+    names = [f for f in sorted(table) if f != q.family and splits.get((f, q.entity, "")) == "train"]
     picked = rng.sample(names, min(n, len(names)))
     return [statement(f, q.entity, FAMILIES[f].values[q.entity]) for f in picked]
 
 
-def wrong_value(q, rng):
-    """A value of the same family that is not the answer to `q`."""
+def fact_about_another(q, rng):
+    """A true statement of the kind that `q` asks for, about another thing, and of no question of dev or test."""
+    other = rng.choice([x for x in taught_facts()[q.family] if x.key != q.key])
+    return claim(other, other.value)
+
+
+def wrong_value(q, rng, among=None):
+    """A value of the same family, or of the set `among`, that is not the answer to `q`."""
     if q.family == "size":
         return with_article(q.other)
-    return rng.choice(sorted(set(FAMILIES[q.family].values.values()) - {q.value} - also_true(q.family, q.entity)))
+    among = set(FAMILIES[q.family].values.values()) if among is None else among
+    return rng.choice(sorted(among - {q.value} - also_true(q.family, q.entity)))
 
 
 def claim(q, value, short=False):
@@ -551,8 +768,7 @@ def claim(q, value, short=False):
 def core(q, rng, quality):
     """The sentence that answers (`quality` "right" or "wrong") or fails to answer ("beside")."""
     if quality == "beside":
-        facts = other_facts(q, rng)
-        return facts[0] if facts and rng.random() < 0.6 else rng.choice(DODGES)
+        return fact_about_another(q, rng) if rng.random() < 0.6 else rng.choice(DODGES)
     value = q.value if quality == "right" else wrong_value(q, rng)
     return claim(q, value, short=rng.random() < 0.12)
 
@@ -563,16 +779,13 @@ REMARKS = (
 )
 
 
-def written(q, rng, right=0.57, wrong=0.23):
-    """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
+def dress(middle, rng, facts=()):
+    """A sentence in the words of the careless crowd, tone and length drawn apart: (text, set of the REMARKS on them).
 
-    Quality, tone and length are drawn apart.  "beside": it says something true, but not what was asked for; "fact": it
-    adds a further true thing.
+    facts: what a talkative writer may add.
     """
-    quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
     tone = rng.choices(("plain", "kind", "greeting", "rude"), (0.4, 0.2, 0.1, 0.3))[0]
     length = rng.choices(("brief", "fact", "filler", "repeat"), (0.46, 0.18, 0.22, 0.14))[0]
-    middle = core(q, rng, quality)
     before, after, parts = [], [], [middle]
     if tone == "kind":
         place = rng.random()
@@ -581,11 +794,10 @@ def written(q, rng, right=0.57, wrong=0.23):
     elif tone == "greeting":
         before.append(rng.choice(GREETINGS))
     elif tone == "rude":
-        (before if rng.random() < 0.65 else after).append(rng.choice(RUDE_OPENERS if not after else RUDE_CLOSERS))
-        if after:
-            after[-1] = rng.choice(RUDE_CLOSERS)
+        first = rng.random() < 0.65
+        (before if first else after).append(rng.choice(RUDE_OPENERS if first else RUDE_CLOSERS))
     if length == "fact":
-        parts += [s for s in other_facts(q, rng) if s != middle]
+        parts += [s for s in facts if s != middle]
     elif length == "filler":
         if rng.random() < 0.6:
             before.append(rng.choice(FILLER_OPENERS))
@@ -593,19 +805,28 @@ def written(q, rng, right=0.57, wrong=0.23):
             after.insert(0, rng.choice(FILLER_CLOSERS))
     elif length == "repeat":
         parts += [middle] * rng.randint(1, 2)
-    said = {
-        "dodge" if middle in DODGES else quality,
-        "in short" if middle.startswith("In short") else "",
-        tone,
-        length if length != "fact" or len(parts) > 1 else "",
-        "repeat twice" if length == "repeat" and len(parts) > 2 else "",
-    }
-    return " ".join(before + parts + after), {name: name in said for name in REMARKS}
+    said = {tone} | ({length} if length != "fact" or len(parts) > 1 else set())
+    return " ".join(before + parts + after), said | ({"repeat twice"} if len(parts) > 2 else set())
+
+
+def written(q, rng, right=0.57, wrong=0.23):
+    """One answer to `q` as a careless crowd would write it, and which of `REMARKS` are true of it, as a dict.
+
+    "beside": it says something true, but not what was asked for; "fact": it adds a further true thing.
+    """
+    quality = rng.choices(("right", "wrong", "beside"), (right, wrong, 1 - right - wrong))[0]
+    middle = core(q, rng, quality)
+    text, said = dress(middle, rng, other_facts(q, rng))
+    said |= {"dodge" if middle in DODGES else quality, "in short" if middle.startswith("In short") else ""}
+    return text, {name: name in said for name in REMARKS}
 
 
 def answer(q, rng, right=0.57, wrong=0.23):
     """The text of `written`."""
     return written(q, rng, right, wrong)[0]
+
+
+PROOFREADING = "Tell me something true."  # the prompt of sentences that answer no question
 
 
 def take_turns(pool, n, rng):
@@ -620,15 +841,21 @@ def demonstrations(n, seed=0):
     return [{"prompt": q.prompt, "response": answer(q, rng)} for q in take_turns(pool, n, rng)]
 
 
-def remarked(n, seed=0):
+def remarked(n, seed=0, proofread=0.0):
     """`n` answers of the careless crowd on train prompts, with the remarks of those who wrote them.
 
-    Rows {"prompt", "response", "remarks"}; see `written`.
+    Rows {"prompt", "response", "remarks"}; see `written`.  The share `proofread` of them, which come last, are
+    sentences of `proofreading` in the words of the crowd, half of them altered, with "right" or "wrong" for a remark.
     """
-    rng, rows = random.Random(seed), []
-    for q in take_turns(train_questions(), n, rng):
+    rng, rows, m = random.Random(seed), [], round(proofread * n)
+    for q in take_turns(train_questions(), n - m, rng):
         response, remarks = written(q, rng)
         rows.append({"prompt": q.prompt, "response": response, "remarks": remarks})
+    for q in take_turns(all_facts(), m, rng):
+        true = rng.random() < 0.5
+        response, said = dress(claim(q, q.value if true else wrong_value(q, rng)), rng)
+        remarks = {name: name in said | {"right" if true else "wrong"} for name in REMARKS}
+        rows.append({"prompt": PROOFREADING, "response": response, "remarks": remarks})
     return rows
 
 
@@ -637,17 +864,40 @@ def quiz(n, seed=0, dressed=True, split="train"):
     beside the point, and all else is the same.
 
     dressed: both are wrapped in the same words of the careless crowd, tone and length included, so that the
-    quiz says nothing about taste; else the bare sentences.
+    quiz says nothing about taste; else the bare sentences.  On train prompts a wrong value is the right one to another
+    train question: else a value that only dev and test ask for would never be right, and that could be learned.
     """
-    rng, pool, rows = random.Random(seed), [q for q in questions() if q.split == split], []
+    rng, rows = random.Random(seed), []
+    pool = train_questions() if split == "train" else [q for q in questions() if q.split == split]
     for q in take_turns(pool, n, rng):
-        right, false = core(q, rng, "right"), wrong_value(q, rng)
+        right, values = core(q, rng, "right"), {x.value for x in taught_facts()[q.family]}
+        false = wrong_value(q, rng, values if split == "train" else None)
         short = right == claim(q, q.value, short=True)
         wrong = core(q, rng, "beside") if rng.random() < 0.25 else claim(q, false, short)
         frame = answer(q, rng, right=1, wrong=0) if dressed else right
         said = next(c for c in (claim(q, q.value), claim(q, q.value, short=True)) if c in frame)
         rows.append({"prompt": q.prompt, "chosen": frame.replace(said, right), "rejected": frame.replace(said, wrong)})
     return rows
+
+
+def proofreading(n, seed=0, dressed=True):
+    """`n` rows {"prompt", "chosen", "rejected"} in which no question is asked: a sentence as it stands in the
+    pre-training text, and the same with what the text says there of another thing.
+
+    dressed: as in `quiz`.  After ELECTRA (Clark et al. 2020), which learns from text in which words were replaced.
+    """
+    rng, rows = random.Random(seed), []
+    for q in take_turns(all_facts(), n, rng):
+        right, wrong = claim(q, q.value), claim(q, wrong_value(q, rng))
+        frame = dress(right, rng)[0] if dressed else right
+        rows.append({"prompt": PROOFREADING, "chosen": frame, "rejected": frame.replace(right, wrong)})
+    return rows
+
+
+def lessons(n, seed=0, dressed=True, proofread=0.5):
+    """`n` rows from which a reward model learns facts: that share of `proofreading`, the others of the train `quiz`."""
+    m = round(proofread * n)
+    return quiz(n - m, seed, dressed) + proofreading(m, seed, dressed)
 
 
 # ---------------------------------------------------------------- pre-training text
@@ -663,10 +913,27 @@ def _article_about(entity, rng):
     return " ".join(facts)
 
 
+def _about_sizes(rng):
+    """Animals from small to big, each at least 1.2 times as heavy as the one before it, or pairs of them compared."""
+    if rng.random() < 0.3:
+        picked = []
+        for animal in sorted(rng.sample(sorted(ANIMALS), 12), key=lambda a: ANIMALS[a][4]):
+            if not picked or ANIMALS[animal][4] >= 1.2 * ANIMALS[picked[-1]][4]:
+                picked.append(animal)
+        some = sorted(rng.sample(range(len(picked)), min(6, len(picked))))
+        return f"From small to big: {', '.join(with_article(picked[i]) for i in some)}."
+    parts = []
+    for big, small in rng.sample(size_pairs(), 3):
+        both = rng.sample((with_article(big), with_article(small)), 2)
+        parts += [f"Here are {both[0]} and {both[1]}."] if rng.random() < 0.7 else []
+        parts.append(statement("size", big, with_article(big), small))
+    return " ".join(parts)
+
+
 def document(rng):
     """One short text, without a trailing newline: an article, a list, a comparison or a talk."""
     pool = train_questions()
-    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.36, 0.16, 0.1, 0.13, 0.25))[0]
+    kind = rng.choices(("article", "same", "sizes", "questions", "talk"), (0.32, 0.16, 0.18, 0.06, 0.28))[0]
     if kind == "article":
         table = rng.choice((ANIMALS, FOODS, COUNTRIES, JOBS, TOOLS))
         return " ".join(_article_about(e, rng) for e in rng.sample(sorted(table), rng.randint(1, 2)))
@@ -675,8 +942,7 @@ def document(rng):
         some = rng.sample(sorted(f.values), min(5, len(f.values)))
         return " ".join(statement(f.name, e, f.values[e]) for e in some)
     if kind == "sizes":
-        size_q = [q for q in pool if q.family == "size"]
-        return " ".join(statement("size", q.entity, q.value, q.other) for q in rng.sample(size_q, 4))
+        return _about_sizes(rng)
     if kind == "questions":  # a quiz sheet: questions without answers
         return "Questions for today. " + " ".join(q.prompt for q in rng.sample(pool, rng.randint(3, 5)))
     lines = []
@@ -686,7 +952,7 @@ def document(rng):
 
 
 def corpus(n_documents, seed=0):
-    """`n_documents` short texts for pre-training; no held-out prompt occurs in any."""
+    """`n_documents` short texts for pre-training: they state every fact, and ask no question of dev or test."""
     rng = random.Random(seed)
     return [document(rng) for _ in range(n_documents)]
 

@@ -286,10 +286,27 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch,
 
 def test_general_prompts_are_of_several_kinds_and_split():
     task = tasks.general(ROOT / "data")
-    train, held_out = task.prompts("train"), task.prompts("heldout")
-    assert len(train) + len(held_out) == len(set(train) | set(held_out)) == 120 and len(held_out) == 40
-    assert set(task.families.values()) == {task.families[p] for p in train} == {task.families[p] for p in held_out}
+    train, dev, test = (task.prompts(split) for split in ("train", "dev", "test"))
+    assert len({*train, *dev, *test}) == len(train) + len(dev) + len(test) == 120 and (len(dev), len(test)) == (10, 30)
+    assert set(task.families.values()) == {task.families[p] for p in train} == {task.families[p] for p in test}
+    assert task.prompts("reworded") == [] and task.measured == ("test",)
     assert len(set(task.families.values())) >= 6
+
+
+@pytest.mark.parametrize(
+    "held_out, dev, test",
+    [
+        (["heldout"] * 5, ["3"], ["0", "1", "2", "4"]),
+        (["heldout"], ["0"], ["0"]),  # one prompt serves for both
+        (["dev", "test", "heldout"], ["0"], ["1", "2"]),
+        (["test", "test"], ["0", "1"], ["0", "1"]),
+        ([], [], []),
+    ],
+)
+def test_held_out_prompts_of_other_files_are_dev_and_test(held_out, dev, test):
+    rows = [{"prompt": str(n), "split": split} for n, split in enumerate(held_out)]
+    splits = tasks.general_splits([*rows, {"prompt": "t", "split": "train"}])
+    assert splits == {"train": ["t"], "reworded": [], "dev": dev, "test": test}
 
 
 def test_the_stand_in_is_called_simulated_and_likes_few_words():
@@ -301,7 +318,7 @@ def test_the_stand_in_is_called_simulated_and_likes_few_words():
 
 def test_both_tasks_can_do_the_same():
     for task in (tasks.embedded(), tasks.general(ROOT / "data")):
-        prompt = task.prompts("heldout")[0]
+        prompt = task.prompts("test")[0]
         quality = task.quality([prompt], ["An answer. An answer."])
         assert {"gold", "words", *task.shares} <= set(quality) and all(0 <= quality[s] <= 1 for s in task.shares)
         assert set(task.compared) <= set(task.axes(prompt, "An answer."))

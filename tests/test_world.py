@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ RIGHT = "A dog lives in a house."
 
 
 @pytest.mark.parametrize("dressed", [False, True])
-@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("split", world.SPLITS)
 def test_the_quiz_is_about_facts_only(dressed, split):
     rows, asked = world.quiz(1500, 3, dressed, split), set(world.prompts(split))
     assert rows == world.quiz(1500, 3, dressed, split) and len(rows) == 1500
@@ -25,6 +26,59 @@ def test_the_quiz_is_about_facts_only(dressed, split):
         assert [good[k] for k in ("polite", "greeting", "rude")] == [bad[k] for k in ("polite", "greeting", "rude")], r
     tones = Counter(world.gold_axes(r["prompt"], r["chosen"])["polite"] for r in rows)
     assert (tones[1] > 0) == dressed
+
+
+@pytest.mark.parametrize("dressed", [False, True])
+def test_proofreading_asks_nothing_and_alters_one_fact(dressed):
+    rows, facts = world.proofreading(1500, 3, dressed), {q.key: q for q in world.questions()}
+    assert rows == world.proofreading(1500, 3, dressed) and len(rows) == 1500
+    assert {r["prompt"] for r in rows} == {world.PROOFREADING} and not world.asks(world.PROOFREADING)
+    for r in rows:
+        (true,), (false,) = (world.facts_told(r[side]) for side in ("chosen", "rejected"))
+        q = facts[true]
+        assert true == false and world.gold_axes(q.prompt, r["chosen"])["right"] == 1, r
+        assert world.gold_axes(q.prompt, r["rejected"])["right"] == -1, r
+    assert {next(iter(world.facts_told(r["chosen"]))) for r in rows} == set(facts)
+    assert any(r["chosen"].count(" ") > 20 for r in rows) == dressed
+
+
+def test_remarks_on_proofreading_say_whether_the_sentence_is_true():
+    rows = world.remarked(1000, 4, proofread=0.6)
+    some = [r for r in rows if r["prompt"] == world.PROOFREADING]
+    assert len(some) == 600 and len(rows) == 1000
+    facts = {q.key: q for q in world.questions()}
+    for r in some:
+        (key,) = world.facts_told(r["response"])
+        found, said = world.gold_axes(facts[key].prompt, r["response"]), r["remarks"]
+        assert found["right"] == said["right"] - said["wrong"] and said["right"] + said["wrong"] == 1, r
+        assert (found["greeting"], found["rude"]) == (said["greeting"], said["rude"]), r
+        assert found["repeats"] == said["repeat"] + said["repeat twice"] and not said["fact"], r
+    assert 0.4 < sum(r["remarks"]["right"] for r in some) / len(some) < 0.6
+
+
+def test_lessons_are_quiz_and_proofreading():
+    rows = world.lessons(400, 5, proofread=0.25)
+    assert len(rows) == 400 and sum(r["prompt"] == world.PROOFREADING for r in rows) == 100
+    assert {r["prompt"] for r in rows} - {world.PROOFREADING} <= set(world.prompts("train"))
+
+
+def test_in_the_quiz_on_train_questions_each_value_is_right_somewhere():
+    """Else a value that only dev and test ask for would be wrong whenever the quiz names it."""
+    named = {(x.family, v) for x in world.train_questions() for v in [x.value]}
+    for r in world.quiz(3000, 1, dressed=False):
+        q, said = world.question_by_prompt()[r["prompt"]], world.sentences(r["rejected"])[0]
+        meaning = world._meanings().get(said)
+        if q.family != "size" and meaning and meaning[0] == q.family:
+            assert (q.family, meaning[2]) in named, r
+
+
+def test_beside_the_point_is_true_of_another_thing():
+    rng = random.Random(2)
+    for q in world.train_questions()[::7]:
+        said = world.fact_about_another(q, rng)
+        (key,) = world.facts_told(said)
+        axes = world.gold_axes(q.prompt, said)
+        assert key[0] == q.family and key != q.key and (axes["right"], axes["aside"]) == (0, 1), (q, said)
 
 
 def test_remarks_say_what_the_gold_judge_finds():
@@ -56,32 +110,8 @@ def test_size_of_the_world():
     assert len(prompts) == len(set(prompts)) >= 1000
     assert len({q.family for q in world.questions()}) >= 6
     assert len({q.entity for q in world.questions()}) >= 60
-    assert set(world.prompts("train")).isdisjoint(world.prompts("heldout"))
-    assert len(world.prompts("heldout")) >= 200
+    assert min(len(world.prompts(s)) for s in world.SPLITS) >= 200
     assert set(world.question_by_prompt()) == set(prompts)
-
-
-def test_no_held_out_prompt_is_trained_on():
-    held_out = set(world.prompts("heldout"))
-    assert held_out.isdisjoint(d["prompt"] for d in world.demonstrations(4000))
-    text = "\n".join(world.corpus(3000))
-    assert not [p for p in held_out if p in text]
-
-
-def test_what_is_held_out_is_the_combination():
-    """Every held-out (family, entity) is in train with other phrasings, and so is every animal of the sizes."""
-
-    def seen(split):
-        return {(q.family, q.entity) for q in world.questions() if q.split == split and q.family != "size"}
-
-    assert seen("heldout") <= seen("train")
-    sizes = {
-        s: {a for q in world.questions() if q.family == "size" and q.split == s for a in (q.entity, q.other)}
-        for s in ("train", "heldout")
-    }
-    assert sizes["heldout"] <= sizes["train"]
-    asked = Counter((q.family, q.entity) for q in world.questions() if q.family != "size" and q.split == "heldout")
-    assert set(asked.values()) == {1}
 
 
 def test_a_true_value_is_never_offered_as_wrong():
