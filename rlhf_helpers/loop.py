@@ -333,7 +333,7 @@ def gate(report, limits=None):
     if longer > limits.longer:
         broken.append(f"its answers are {longer:.1f} times as long")
     if report["distinct"] < limits.distinct:
-        broken.append("it says the same thing to everybody")
+        broken.append("it says the same thing to everyone")
     return not broken, "; ".join(broken) if broken else won
 
 
