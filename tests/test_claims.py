@@ -3,9 +3,11 @@
 import itertools
 import math
 import random
+import re
 import statistics
 from functools import cache
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -228,15 +230,9 @@ def test_a_gate_that_is_asked_often_lets_something_in_and_a_stricter_one_refuses
 
 
 def test_the_sentence_about_sycophancy_follows_the_numbers():
-    change = made_by(
-        "06",
-        "change",
-        statistics=statistics,
-        per_prompt=lambda m: {"x": [0, 1], "liking": [0, 1]},
-        policy=0,
-        latest=0,
-        share="x",
-    )["change"]
+    looked = {"liking": [0, 1], "right": [0, 1]}
+    given = {"per_prompt": lambda *a: looked, "held_out": [], "ws": SimpleNamespace(seed=0), "share": "right"}
+    change = made_by("06", "change", statistics=statistics, policy=0, latest=0, **given)["change"]
     assert change([0.0] * 40, [1.0, 0.8] * 20)[2] == "rose"
     assert change([1.0, 0.8] * 20, [0.0] * 40)[2] == "fell"
     assert change([0.0, 1.0] * 20, [1.0, 0.0] * 20)[2] == "shows no clear change"
@@ -364,3 +360,26 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
     others = [(s - (scores.sum() - s) / 3).item() for s in scores]
     moved = [(s + 7 - ((scores + 7).sum() - s - 7) / 3).item() for s in scores]
     assert moved == pytest.approx(others, abs=1e-5)
+
+
+# ---------------------------------------------------------------- the worked examples of the exercises
+
+EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
+WORKED = [
+    (n, *found) for n in ("02", "03", "06", "07") for text in cells(n).values() for found in EXAMPLE.findall(text)
+]
+
+
+@pytest.mark.parametrize("chapter, call, result", WORKED, ids=[call[:30] for _, call, _ in WORKED])
+def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
+    name = call.split("(")[0]
+    solutions = re.findall(r"```python\n(.*?)```", "\n".join(cells(chapter).values()), re.S)
+    scope = {"torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
+    report = {"words": 9.0, "words_before": 10.0, "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}
+    scope["good"] = {"blind": loop.verdict(70, 10, 20), **report}
+    exec(next(s for s in solutions if f"def {name}(" in s), scope)
+    assert eval(call, scope) == eval(result, scope)
+
+
+def test_most_exercises_have_a_worked_example():
+    assert len(WORKED) == 9
