@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from . import world
 from .feedback import wilson
-from .loop import gate, verdict
+from .loop import gate, power, verdict
 
 
 class Verdict(str):
@@ -420,8 +420,11 @@ def check_chosen(answer):
     return compare(1, answer, right, cases, mistakes, "Side and choice are two facts, and the log keeps both.")
 
 
-def fewest(number, n, step, enough, praise):
-    """The `Verdict` on n, where the least multiple of `step` for which `enough(n)` is asked for."""
+def fewest(number, n, step, enough, too_few, praise):
+    """The `Verdict` on n, where the least multiple of `step` for which `enough(n)` is asked for.
+
+    too_few(n): what is wrong where there is not enough, the end of a sentence.
+    """
     if n is None:
         return not_done(number)
     if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n <= 0:
@@ -429,7 +432,7 @@ def fewest(number, n, step, enough, praise):
     if n % step:
         return tell(number, f"{n} is not a multiple of {step}.")
     if not enough(n):
-        return tell(number, f"{n} is too few: the interval still holds one half.")
+        return tell(number, f"{n} is too few: {too_few(n)}")
     if enough(n - step):
         return tell(number, f"{n} is enough, but fewer would do.")
     return tell(number, f"right. {praise}", True)
@@ -441,7 +444,10 @@ def check_labels_for_bias(answer):
     def enough(n):
         return wilson(round(0.6 * n), n)[0] > 0.5
 
-    return fewest(2, answer, 5, enough, "A lean that everybody would call strong hides in 40 labels.")
+    def too_few(n):
+        return "the interval still contains 50 %."
+
+    return fewest(2, answer, 5, enough, too_few, "A lean that anyone would call strong stays hidden in 40 labels.")
 
 
 def check_best_on_pool(answer):
@@ -687,13 +693,18 @@ def reward_trouble(got, n):
 
 
 def check_comparisons(answer):
-    """06.1: the fewest comparisons, in steps of 20, that show a win rate of 55 %."""
+    """06.1: the fewest comparisons, in steps of 20, that show a true win rate of 55 % four times in five."""
 
     def enough(n):
-        return verdict(round(0.55 * n), 0, n - round(0.55 * n))["low"] > 0.5
+        return power(n, 0.55) >= 0.8
 
-    praise = "Small gains are real, and dear to see: half the distance to one half takes four times as many."
-    return fewest(1, answer, 20, enough, praise)
+    def too_few(n):
+        likely = verdict(round(0.55 * n), 0, n - round(0.55 * n))["verdict"] == "better"
+        luck = " A test that comes out at 55 % would be enough, but about half of all tests come out lower."
+        return f"a model that wins 55 % is called better in {power(n, 0.55):.0%} of such tests.{luck if likely else ''}"
+
+    praise = "Small gains are real, and expensive to see: half the distance to 50 % takes four times as many."
+    return fewest(1, answer, 20, enough, too_few, praise)
 
 
 REPORT = {"words": 9.0, "words_before": 10.0, "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}

@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import torch
@@ -62,6 +63,16 @@ def verdict(wins, ties, losses):
     counts = {"n": n, "wins": wins, "ties": ties, "losses": losses}
     rate = {"win_rate": points / n, "low": low, "high": high}
     return {**counts, **rate, "verdict": words}
+
+
+def power(n, p, z=1.96):
+    """The chance that the verdict on n comparisons is "better", if p is the true win rate and nothing is a tie.
+
+    Wilson's interval lies above one half where the share of wins is above 1/2 + z/2 / sqrt(n); the number of wins
+    is taken to be normal.  With p = 0.5 it is the chance that a model no better is called better.
+    """
+    bar = 0.5 + z * 0.5 / n**0.5
+    return 1 - NormalDist(p, (p * (1 - p) / n) ** 0.5).cdf(bar)
 
 
 def blind_test(prompts, ours, theirs, annotator, seed=0):
@@ -218,11 +229,21 @@ def teach(model, tokenizer, prompts, annotator, settings, seed=0, labels=None, e
     }
 
 
-def compare(candidate, model, anchor, tokenizer, prompts, annotator, max_new_tokens, seed):
-    """What a candidate is like on prompts that it did not learn from, beside `model`: the other part of the report."""
+def compare(candidate, model, anchor, tokenizer, prompts, annotator, scores, max_new_tokens, seed):
+    """What a candidate is like on prompts that it did not learn from, beside `model`: the other part of the report.
+
+    scores(prompts, answers) -> (answers,): the round's own reward.  Its mean over the answers of `model`
+    ("reward_start") and of the candidate ("reward_end") goes into the report with the half-width of the 95 %
+    interval of their difference, in which answers to the same prompt are compared ("reward_error").
+    """
     ours, kl, ended = sample_answers(candidate, anchor, tokenizer, prompts, max_new_tokens, seed)
     theirs, _, _ = sample_answers(model, model, tokenizer, prompts, max_new_tokens, seed + 1)
+    start, end = scores(prompts, theirs), scores(prompts, ours)
+    error = 1.96 * (end - start).std(unbiased=False).item() / len(prompts) ** 0.5
     return {
+        "reward_start": start.mean().item(),
+        "reward_end": end.mean().item(),
+        "reward_error": error,
         "judged_by": annotator.name,
         "blind": blind_test(prompts, ours, theirs, annotator, seed),
         "kl": kl,
@@ -272,7 +293,7 @@ def one_round(
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
     scores = ppo.normalized_reward(probe, some, start)
     candidate = copy.deepcopy(model)
-    history, health = ppo.train(
+    _, health = ppo.train(
         candidate,
         tokenizer,
         scores,
@@ -284,10 +305,8 @@ def one_round(
     )
     return candidate, {
         **learned,
-        "reward_start": history[0]["reward"],
-        "reward_end": history[-1]["reward"],
         "health": health,
-        **compare(candidate, model, anchor, tokenizer, judge_prompts, annotator, longest, seed),
+        **compare(candidate, model, anchor, tokenizer, judge_prompts, annotator, scores, longest, seed),
         "seconds": time.time() - began,
     }
 
@@ -314,7 +333,7 @@ def gate(report, limits=None):
     if longer > limits.longer:
         broken.append(f"its answers are {longer:.1f} times as long")
     if report["distinct"] < limits.distinct:
-        broken.append("it says the same thing to everybody")
+        broken.append("it says the same thing to everyone")
     return not broken, "; ".join(broken) if broken else won
 
 

@@ -299,7 +299,8 @@ WRONG = {
         ("not finite", rewards(lambda r: 1 / len(r) if r else -math.inf)),
     ],
     "check_comparisons": [
-        ("too few", 200),
+        ("called better in 29% of such tests", 200),
+        ("about half of all tests come out lower", 400),
         ("fewer would do", 1000),
         ("not a multiple of 20", 384),
         ("whole number", "many"),

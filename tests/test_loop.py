@@ -75,7 +75,7 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the current model changed"
     assert any(not torch.equal(v, before[k]) for k, v in candidate.state_dict().items())
     assert report["labels"] == SETTINGS.labels and report["labelled_by"] == [f"simulated:{taste.__name__}"]
-    assert report["reward_end"] > report["reward_start"]
+    assert report["reward_end"] - report["reward_start"] > report["reward_error"] > 0
     assert report["blind"]["win_rate"] > 0.6 and report["kl"] > 0
     promoted, reason = loop.gate(report, loop.Limits(distinct=0))
     assert promoted and "wins" in reason, reason
@@ -87,7 +87,8 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
     honest = annotator()
     _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, honest, SETTINGS, labels_by=loop.inverted(honest))
     assert report["labelled_by"] == ["simulated:short, inverted"] and report["judged_by"] == "simulated:short"
-    assert report["reward_end"] > report["reward_start"], "by its own reward the poisoned round went well"
+    rise = report["reward_end"] - report["reward_start"]
+    assert rise > report["reward_error"] > 0, "by its own reward the poisoned round went well"
     assert report["blind"]["verdict"] == "worse"
     promoted, reason = loop.gate(report, loop.Limits(distinct=0))
     assert not promoted and "must lie above 50%" in reason
@@ -263,6 +264,42 @@ def test_verdict_words():
     }
     with pytest.raises(WorkbookError, match="no comparison"):
         loop.verdict(0, 0, 0)
+
+
+def share_called_better(n, p, z=1.96, tests=4000):
+    """How many of `tests` tests of n comparisons each, decided by a coin of share p, Wilson's interval calls better."""
+    wins = torch.distributions.Binomial(n, torch.tensor(p)).sample((tests,)).int().tolist()
+    called = {k: feedback.wilson(k, n, z)[0] > 0.5 for k in set(wins)}
+    return sum(called[k] for k in wins) / tests
+
+
+@pytest.mark.parametrize(
+    "n, p", [(24, 0.7), (100, 0.6), (160, 0.5), (160, 0.55), (200, 0.55), (400, 0.55), (800, 0.55)]
+)
+def test_the_power_is_the_share_of_simulated_tests_that_find_it(n, p):
+    torch.manual_seed(n)
+    # 4,000 tests: 2.6 standard errors at most; and one comparison more or less, since wins are whole numbers
+    step = loop.power(n, p) - loop.power(n, p - 0.5 / n)
+    assert share_called_better(n, p) == pytest.approx(loop.power(n, p), abs=2.6 * 0.5 / 4000**0.5 + step)
+
+
+def test_the_power_of_the_numbers_that_chapter_06_names():
+    assert [round(loop.power(n, 0.55), 2) for n in (160, 400)] == [0.24, 0.52]
+    assert loop.power(780, 0.55) < 0.8 <= loop.power(800, 0.55)
+    assert all(abs(loop.power(n, 0.5) - 0.025) < 1e-4 for n in (24, 160, 800)), "whatever n is"
+    torch.manual_seed(0)
+    one = share_called_better(160, 0.5, tests=20_000)
+    ten = torch.rand(4000, 10) < one  # a gate that is asked ten times about candidates that are no better
+    assert ten.any(1).float().mean().item() == pytest.approx(1 - (1 - loop.power(160, 0.5)) ** 10, abs=0.04)
+
+
+def test_ties_make_the_interval_wider_than_it_need_be():
+    """A tie counts half, which varies less than a win or a loss, so fewer no-better models are called better."""
+    torch.manual_seed(0)
+    votes = torch.multinomial(torch.tensor([0.35, 0.3, 0.35]), 2000 * 160, replacement=True).view(2000, 160)
+    counts = [(votes == k).sum(1).tolist() for k in range(3)]
+    better = sum(loop.verdict(*c)["verdict"] == "better" for c in zip(*counts))
+    assert better / 2000 < 0.02
 
 
 def test_blind_test_is_fair():

@@ -1,0 +1,385 @@
+"""What chapters 02, 03, 06 and 07 say in numbers: each such sentence done again, with the chapters' own cells."""
+
+import itertools
+import math
+import random
+import re
+import statistics
+from functools import cache
+from statistics import NormalDist
+from types import SimpleNamespace
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from rlhf_helpers import build, decoding, feedback, files, loop, models, tasks
+from rlhf_helpers.annotators import TASTES, Annotator
+from rlhf_helpers.files import ROOT
+from rlhf_helpers.world import gold_axes
+
+
+@cache
+def cells(chapter):
+    (path,) = (ROOT / "notebooks").glob(f"{chapter}_*.ipynb")
+    return {c.id: c.source for c in nbformat.read(path, 4).cells}
+
+
+def made_by(chapter, *ids, **given):
+    """The names that these cells of a chapter make, run one after the other with `given`."""
+    scope = dict(given)
+    for name in ids:
+        exec(compile(cells(chapter)[name], f"{chapter}:{name}", "exec"), scope)
+    return scope
+
+
+def says(chapter, cell, *phrases):
+    text = " ".join(cells(chapter)[cell].split())
+    for phrase in phrases:
+        assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
+
+
+# ---------------------------------------------------------------- 02 Decoding
+
+nats = made_by("02", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
+
+
+def test_softmax_and_entropy_are_what_the_formulas_say():
+    z = torch.randn(50, generator=torch.Generator().manual_seed(0)).double() * 3
+    assert torch.allclose((z - z.max()).exp() / (z - z.max()).exp().sum(), z.exp() / z.exp().sum())
+    assert (z + 1000).exp().isinf().any() and z.softmax(-1).sum() == pytest.approx(1)
+    assert nats(torch.eye(3)[0]) == 0 and nats(torch.full((50,), 0.02)) == pytest.approx(math.log(50))
+
+
+def test_temperature_sharpens_below_one_flattens_above_and_keeps_the_order():
+    z = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    entropies = [nats((z / t).softmax(-1)).item() for t in (0.01, 0.5, 1, 2, 5)]
+    assert entropies == sorted(entropies) and entropies[0] < 0.01
+    assert (z / 5).argsort().tolist() == z.argsort().tolist()
+    p, q = z.double().softmax(-1), (z.double() / 0.5).softmax(-1)
+    assert q[0] / q[1] == pytest.approx((p[0] / p[1]) ** 2), "the odds are raised to 1 / T"
+    says("02", "ex-odds-solution", "At T = 0.5, four to one becomes sixteen to one", "at T = 2 it is two to one")
+    assert (4 ** (1 / 0.5), 4 ** (1 / 2)) == (16, 2)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
+def test_top_p_keeps_the_smallest_set_that_holds_the_share(share):
+    p = torch.tensor([0.4, 0.25, 0.15, 0.12, 0.08])
+    kept = decoding.adjust(p.log(), top_p=share).isfinite().nonzero()[:, 0].tolist()
+    sets = [s for n in range(1, 6) for s in itertools.combinations(range(5), n) if p[list(s)].sum() >= share - 1e-6]
+    assert len(kept) == min(map(len, sets)) and p[kept].sum() >= share - 1e-6
+
+
+def test_the_die_gives_each_token_a_stretch_as_wide_as_its_p_in_any_order():
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    for order in itertools.permutations(range(3)):
+        ranked = torch.tensor(order)
+        landed = ranked[torch.searchsorted(p[ranked].cumsum(0), u, right=True)]
+        assert torch.bincount(landed).tolist() == [500, 300, 200]
+
+
+def test_greedy_need_not_find_the_most_probable_answer():
+    says("02", "log-p-note", "p = 0.6 and ten continuations of 0.1", "p = 0.4 and a single", "p = 0.06, the other 0.4")
+    tree = {"a": (0.6, [0.1] * 10), "b": (0.4, [1.0])}
+    greedy = max(tree.values(), key=lambda branch: branch[0])
+    assert greedy[0] * max(greedy[1]) == pytest.approx(0.06)
+    assert max(first * second for first, rest in tree.values() for second in rest) == 0.4
+
+
+def test_two_draws_are_identical_with_the_sum_of_squares_and_the_estimate_is_unbiased():
+    q = [0.5, 0.3, 0.2]
+    squares = sum(x * x for x in q)
+    expected = 0.0
+    for draws in itertools.product(range(3), repeat=4):
+        chance = math.prod(q[i] for i in draws)
+        expected += chance * sum(n * (n - 1) for n in map(draws.count, range(3))) / (4 * 3)
+    assert expected == pytest.approx(squares)
+    says("02", "ex-same-solution", "`q = [0.9, 0.1]`, two draws agree with probability 0.82")
+    assert 0.9**2 + 0.1**2 == pytest.approx(0.82)
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
+
+
+def test_the_sweep_of_temperatures_goes_as_its_text_says(tuned):
+    """Near 0 much alike and close to the favourite, near 2 different and more of them no sentences."""
+    prompts, found = tasks.embedded().prompts("train")[::25][:24], {}
+    for t in (0, 0.25, 1, 2):
+        said = decoding.generate(*tuned, prompts * 4, temperature=t, seed=0, max_new_tokens=40)
+        alike = statistics.mean(len(set(said[i::24])) / 4 for i in range(24))
+        found[t] = alike, build.quality(prompts * 4, said)
+    distinct, in_format = (
+        {t: pick(f) for t, f in found.items()} for pick in (lambda f: f[0], lambda f: f[1]["in_format"])
+    )
+    assert distinct[0] == 0.25 < distinct[0.25] < distinct[1] <= distinct[2]
+    assert in_format[2] < in_format[1] - 0.1 and found[2][1]["gold"] < found[1][1]["gold"] < found[0][1]["gold"]
+
+
+def test_greedy_repeats_itself_and_sampling_with_a_seed_too(tuned):
+    asked = ["What does a monkey eat?"] * 4
+    assert len(set(decoding.generate(*tuned, asked, temperature=0.0))) == 1
+    a, b, c = (decoding.generate(*tuned, asked, seed=s) for s in (1, 1, 2))
+    assert a == b != c
+
+
+# ---------------------------------------------------------------- 03 Human feedback
+
+
+def test_what_repeats_say_about_slips():
+    slips = made_by("03", "noise-own", math=math, s={"repeats": 0})["slips"]
+    for n in (0, 0.05, 0.1, 0.3, 0.5):
+        same = n * n + (1 - n) ** 2
+        assert same == pytest.approx(1 - 2 * n * (1 - n)) and slips(same) == pytest.approx(n)
+        assert 1 - n >= same - 1e-12, "who knows the taste agrees more often than the annotator repeats themselves"
+    says("03", "noise-read", "0.09 + 0.49 = 0.58", "82 % on repeats, say, means one slip in ten", "agree with 90 %")
+    assert 0.3**2 + 0.7**2 == pytest.approx(0.58) and slips(0.82) == pytest.approx(0.1)
+
+
+def test_kappa_of_coins_and_of_the_labellers_of_instructgpt():
+    kappa = made_by("03", "kappa", math=math)["cohen_kappa"]
+    rng = random.Random(0)
+    a, b = (rng.choices("ab", k=20_000) for _ in range(2))
+    assert statistics.mean(x == y for x, y in zip(a, b)) == pytest.approx(0.5, abs=0.02)
+    assert kappa(a, b) == pytest.approx(0, abs=0.03)
+    says("03", "kappa-read", "about 73 % of the choices", "a κ of 0.46")
+    mine = list("ab" * 50)
+    theirs = [x if i >= 26 else "ba"["ab".index(x)] for i, x in enumerate(mine)]
+    assert statistics.mean(x == y for x, y in zip(mine, theirs)) == 0.74  # 73 % with equal counts can't be made of 100
+    assert kappa(mine, theirs) == pytest.approx(0.48) and (0.73 - 0.5) / 0.5 == pytest.approx(0.46)
+    assert kappa(list("aaab"), list("aaba")) < 0, "50 % agree, below chance"
+
+
+def test_the_intervals_that_chapter_03_names():
+    says("03", "care-head", "for 0 of 4 its width is zero")
+    assert math.sqrt(0 * 1 / 4) == 0 and feedback.wilson(0, 4)[1] > 0.4
+    says("03", "ex-bias-solution", "A hundred.", "of 24 in 40 the interval is 45 % to 74 %")
+    assert next(n for n in range(5, 1000, 5) if feedback.wilson(round(0.6 * n), n)[0] > 0.5) == 100
+    assert [round(100 * x) for x in feedback.wilson(24, 40)] == [45, 74]
+    says("03", "simulated-head", "fewer than 16 labels")
+    assert feedback.ENOUGH == 16
+
+
+@pytest.mark.parametrize(
+    "dials, lean", [({"noise": 0.2}, False), ({"fatigue": 20.0}, False), ({"side_bias": 3.0}, True), ({}, False)]
+)
+def test_what_each_fault_of_an_annotator_leaves_behind(dials, lean):
+    """Noise and fatigue contradict and don't lean; a side bias does both; care does neither."""
+    who = Annotator(lambda prompt, answer: float(answer), **{"noise": 0.0, **dials})
+    who.made = 1
+    left = same = 0.0
+    gaps = [(a, b) for a in "01234" for b in "01234" if a != b]
+    for a, b in gaps:  # each pair in both orders, so that a fair annotator takes the left one in half of the cases
+        p, swapped = who.prefers_left("", a, b), who.prefers_left("", b, a)
+        left += p / len(gaps)
+        same += (p * (1 - swapped) + (1 - p) * swapped) / len(gaps)
+    assert (left > 0.6) == lean and (lean or left == pytest.approx(0.5))
+    assert (same < 0.9) == bool(dials)
+
+
+def test_the_answers_to_be_compared_are_of_mixed_quality():
+    says("03", "compare-intro", "Some are wrong, some are rude, some never come to the point.")
+    rows = files.read_jsonl(ROOT / "data" / "feedback.jsonl")[:600]
+    seen = [gold_axes(r["prompt"], r[f"response_{x}"]) for r in rows if "prompt" in r for x in "ab"]
+    for share in ([a["right"] == -1 for a in seen], [a["rude"] for a in seen], [a["right"] == 0 for a in seen]):
+        assert statistics.mean(map(bool, share)) > 0.05
+
+
+def test_what_the_tastes_want():
+    """03 (kappa-read) and 06 (users-text): warm wants kindness more than helpful does, and a right answer less."""
+    prompt, right, wrong = "What does a monkey eat?", "A monkey eats fruit.", "A monkey eats meat."
+    assert gold_axes(prompt, right)["right"] == 1 and gold_axes(prompt, wrong)["right"] == -1
+    worth = {t: f(prompt, right) - f(prompt, wrong) for t, f in TASTES.items()}
+    greet = {t: f(prompt, f"Good day! {right}") - f(prompt, right) for t, f in TASTES.items()}
+    assert greet["warm"] > greet["helpful"] > 0 > greet["terse"] and worth["warm"] < worth["helpful"]
+    assert worth["brief"] == 0 and worth["terse"] > 0
+
+
+# ---------------------------------------------------------------- 06 Inference and continuous feedback
+
+
+def test_power_and_the_numbers_around_it():
+    power = made_by("06", "power", NormalDist=NormalDist)["power"]
+    assert power(160, 0.55) == loop.power(160, 0.55), "the chapter's is the package's"
+    says("06", "verdict-examples-text", "begins at 0.502")
+    assert round(loop.verdict(60, 0, 40)["low"], 3) == 0.502
+    says("06", "power-read", "once in forty tests", "Twenty-four are enough to see a large gain about half of the time")
+    assert power(24, 0.7) == pytest.approx(0.5, abs=0.02) and power(200, 0.55) < 0.3
+    for n in (24, 100, 160, 200, 800):  # exactly, with whole numbers of wins
+        enough = min(k for k in range(n + 1) if feedback.wilson(k, n)[0] > 0.5)
+        exact = sum(math.comb(n, k) for k in range(enough, n + 1)) / 2**n
+        assert 0.015 < exact < 0.035, (n, exact)
+    says("06", "exercises", "`power(100, 0.6)` is 0.52")
+    says("06", "ex-needed-solution", "Eight hundred, where a win rate of 60 % needs two hundred", "four times as many")
+    needed = {p: next(n for n in range(20, 5000, 20) if power(n, p) >= 0.8) for p in (0.55, 0.6)}
+    assert round(power(100, 0.6), 2) == 0.52 and needed == {0.55: 800, 0.6: 200}
+    assert power(400, 0.55) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_gate_that_is_asked_often_lets_something_in_and_a_stricter_one_refuses_more():
+    table = made_by("06", "errors", n_judge=160, power=loop.power, NormalDist=NormalDist, pd=pd)["errors"]
+    risks = [row["false promotion"] for row in table.values()]
+    then = [row["then finds 55 %"] for row in table.values()]
+    assert risks == sorted(risks) and then == sorted(then, reverse=True) and risks[2] == pytest.approx(0.22, abs=0.01)
+    for k, row in zip((1, 3, 10, 40), table.values()):
+        held = 1 - (1 - loop.power(160, 0.5, row["stricter z"])) ** k
+        assert 0.02 < held <= 0.025 + 1e-4
+
+
+def test_the_sentence_about_sycophancy_follows_the_numbers():
+    looked = {"liking": [0, 1], "right": [0, 1]}
+    given = {"per_prompt": lambda *a: looked, "held_out": [], "ws": SimpleNamespace(seed=0), "share": "right"}
+    change = made_by("06", "change", statistics=statistics, policy=0, latest=0, **given)["change"]
+    assert change([0.0] * 40, [1.0, 0.8] * 20)[2] == "rose"
+    assert change([1.0, 0.8] * 20, [0.0] * 40)[2] == "fell"
+    assert change([0.0, 1.0] * 20, [1.0, 0.0] * 20)[2] == "shows no clear change"
+    mean, half, _ = change([0.0] * 100, [1.0] * 50 + [0.0] * 50)
+    assert (mean, half) == (0.5, pytest.approx(1.96 * 0.5 / 10, rel=0.01))
+
+
+@pytest.mark.parametrize(
+    "likes, truth, latest, words",
+    [
+        ((0.5, 0.1, "rose"), (-0.07, 0.04, "fell"), "new", "this is **sycophancy**"),
+        ((0.5, 0.1, "rose"), (0.01, 0.04, "shows no clear change"), "new", "does not show both"),
+        ((0, 0, ""), (0, 0, ""), "old", "nothing to compare"),
+    ],
+)
+def test_sycophancy_is_named_only_where_it_shows(likes, truth, latest, words):
+    shown = []
+    made_by(
+        "06", "sycophancy", likes=likes, truth=truth, latest=latest, policy="old", share="right",
+        display=shown.append, Markdown=str,
+    )  # fmt: skip
+    assert words in shown[0]
+
+
+@pytest.mark.parametrize(
+    "gain, promoted, words", [(0.6, False, "let it in"), (0.6, True, "rose"), (0.1, False, "did not clearly")]
+)
+def test_the_sentence_about_the_poisoned_round_follows_the_numbers(gain, promoted, words):
+    shown, blind = [], loop.verdict(60, 0, 100)
+    poison = {"reward_start": 0, "reward_end": gain, "reward_error": 0.2, "promoted": promoted, "blind": blind}
+    made_by("06", "reward-read", poison=poison, history=[poison] * 2, display=shown.append, Markdown=str)
+    assert words in shown[0] and "*worse*" in shown[0] and f"{2 * (gain > 0.2)} of 2" in shown[0]
+    assert ("let it in" in shown[0]) == (gain > 0.2 and not promoted)
+
+
+# ---------------------------------------------------------------- 07 Scaling up
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """Section 1 and 7 of chapter 07, with a run of its own size."""
+    given = {"updates": 50, "batch": 64, "learn": [0] * 2000, "prompt_tokens": 10.4, "answer_tokens": 12.6}
+    ids = "count-parameters shapes-table memory-formulas update-flops cost-defs card cost-table-inputs cost-def cost"
+    return made_by("07", *ids.split(), "writing-share", **given, people=[], feedback=feedback, math=math, pd=pd)
+
+
+def test_what_a_parameter_takes(paper):
+    training = paper["training_bytes"]
+    says("07", "memory-head", "16 bytes: 2 for the weight and 2 for the gradient", "4 each for an fp32 copy")
+    assert 2 + 2 + 4 + 4 + 4 == 16 and training(1, 0) - 2 == 16
+    says("07", "memory-read", "five ninths", "20 bytes per parameter against 36", "Not even 7B fits one card")
+    assert (training(1, 1), training(1, 1, 1)) == (20, 36) and 20 / 36 == pytest.approx(5 / 9)
+    seven = paper["count_parameters"](**paper["SHAPES"]["7B"])
+    assert paper["cards_needed"](training(seven, seven)) > 1
+    says("06", "size-read", "at least ten")
+    assert training(1, 1) / 2 == 10
+    says("07", "ex-lora-solution", "a 7B model is aligned on one card")
+    assert paper["cards_needed"](2 * seven + 16 * 0.01 * seven + 2 * seven) == 1
+
+
+def test_forward_two_training_six(paper):
+    says(
+        "07",
+        "cost-head",
+        "about 2 operations per parameter and token, a *training step* 6",
+        "costs twice the forward one",
+    )
+    assert 2 + 2 * 2 == 6 and paper["update_flops"](1, 1, 3, 4) == 7 * (2 + 2 + 2 + 6)
+
+
+def test_where_the_hours_go(paper):
+    share, costs, runs = paper["writing_share"], paper["costs"], paper["RUNS"]
+    says(
+        "07",
+        "cost-read",
+        "With 512 answers at a time writing is the smaller part",
+        "at 7B writing takes more than half",
+    )
+    assert share("7B", 512) == pytest.approx(0.2, abs=0.01) and share("70B", 512) == pytest.approx(0.025, abs=0.002)
+    assert share("7B", 16) > 0.5
+    assert all(share(s, 16) > share(s, 64) > share(s, 512) for s in ("7B", "70B"))
+    says(
+        "07",
+        "cost-read",
+        "the 7B model",
+        "spends its time reading from memory",
+        "it is the arithmetic that takes longer",
+    )
+    for name, bound in (("7B", "memory"), ("70B", "arithmetic")):
+        n, cache = paper["count_parameters"](**paper["SHAPES"][name]), paper["cache_bytes"](**paper["SHAPES"][name])
+        speeds = {"bandwidth": paper["CARD"]["bandwidth"] * 0.6, "flops": paper["CARD"]["flops"] * 0.4}
+        only = {
+            "memory": paper["decoding_seconds"](n, cache, 512, 256, 256, speeds["bandwidth"], math.inf),
+            "arithmetic": paper["decoding_seconds"](n, cache, 512, 256, 256, math.inf, speeds["flops"]),
+        }
+        assert max(only, key=only.get) == bound
+    says("07", "cost-read", "most of its arithmetic is the reward model's", "Memory grows as the parameters do")
+    n = paper["count_parameters"](**paper["SHAPES"]["70B"])
+    judge = runs["70B"]["labels"] * 2 * 6 * n * 512
+    assert judge > 0.5 * costs["70B"]["arithmetic (FLOP)"] and judge < costs["70B"]["arithmetic (FLOP)"]
+    ratio = costs["70B"] / costs["7B"]
+    assert ratio["memory (GB)"] == pytest.approx(ratio["parameters"])
+    assert ratio["arithmetic (FLOP)"] > ratio["parameters"]
+    for name in ("7B", "70B"):  # "People give more hours than the cards"
+        hours = costs[name]["GPU hours, training"] + costs[name]["GPU hours, writing"]
+        assert costs[name]["hours of people"] > 10 * hours
+
+
+def test_equal_parts_of_a_batch_give_the_gradient_of_the_whole_and_unequal_ones_do_not():
+    torch.manual_seed(0)
+    x, w = torch.randn(8, 3), torch.zeros(3, requires_grad=True)
+
+    def gradient(rows):
+        return torch.autograd.grad(torch.nn.functional.softplus(-(rows @ w)).mean(), w)[0]
+
+    for cut, equal in ((4, True), (6, False)):
+        plain = (gradient(x[:cut]) + gradient(x[cut:])) / 2
+        assert torch.allclose(plain, gradient(x), atol=1e-6) == equal
+        weighted = (gradient(x[:cut]) * cut + gradient(x[cut:]) * (8 - cut)) / 8
+        assert torch.allclose(weighted, gradient(x), atol=1e-6)
+
+
+def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_compared():
+    scores = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    others = [(s - (scores.sum() - s) / 3).item() for s in scores]
+    moved = [(s + 7 - ((scores + 7).sum() - s - 7) / 3).item() for s in scores]
+    assert moved == pytest.approx(others, abs=1e-5)
+
+
+# ---------------------------------------------------------------- the worked examples of the exercises
+
+EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
+WORKED = [
+    (n, *found) for n in ("02", "03", "06", "07") for text in cells(n).values() for found in EXAMPLE.findall(text)
+]
+
+
+@pytest.mark.parametrize("chapter, call, result", WORKED, ids=[call[:30] for _, call, _ in WORKED])
+def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
+    name = call.split("(")[0]
+    solutions = re.findall(r"```python\n(.*?)```", "\n".join(cells(chapter).values()), re.S)
+    scope = {"torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
+    report = {"words": 9.0, "words_before": 10.0, "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}
+    scope["good"] = {"blind": loop.verdict(70, 10, 20), **report}
+    exec(next(s for s in solutions if f"def {name}(" in s), scope)
+    assert eval(call, scope) == eval(result, scope)
+
+
+def test_most_exercises_have_a_worked_example():
+    assert len(WORKED) == 9
