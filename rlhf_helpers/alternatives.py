@@ -28,9 +28,17 @@ def best_of_n(model, tokenizer, reward, prompts, n, *, max_new_tokens=48, seed=0
 
 
 def best_of_n_kl(n):
-    """How far best-of-n is from its model, KL in nats per answer, if no two answers score alike
-    (Stiennon et al. 2020)."""
+    """The most that best-of-n can be from its model, KL in nats per answer (Beirami et al. 2025).
+
+    It is reached where no answer is ever sampled twice; models that repeat themselves stay below.
+    """
     return math.log(n) - (n - 1) / n
+
+
+def pass_at_k(n, right, k):
+    """Chance that `k` answers hold a right one, estimated without bias from `n` samples of which `right` are right
+    (Chen et al. 2021): what best-of-k would get right with a judge that knows."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
 # ---------------------------------------------------------------- RLOO

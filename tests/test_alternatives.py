@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import math
 import re
 
@@ -50,6 +51,32 @@ def test_the_kl_of_best_of_n_is_that_of_the_distribution_of_maxima(n):
     assert alternatives.best_of_n_kl(n) == pytest.approx(exact, abs=1e-5)
 
 
+@pytest.mark.parametrize("n", [2, 5, 16])
+def test_the_kl_of_best_of_n_is_never_above_its_bound(n):
+    """Exactly, for models that say a few things: worst answer first, the best of n is i with F(i)^n - F(i-1)^n."""
+    rng = np.random.default_rng(n)
+    for answers in (2, 5, 40):
+        p = rng.dirichlet(np.ones(answers))
+        upto = p.cumsum()
+        best = upto**n - (upto - p) ** n
+        kl = (best * np.log(np.maximum(best, 1e-300) / p)).sum()
+        assert 0 <= kl < alternatives.best_of_n_kl(n)
+    many = 1 / 100_000  # hardly any answer is ever sampled twice
+    upto = np.arange(1, 100_001) * many
+    best = upto**n - (upto - many) ** n
+    kl = (best * np.log(np.maximum(best, 1e-300) / many)).sum()
+    assert kl == pytest.approx(alternatives.best_of_n_kl(n), abs=1e-3)
+
+
+def test_pass_at_k_is_the_share_of_all_choices_of_k_answers():
+    for n in range(1, 7):
+        for right in range(n + 1):
+            answers = [True] * right + [False] * (n - right)
+            for k in range(1, n + 1):
+                drawn = [any(some) for some in itertools.combinations(answers, k)]
+                assert alternatives.pass_at_k(n, right, k) == pytest.approx(np.mean(drawn))
+
+
 # ---------------------------------------------------------------- RLOO
 
 
@@ -57,6 +84,13 @@ def test_leave_one_out_against_numpy():
     scores = np.random.default_rng(0).normal(size=(7, 4))
     expected = np.array([[row[j] - np.delete(row, j).mean() for j in range(4)] for row in scores])
     np.testing.assert_allclose(alternatives.leave_one_out(torch.tensor(scores)).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3, 16])
+def test_an_answer_in_its_own_baseline_only_scales_all_advantages(k):
+    scores = torch.tensor(np.random.default_rng(k).normal(size=(7, k)))
+    with_itself = scores - scores.mean(-1, keepdim=True)
+    torch.testing.assert_close(with_itself, alternatives.leave_one_out(scores) * (k - 1) / k)
 
 
 def test_answer_logprobs_are_those_of_a_plain_forward(tokenizer):

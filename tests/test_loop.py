@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import statistics
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rlhf_helpers import feedback, lm, loop, models, ppo, probe, reward, world
 from rlhf_helpers.annotators import Annotator
 from rlhf_helpers.chat import Chat, turn_html
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.files import ROOT, WorkbookError, parse
 
 SAYINGS = ("Yes.", "No, no, no, not now.", "Hello! Yes.", "Perhaps another day, who can say.")
 PROMPTS = [
@@ -247,6 +248,34 @@ def test_each_limit_of_the_gate(change, words):
 
 
 # ---------------------------------------------------------------- the blind test
+
+
+def test_the_limit_of_the_drift_lies_far_above_what_honest_rounds_and_runs_reach():
+    """Of every taste and seed in the published tables; twice the furthest of them still passes."""
+    tables = [ROOT / f"benchmarks/{name}.json" for name in ("tastes", "ppo_seeds", "ppo_seeds_warm", "ppo_seeds_terse")]
+    reached = [r["kl"] for path in tables for r in parse(path.read_bytes())["runs"]]
+    assert len(reached) >= 40 and 2 * max(reached) <= loop.Limits().kl, max(reached)
+
+
+@pytest.mark.slow
+def test_the_gate_refuses_a_policy_that_has_hacked_a_weak_judge():
+    """Chapter 05's: 60 labels from the fine-tuned model on, no penalty, 30 updates; other limits let it pass."""
+    policy, tokenizer = models.load_model(ROOT / "data/models/finetuned")
+    anchor, train = copy.deepcopy(policy), world.prompts("train")
+    torch.manual_seed(0)
+    weak, _ = models.load_reward_model(ROOT / "data/models/finetuned")
+    labels = feedback.read_events(ROOT / "data/feedback.jsonl")[0][:60]
+    rows = feedback.to_preferences(feedback.replay(labels))[0]
+    reward.train_reward_model(weak, tokenizer, rows, epochs=4, batch_size=16)
+    some = train[::6]
+    said, _, _ = loop.sample_answers(anchor, anchor, tokenizer, some)
+    scores = ppo.normalized_reward(lambda p, r: reward.score(weak, tokenizer, p, r), some, said)
+    ppo.train(policy, tokenizer, scores, train, ppo.Settings(updates=30, lr=4e-4, beta=0.0), frozen=(weak,))
+    said, kl, _ = loop.sample_answers(policy, anchor, tokenizer, some)
+    assert kl > 2 * loop.Limits().kl
+    assert statistics.mean(world.gold_axes(p, r)["broken"] > 0 for p, r in zip(some, said)) > 0.5
+    promoted, reason = loop.gate({**GOOD, "kl": kl})
+    assert not promoted and "nats from the anchor" in reason
 
 
 def test_verdict_words():
