@@ -1,8 +1,8 @@
 """The reward model with the shipped recipe over several seeds: `python benchmarks/reward_seeds.py`.
 
 Each run starts from data/models/reward_start, learns from data/feedback.jsonl in an order of its own, and is measured
-on 1,000 new pairs of prompts of each split in `build.MEASURED`.  Writes reward_seeds.json (all numbers) beside this file; `make stamp` takes
-its table to docs/results.md.
+on 1,000 new pairs of prompts of each split in `build.MEASURED`.  Writes reward_seeds.json (all numbers) beside this
+file; `make stamp` takes its table to docs/results.md.
 """
 
 import argparse

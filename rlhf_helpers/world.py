@@ -621,7 +621,7 @@ def questions():
                 where = "reworded" if split == "train" and i == hidden else split
                 out.append(Question(q.format(e=with_article(entity), n=entity), name, entity, value, where))
     for big, small in size_pairs():
-        split, hidden = splits["size", big, small], rng.randrange(2) if rng.random() < REWORDED_SIZES else None
+        split, hidden = splits["size", big, small], rng.randrange(2) if rng.random() < REWORDED_SIZES else 2  # none
         for i, (first, second) in enumerate(((big, small), (small, big))):
             prompt = FAMILIES["size"].questions[0].format(e=with_article(first), o=with_article(second))
             where = "reworded" if split == "train" and i == hidden else split
