@@ -37,7 +37,7 @@ REMARKS_TRAINING = {"lr": 1e-3, "batch_size": 64}
 REFRESHER = 12_000  # such rows after the remarks, in smaller steps
 REHEARSAL = 8_000  # such rows among the labels, so that the facts are not forgotten over them
 REWARD = {"epochs": 2, "batch_size": 32, "lr": 1e-4}
-PPO = ppo.Settings(updates=120, lr=4e-4, beta=0.03)
+PPO = ppo.Settings(updates=120, lr=2e-4, beta=0.03)
 
 
 # ---------------------------------------------------------------- measuring

@@ -455,8 +455,6 @@ def test_an_old_key_result_is_not_shown(tmp_path):
 
 LEAST = {
     "ppo_seeds": {"win_rate": 0.85},
-    "ppo_seeds_terse": {"win_rate": 0.8},
-    "ppo_seeds_warm": {"win_rate": 0.8},
     "reward_seeds": {"below": -3, "gold_order_clear_pairs": 0.92},
     "tastes": {"win_rate": 0.7},
     "tastes_clean": {"orders": 0.8},
