@@ -67,9 +67,8 @@ def one_run(taste, seed, updates=None):
     annotator = Annotator(function, noise=0.1, seed=seed)
     settings, held_out = loop.Settings(), world.prompts(SPLIT)
     settings.ppo.updates = updates or settings.ppo.updates
-    candidate, report = loop.one_round(
-        model, tokenizer, world.prompts("train"), held_out, annotator, settings, seed, reward_model=start
-    )
+    asked, gated = world.prompts("train"), world.prompts("dev")  # the gate of the round chooses, so it sees no test
+    candidate, report = loop.one_round(model, tokenizer, asked, gated, annotator, settings, seed, reward_model=start)
     began = time.time()
     ours, _, _ = loop.sample_answers(candidate, model, tokenizer, held_out, seed=seed + 10)
     theirs, _, _ = loop.sample_answers(model, model, tokenizer, held_out, seed=seed + 11)
