@@ -261,7 +261,7 @@ BUGS = [Bug(*b) for b in [
 ELSEWHERE = {
     16: "No micro-batches are accumulated: each minibatch is a step of its own; the row above is its relative.",
     25: "There is no adaptive KL controller; beta is fixed.",
-    36: "A matter of the chapters: 04 splits by prompt first and asserts that no prompt is on both sides.",
+    36: "A matter of the chapters: 04 splits by question first and asserts that no question is on both sides.",
     38: "A matter of documentation: the one reward is `token_rewards`, checked in numbers above.",
     40: "A matter of reporting: `docs/results.md` has every seed, and intervals.",
 }
