@@ -166,7 +166,7 @@ def test_reward_model_sees_what_is_in_an_answer_before_any_feedback():
     layer = torch.linalg.lstsq(torch.cat([states, ones[: len(states)]], 1), 2.0 * told - 1).solution
     guessed = torch.cat([new, ones[: len(new)]], 1) @ layer > 0
     for name, guess, true in zip(world.REMARKS, guessed.T, truth.T):
-        assert guess[true].float().mean() > 0.8 and guess[~true].float().mean() < 0.1, name
+        assert guess[true].float().mean() > 0.7 and guess[~true].float().mean() < 0.1, name
 
 
 def test_reward_model_has_hardly_a_preference_but_for_facts_before_any_feedback():
