@@ -23,7 +23,7 @@ from .files import ROOT, WorkbookError
 
 MARK = re.compile(r"(<!-- stamp(\s.*?)-->)(.*?)(<!-- /stamp -->)", re.S)
 SPLITS = {
-    "heldout": "held-out (reworded) prompts",
+    "heldout": "reworded questions, an earlier build of `data/`",
     "reworded": "reworded questions",
     "dev": "dev questions",
     "test": "test questions",
