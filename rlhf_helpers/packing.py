@@ -206,6 +206,8 @@ def can_pack(model):
         alone = torch.cat([model.base_model(part[None]).last_hidden_state[0] for part in (ids[:4], ids[4:])])
     try:
         together = hidden_at(model, packed, packed.place[some])
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # whatever a model makes of a mask that it does not know
         return False
     gap = (alone[some] - together).float().norm() / alone[some].float().norm()

@@ -535,7 +535,7 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
             with memory_guard(f"update {step + 1} of PPO", "batch_size or max_new_tokens, or raise minibatches"):
                 batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
                 stats = update(policy, optimizer, batch, settings, shuffler)
-            checks = health(policy, tokenizer, batch, stats, step, settings)
+                checks = health(policy, tokenizer, batch, stats, step, settings)
             moved = (before != fingerprint(reference, *frozen)).sum().item()
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
             examine(checks, card, step)

@@ -174,20 +174,22 @@ class Sampler:
 
 
 @torch.no_grad()
-def trial(model):
-    """Mean |difference|, nats, between the log-probabilities of a sampler and of plain passes, on two short rows.
+def trial(model, columns=7):
+    """Mean |difference|, nats, between the log-probabilities of a sampler and of plain passes, on two rows.
 
-    Always the most probable token is taken.  Raises whatever a model raises that can't be sampled like this.
+    columns: of prompt and answer, as many as will be used, since some layers look back a few tokens only.  Always the
+    most probable token is taken.  Raises whatever a model raises that can't be sampled like this.
     """
     size = len(model.get_input_embeddings().weight)
-    ids = torch.tensor([[1, 2, 3], [1, 4, 5]], device=model.device) % size
-    mask = torch.tensor([[1, 1, 1], [0, 1, 1]], device=model.device)
+    ids = torch.arange(1, 2 * columns - 7, device=model.device).view(2, -1) % size
+    mask = torch.ones_like(ids)
+    mask[1, 0] = 0
 
     def choose(logits, u):
         token = logits.argmax(-1, keepdim=True)
         return token, logits.log_softmax(-1).gather(1, token)
 
-    sampler = Sampler(model, 2, 8, 4, {-1}, choose)
+    sampler = Sampler(model, 2, columns, 4, {-1}, choose)
     sampler.begin(ids, mask)
     answers, _, drawn = sampler.run(lambda: sampler.u, None)
     gaps = []
@@ -200,15 +202,16 @@ def trial(model):
     return float(sum(gaps) / len(gaps))
 
 
-def why_not(model, length):
-    """Why a model can't be sampled like this, in a few words, or ""; tried once for each model."""
+def why_not(model, columns):
+    """Why a model can't be sampled like this, in a few words, or ""; tried anew only for more columns than before."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window and window < length:
+    if window and window < columns:
         return f"its layers look back {window} tokens only"
-    if not hasattr(model, "_why_no_sampler"):
+    if columns > getattr(model, "_tried_columns", 0) and not getattr(model, "_why_no_sampler", ""):
+        model._tried_columns = columns
         try:
-            gap, bound = trial(model), 4 * arithmetic_of(model).mismatch  # of a few tokens, so a rough mean
+            gap, bound = trial(model, columns), 4 * arithmetic_of(model).mismatch  # of a few tokens, so a rough mean
             model._why_no_sampler = "" if gap <= bound else f"its log-probabilities are then off by {gap:.2g} nats"
         except torch.OutOfMemoryError:
             raise
@@ -235,7 +238,7 @@ def static_rollout(model, ids, mask, steps, eos, generator, draw, choose, how):
     """
     length = -(-(ids.shape[1] + steps) // ROUND_UP) * ROUND_UP
     said = hasattr(model, "_why_no_sampler")
-    reason = why_not(model, length)
+    reason = why_not(model, max(7, ids.shape[1] + steps))
     if reason:
         if not said:
             print(f"Answers are sampled by the plain loop, which is slower on a GPU: {reason}.")

@@ -13,6 +13,7 @@ from test_packing import causal
 from test_ppo import PROMPTS, letters, settings, tiny, weights
 from test_ppo import tokenizer as ppo_tokenizer
 from test_reward import any_architecture
+from transformers import AutoModelForCausalLM, GPTNeoConfig
 
 from rlhf_helpers import arithmetic, decoding, lm, memory, models, packing, ppo, reward, sampler, series
 from rlhf_helpers.arithmetic import BF16, FP16, FP32
@@ -196,6 +197,14 @@ def test_a_window_shorter_than_the_answers_goes_the_plain_way():
     model = causal("llama")
     model.config.sliding_window = 32
     assert sampler.why_not(model, 64) == "its layers look back 32 tokens only" and not sampler.why_not(model, 32)
+
+
+def test_a_window_by_any_other_name_is_noticed_by_its_numbers():
+    """GPT-Neo calls it window_size; a trial as long as the answers sees that something is not looked at."""
+    torch.manual_seed(0)
+    kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 8, "num_layers": 2, "num_heads": 2}
+    model = AutoModelForCausalLM.from_config(GPTNeoConfig(vocab_size=280, hidden_size=32, **kinds)).eval()
+    assert not sampler.why_not(model, 7) and "off by" in sampler.why_not(model, 64)
 
 
 # ---------------------------------------------------------------- three log-probabilities, two checks
