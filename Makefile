@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PYTEST := -m pytest -n logical --dist worksteal
 FAST_TIER := not slow and not browser and not matrix and not scale
 LOWEST := $(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; print(*[re.sub(r">=([0-9.]+).*", r"==\1", r) for r in p["dependencies"] + e["notebooks"] + e["test"]])'
@@ -23,13 +24,13 @@ run: $(READY)  ## execute the whole series into runs/series/ (options: make run 
 	@$(IN_VENV) -m rlhf_helpers.series $(ARGS)
 
 test: $(READY)  ## run all the tests
-	@$(IN_VENV) -m pytest $(ARGS)
+	@$(IN_VENV) $(PYTEST) $(ARGS)
 
 test-fast: $(READY)  ## run the tests that take under three minutes together
-	@$(IN_VENV) -m pytest -m "$(FAST_TIER)" $(ARGS)
+	@$(IN_VENV) $(PYTEST) -m "$(FAST_TIER)" $(ARGS)
 
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out
-	@$(IN_VENV) -m pytest -m matrix $(ARGS)
+	@$(IN_VENV) $(PYTEST) -m matrix $(ARGS)
 
 test-colab:  ## run every chapter, opened alone, and the widget's tests with Google Colab's versions, in build/colab
 	@[ -x build/colab/bin/pip ] || $(PYTHON) -m venv --clear build/colab
@@ -47,13 +48,13 @@ test-scale:  ## run chapter 07 with TRL, in two processes, and its tests, in bui
 test-lowest:  ## run the fast tests with the oldest versions that pyproject.toml allows, in build/lowest
 	@[ -x build/lowest/bin/pip ] || $(PYTHON) -m venv --clear build/lowest
 	@build/lowest/bin/python -m pip install -q --disable-pip-version-check $$($(LOWEST))
-	@PATH="$(CURDIR)/build/lowest/bin:$$PATH" WORKBOOK_VERSIONS=lowest build/lowest/bin/python -m pytest -m "$(FAST_TIER)" $(ARGS)
+	@PATH="$(CURDIR)/build/lowest/bin:$$PATH" WORKBOOK_VERSIONS=lowest build/lowest/bin/python $(PYTEST) -m "$(FAST_TIER)" $(ARGS)
 
 test-newest:  ## run the fast tests with the newest versions that there are, in build/newest (hold one back: HOLD="torch==2.13.0")
 	@[ -x build/newest/bin/pip ] || $(PYTHON) -m venv --clear build/newest
 	@build/newest/bin/python -m pip install -q --disable-pip-version-check --upgrade --upgrade-strategy eager \
 	  -e ".[notebooks,test]" $(HOLD)
-	@PATH="$(CURDIR)/build/newest/bin:$$PATH" WORKBOOK_VERSIONS=newest build/newest/bin/python -m pytest -m "$(FAST_TIER)" $(ARGS)
+	@PATH="$(CURDIR)/build/newest/bin:$$PATH" WORKBOOK_VERSIONS=newest build/newest/bin/python $(PYTEST) -m "$(FAST_TIER)" $(ARGS)
 
 constraints: test-newest  ## write constraints.txt anew, with the newest versions, once the fast tests have passed with them
 	@{ head -1 constraints.txt; build/newest/bin/python -m pip freeze --disable-pip-version-check --exclude-editable \

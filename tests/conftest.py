@@ -1,6 +1,13 @@
-"""What every test relies on: nothing is downloaded, no window is opened, and this Python is used."""
+"""What every test relies on: nothing is downloaded, no window is opened, this Python is used, and one thread.
+
+Models as small as those of the tests gain little from a second thread, and lose much by it where another process is
+busy; the second core runs other tests (see the Makefile).
+"""
 
 import os
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # before torch is imported, here and in every kernel
+
 import shutil
 import signal
 import subprocess
@@ -12,22 +19,13 @@ import torch
 from rlhf_helpers import series
 from rlhf_helpers.files import ROOT
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 series.use_this_python()  # for the kernels that tests start
 
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")  # here only: kernels inherit the environment and draw inline
-
-
-@pytest.fixture
-def one_thread():
-    """Models as small as those of the tests are slower on several threads, and bits may depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from rlhf_helpers import alternatives, models, world
 from rlhf_helpers.decoding import generate, rollout
 from rlhf_helpers.files import ROOT, WorkbookError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -20,7 +20,6 @@ from rlhf_helpers.arithmetic import BF16, FP16, FP32
 from rlhf_helpers.files import ROOT, WorkbookError
 
 tokenizer = ppo_tokenizer  # the fixture
-pytestmark = pytest.mark.usefixtures("one_thread")
 both = pytest.mark.parametrize("name", ["bf16", "fp16"])
 RAGGED = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 3, 4, 4, 2], [0, 0, 0, 1, 2]])
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])

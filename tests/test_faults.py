@@ -11,7 +11,7 @@ from rlhf_helpers.files import ROOT
 
 faults = pytest.importorskip("faults", exc_type=ImportError)  # what it needs of Unix, Windows does not have
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 SLOW = "`make run` stopped and run again"
 
 

@@ -11,7 +11,6 @@ import torch
 
 from rlhf_helpers.files import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VERSIONS = {"python": "3.12.3", "torch": "2.11.0"}
 
 

@@ -28,7 +28,6 @@ from hypothesis import strategies as st
 from rlhf_helpers import chat, colab, feedback, files, labeller, models, plots, scale, series
 from rlhf_helpers.files import ROOT, WorkbookError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 seldom = settings(often, max_examples=40)
 

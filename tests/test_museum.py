@@ -13,7 +13,6 @@ import pytest
 from rlhf_helpers import decoding, exercises, ppo
 from rlhf_helpers.files import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CELLS = {c.id: c for c in nbformat.read(ROOT / "notebooks" / "08_bug_museum.ipynb", as_version=4).cells}
 EXHIBITS = [i.removesuffix("-flip") for i in CELLS if re.fullmatch(r"x\d+-flip", i)]
 SILENT = {"x4", "x8", "x10"}  # the loop does not stop: what the bench of the chapter is for

@@ -13,7 +13,6 @@ from rlhf_helpers import models, ppo, reward
 from rlhf_helpers.decoding import end_tokens, rollout
 from rlhf_helpers.files import WorkbookError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [
     "What is it?",
     "Who?",

@@ -18,7 +18,6 @@ from rlhf_helpers.decoding import generate
 from rlhf_helpers.files import ROOT
 from rlhf_helpers.models import digest, digest_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = ppo.Settings(updates=2, batch_size=16, minibatches=2, lr=1e-3, max_new_tokens=12)
 
 

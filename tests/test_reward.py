@@ -23,7 +23,6 @@ from transformers import (
 from rlhf_helpers import feedback, files, models, reward
 from rlhf_helpers.files import WorkbookError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUESTIONS = [f"What is the colour of number {i}?" for i in range(40)]
 GOOD, BAD = ("It is red.", "It is blue, I think.", "Green."), ("Go away.", "Look it up.", "No.")
 
