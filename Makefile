@@ -21,7 +21,7 @@ setup: $(READY)  ## make .venv and install everything in it (the other targets d
 	@echo "$(VENV) is ready."
 
 run: $(READY)  ## execute the whole series into runs/series/ (options: make run ARGS="--fast --only 04 05")
-	@$(IN_VENV) -m rlhf_helpers.series $(ARGS)
+	@$(IN_VENV) -m rlhf_helpers.make.series $(ARGS)
 
 test: $(READY)  ## run all the tests
 	@$(IN_VENV) $(PYTEST) $(ARGS)
@@ -66,11 +66,11 @@ lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(ROOT_USER) $(ARGS) notebooks/00_start_here.ipynb
 
 models: $(READY)  ## rebuild everything in data/ from its seed
-	@$(IN_VENV) -m rlhf_helpers.build $(ARGS)
+	@$(IN_VENV) -m rlhf_helpers.make.build $(ARGS)
 
 stamp: $(READY)  ## write the figures of README and docs/ from what was measured, and the links to Colab
-	@$(IN_VENV) -m rlhf_helpers.colab
-	@$(IN_VENV) -m rlhf_helpers.stamp $(ARGS)
+	@$(IN_VENV) -m rlhf_helpers.desk.colab
+	@$(IN_VENV) -m rlhf_helpers.make.stamp $(ARGS)
 
 clean:  ## remove .venv and caches; what you made in runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

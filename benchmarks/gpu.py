@@ -36,8 +36,10 @@ import ppo_trl
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_helpers import arithmetic, decoding, models, packing, ppo, reward, sampler, world
-from rlhf_helpers.files import ROOT, WorkbookError, versions, write_json, write_text
+from rlhf_helpers import world
+from rlhf_helpers.engine import arithmetic, models, packing, sampler
+from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json, write_text
+from rlhf_helpers.lesson import decoding, ppo, reward
 
 HERE = Path(__file__).resolve().parent
 PARTS = {"precision": 0.15, "phases": 0.22, "trl": 0.27, "chapters": 0.36}  # name: its share of the time
@@ -380,7 +382,7 @@ def against_trl(name, side, repeat, options):
 
 def chapter(number, options):
     """Yield the seconds of a chapter, executed by papermill; what it makes stays for the next one."""
-    from rlhf_helpers import series
+    from rlhf_helpers.make import series
 
     (path,) = series.chapters([number])
     parameters = {"RUNS_DIR": str(options.runs), "DEVICE": options.device, "FAST": options.small}
@@ -555,9 +557,9 @@ def precision_table(rows):
         "\n\nPPO's batches before any step; log-probabilities in nats. *Old* and *new* are two computations of the "
         "network in training, in other batches; *drawn* is the sampler's. Ratio: the largest |new / old − 1|. Drawn to "
         "new: mean and k3 of the worst minibatch, and the largest difference of one token. The last three columns: how "
-        "much of the bounds in `rlhf_helpers/arithmetic.py` the health checks would use; over 100 % they stop a run. "
-        "tf32 is fp32 with products of rounded inputs, held against the bounds of fp32. All models but the embedded "
-        "one have random weights.\n"
+        "much of the bounds in `rlhf_helpers/engine/arithmetic.py` the health checks would use; over 100 % they stop a "
+        "run. tf32 is fp32 with products of rounded inputs, held against the bounds of fp32. All models but the "
+        "embedded one have random weights.\n"
     )
 
 

@@ -11,7 +11,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from rlhf_helpers.files import ROOT, WorkbookError, write_json
+from rlhf_helpers.engine.files import ROOT, WorkbookError, write_json
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("Argilla 2", "Label Studio", "potato 2", "LMSYS arena", "pigeon", "superintendent", "innotater")

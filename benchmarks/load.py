@@ -29,14 +29,15 @@ import requests
 import websocket
 from jupyter_client.session import Session
 
-from rlhf_helpers import feedback, files
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.engine import files
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson import feedback
 
 HERE = Path(__file__).resolve().parent
 CHAPTER = "03_human_feedback"
 SHOW = """
 import os, time
-pairs = files.read_jsonl(files.find(ws, "pairs.jsonl", quiet=True), labeller.PAIR_FIELDS)
+pairs = files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet=True), labeller.PAIR_FIELDS)
 labeller.DOUBLE_CLICK, durable, plain_fsync = 0, [], getattr(os.fsync, "plain", os.fsync)
 def fsync(handle):
     plain_fsync(handle)

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers import alternatives, build, models, ppo, reward, world
-from rlhf_helpers.decoding import generate
-from rlhf_helpers.files import ROOT, WorkbookError, versions, write_json
-from rlhf_helpers.models import response_ids
-from rlhf_helpers.stamp import interval
+from rlhf_helpers import world
+from rlhf_helpers.desk import recipe
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json
+from rlhf_helpers.engine.models import response_ids
+from rlhf_helpers.lesson import alternatives, ppo, reward
+from rlhf_helpers.lesson.decoding import generate
+from rlhf_helpers.make.stamp import interval
+from rlhf_helpers.world import measures
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("fine-tuned", "best-of-n", "DPO", "RLOO", "PPO")
@@ -43,7 +47,7 @@ def one_seed(seed, settings):
             "answers": answers,
             "tokens": spoken,
             "seconds": time.time() - began,
-            "gold": build.quality(held_out, answers)["gold"],
+            "gold": measures.quality(held_out, answers)["gold"],
         }
         print(f"seed {seed}  {name:10}  gold {results[name]['gold']:+.3f}  tokens {spoken}", flush=True)
 
@@ -90,7 +94,7 @@ def tables(seeds):
     for row in METHODS:
         cells = []
         for column in METHODS:
-            rates = [build.win_rate(prompts, s[row]["answers"], s[column]["answers"]) for s in seeds]
+            rates = [measures.win_rate(prompts, s[row]["answers"], s[column]["answers"]) for s in seeds]
             mean, low, high = interval(rates)
             unsure = " inconclusive" if low <= 0.5 <= high else ""
             spread = f"{max(low, 0):.0%} to {min(high, 1):.0%}"
@@ -113,12 +117,12 @@ def markdown(result):
 def main():
     parser = argparse.ArgumentParser(description="Best-of-n, RLOO, DPO and PPO at equal numbers of sampled answers.")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=build.PPO.updates)
+    parser.add_argument("--updates", type=int, default=recipe.PPO.updates)
     parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = dataclasses.replace(build.PPO, updates=options.updates)
+    settings = dataclasses.replace(recipe.PPO, updates=options.updates)
     seeds = [one_seed(seed, settings) for seed in range(options.seeds)]
     made = {"versions": versions(), "split": SPLIT, "settings": vars(settings)}
     result = made | {"RLOO": RLOO, "DPO": DPO, "seeds": seeds}

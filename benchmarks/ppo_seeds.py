@@ -17,8 +17,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from rlhf_helpers import annotators, build, plots
-from rlhf_helpers.files import ROOT, versions, write_json
+from rlhf_helpers.desk import plots, recipe
+from rlhf_helpers.engine.files import ROOT, versions, write_json
+from rlhf_helpers.make import build
+from rlhf_helpers.world import annotators, measures
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("gold_before", "gold_after", "right_before", "right_after", "win_rate")
@@ -41,16 +43,16 @@ def one_seed(seed, taste, judge=None):
 
     def compared(split):
         asked = build.measured_prompts(split)
-        before, after = build.quality(asked, theirs[split]), build.quality(asked, ours[split])
+        before, after = measures.quality(asked, theirs[split]), measures.quality(asked, ours[split])
         return {
             "gold_before": mean(asked, theirs[split]),
             "gold_after": mean(asked, ours[split]),
             "right_before": before["right"],
             "right_after": after["right"],
-            "win_rate": build.win_rate(asked, ours[split], theirs[split], function),
+            "win_rate": measures.win_rate(asked, ours[split], theirs[split], function),
         }
 
-    return {"seed": seed, **build.on_each(compared), "kl": history[-1]["kl"], "seconds": seconds, "history": history}
+    return {"seed": seed, **measures.on_each(compared), "kl": history[-1]["kl"], "seconds": seconds, "history": history}
 
 
 def table(rows):
@@ -59,7 +61,7 @@ def table(rows):
         "| seed | questions | gold before | gold after | right before | right after | win rate | KL (nats) |",
         "|---" * 8 + "|",
     ]
-    for split in build.MEASURED:
+    for split in measures.MEASURED:
         some = [{n: r[f"{split}_{n}"] for n in NAMES} | {"seed": r["seed"], "kl": r["kl"]} for r in rows]
         some.append({n: statistics.mean(r[n] for r in some) for n in (*NAMES, "kl")} | {"seed": "mean"})
         for r in some:
@@ -101,7 +103,7 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": vars(build.PPO), "judge": found, "runs": rows}
+    result = {"versions": versions(), "settings": vars(recipe.PPO), "judge": found, "runs": rows}
     write_json(path.with_suffix(".json"), result)
     draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))

@@ -28,8 +28,10 @@ from types import SimpleNamespace
 
 import torch
 
-from rlhf_helpers import decoding, models, ppo, reward, world
-from rlhf_helpers.files import ROOT, versions, write_json
+from rlhf_helpers import world
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, versions, write_json
+from rlhf_helpers.lesson import decoding, ppo, reward
 
 HERE = Path(__file__).resolve().parent
 PHASES = (

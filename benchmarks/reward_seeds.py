@@ -1,7 +1,7 @@
 """The reward model with the shipped recipe over several seeds: `python benchmarks/reward_seeds.py`.
 
 Each run starts from data/models/reward_start, learns from data/feedback.jsonl in an order of its own, and is measured
-on 1,000 new pairs of prompts of each split in `build.MEASURED`.  Writes reward_seeds.json (all numbers) beside this
+on 1,000 new pairs of prompts of each split in `measures.MEASURED`.  Writes reward_seeds.json (all numbers) beside this
 file; `make stamp` takes its table to docs/results.md.
 """
 
@@ -12,8 +12,12 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers import build, reward, world
-from rlhf_helpers.files import ROOT, versions, write_json
+from rlhf_helpers import world
+from rlhf_helpers.desk import recipe
+from rlhf_helpers.engine.files import ROOT, versions, write_json
+from rlhf_helpers.lesson import reward
+from rlhf_helpers.make import build
+from rlhf_helpers.world import measures
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = {
@@ -34,13 +38,13 @@ def one_seed(seed):
         quiz = reward.evaluate(model, tokenizer, world.quiz(1000, seed + 7, split=split))["accuracy"]
         return {"below": 100 * (found[f"{split}_noise_ceiling"] - found[f"{split}_accuracy"]), "quiz": quiz}
 
-    return {"seed": seed, **found, **build.on_each(more), "seconds": time.time() - began}
+    return {"seed": seed, **found, **measures.on_each(more), "seconds": time.time() - began}
 
 
 def table(rows):
     """The results as a Markdown table, with the mean over the seeds."""
     lines = ["| seed | questions | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for split in build.MEASURED:
+    for split in measures.MEASURED:
         some = [{k: r[f"{split}_{k}"] for k in COLUMNS} | {"seed": r["seed"]} for r in rows]
         some.append({k: statistics.mean(r[k] for r in some) for k in COLUMNS} | {"seed": "mean"})
         for r in some:
@@ -64,7 +68,7 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": build.REWARD, "runs": rows}
+    result = {"versions": versions(), "settings": recipe.REWARD, "runs": rows}
     write_json(HERE / "reward_seeds.json", result)
     print(table(rows))
 

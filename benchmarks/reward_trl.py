@@ -24,14 +24,17 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers import build, lm, models, reward
-from rlhf_helpers.feedback import read_events, replay, to_preferences
-from rlhf_helpers.files import ROOT, versions, write_json
-from rlhf_helpers.stamp import interval
+from rlhf_helpers.desk import recipe
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, versions, write_json
+from rlhf_helpers.lesson import lm, reward
+from rlhf_helpers.lesson.feedback import read_events, replay, to_preferences
+from rlhf_helpers.make.stamp import interval
+from rlhf_helpers.world import annotators
 
 HERE = Path(__file__).resolve().parent
 HELD_OUT = 3000  # pairs
-TRAINING = build.REWARD | {"center": 0.01}
+TRAINING = recipe.REWARD | {"center": 0.01}
 SIDES = {"ours": "this repository", "trl": "RewardTrainer"}
 DIFFERENCES = """What is not the same:
 
@@ -51,7 +54,7 @@ def data(pairs):
 
 def expected_accuracy(model, tokenizer, rows):
     """The share of labels that the model would agree with on average if these pairs were labelled again and again."""
-    people, prompts = build.labellers("helpful"), [r["prompt"] for r in rows]
+    people, prompts = annotators.labellers("helpful"), [r["prompt"] for r in rows]
     scores = reward.score(model, tokenizer, prompts * 2, [r[k] for k in ("chosen", "rejected") for r in rows])
     chances = [people.prefers_left(r["prompt"], r["chosen"], r["rejected"]) for r in rows]
     agrees = (scores[: len(rows)] > scores[len(rows) :]).tolist()

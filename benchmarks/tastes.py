@@ -17,9 +17,13 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers import annotators, build, loop, models, world
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import ROOT, parse, versions, write_json
+from rlhf_helpers import world
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
+from rlhf_helpers.lesson import loop
+from rlhf_helpers.lesson.pairs import make_pairs
+from rlhf_helpers.world import annotators, measures
+from rlhf_helpers.world.annotators import Annotator
 
 HERE = Path(__file__).resolve().parent
 SPLIT = "test"  # of the prompts that all of this is measured on
@@ -76,7 +80,7 @@ def one_run(taste, seed, updates=None):
     return {
         "taste": taste,
         "seed": seed,
-        "win_rate": build.win_rate(held_out, ours, theirs, function),
+        "win_rate": measures.win_rate(held_out, ours, theirs, function),
         "ceiling": statistics.mean(1 - (function(p, r) == best) / 2 for p, r in zip(held_out, theirs)),
         **{k: report[k] for k in ("kl", "ties", "ended", "empty", "words", "words_before", "seconds")},
         "promoted": loop.gate(report)[0],
@@ -113,7 +117,7 @@ def orders(taste, seeds):
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     start, _ = models.load_reward_model(ROOT / "data/models/reward_start")
     function, rows = TASTES[taste], []
-    pairs = build.make_pairs(model, tokenizer, world.prompts(SPLIT), 2000, 7)
+    pairs = make_pairs(model, tokenizer, world.prompts(SPLIT), 2000, 7, world.families())
     sides = [([p["prompt"] for p in pairs], [p[f"response_{side}"] for p in pairs]) for side in "ab"]
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:

@@ -1,7 +1,8 @@
 """The RLHF Workbook's package: what the notebooks teach, and the plumbing that they leave out of view.
 
-The functions that a chapter shows in its cells are here too, word for word, since later chapters
-import them.  Import the module that you need: `from rlhf_helpers import decoding`.
+Five storeys, of which each knows only those before it, and the lesson knows no world:
+`world` (facts, answers, the gold judge), `engine` (files, models, arithmetic), `lesson` (what the chapters teach),
+`desk` (what a chapter has at hand) and `make` (the authors' commands).
 """
 
 __version__ = "0.1.0"

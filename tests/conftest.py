@@ -16,8 +16,8 @@ import sys
 import pytest
 import torch
 
-from rlhf_helpers import series
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.make import series
 
 torch.set_num_threads(1)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

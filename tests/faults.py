@@ -35,8 +35,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # as a script this is tried on the package beside it
 
-from rlhf_helpers import feedback, files, labeller, models  # noqa: E402
-from rlhf_helpers.files import WorkbookError  # noqa: E402
+from rlhf_helpers.desk import labeller, workspace  # noqa: E402
+from rlhf_helpers.engine import checkpoints, files, models  # noqa: E402
+from rlhf_helpers.engine.files import WorkbookError  # noqa: E402
+from rlhf_helpers.lesson import feedback  # noqa: E402
 
 TABLE = ROOT / "docs" / "faults.md"
 NOBODY = 65534
@@ -198,7 +200,7 @@ def killed_while_training(folder, times, rng, module):
     def train(tell, path=None):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             weights, *rest = module.long_run(path)
-        tell([models.digest(torch.nn.ParameterList(weights)), rest, said.getvalue().strip()])
+        tell([checkpoints.digest(torch.nn.ParameterList(weights)), rest, said.getvalue().strip()])
 
     began = time.perf_counter()
     (whole,) = ended_well(train)
@@ -237,7 +239,7 @@ def killed_while_saving(folder, times, rng):
     """At a random moment while a model folder is replaced, again and again: it holds the old model or the new one."""
     models.save_model(*small_model(), folder / "runs" / "models" / "policy", "# 0")
     ws = SimpleNamespace(runs=folder / "runs", data=folder / "none", general=False)
-    known = {models.digest(small_model(seed)[0]) for seed in range(2)}
+    known = {checkpoints.digest(small_model(seed)[0]) for seed in range(2)}
     made, wrong = [small_model(seed) for seed in range(2)], 0
 
     def work(tell):
@@ -247,8 +249,8 @@ def killed_while_saving(folder, times, rng):
 
     for _ in range(times):
         kill_after(rng.uniform(0, 0.08), *start(work))
-        found, _ = models.load_model(files.find(ws, "models/policy", quiet=True))
-        wrong += models.digest(found) not in known
+        found, _ = models.load_model(workspace.find(ws, "models/policy", quiet=True))
+        wrong += checkpoints.digest(found) not in known
     return Found(times, wrong, "none; a hidden folder may be left beside the model")
 
 
@@ -311,7 +313,11 @@ def full_disk_while_saving(folder, times, rng, tmpfs=False):
     def save(tell):
         limit()
         tell(refusal(lambda: models.save_model(*small_model(1), place / "model", "# new")))
-        tell(refusal(lambda: models.save_checkpoint(place / "run.pt", {}, model, optimizer, [], x=torch.zeros(99999))))
+        tell(
+            refusal(
+                lambda: checkpoints.save_checkpoint(place / "run.pt", {}, model, optimizer, [], x=torch.zeros(99999))
+            )
+        )
 
     for n in range(times):
         place = folder / f"disk{n}"
@@ -319,7 +325,7 @@ def full_disk_while_saving(folder, times, rng, tmpfs=False):
             models.save_model(model, tokenizer, place / "model", "# old")
             files.write_text(place / "run.pt", "the old one")
             message, other = ended_well(save)
-            wrong += models.digest(models.load_model(place / "model")[0]) != models.digest(model)
+            wrong += checkpoints.digest(models.load_model(place / "model")[0]) != checkpoints.digest(model)
             wrong += (place / "run.pt").read_text() != "the old one" or "run.pt was not written" not in other
             wrong += sorted(p.name for p in place.iterdir()) != ["model", "run.pt"]
     return Found(times, wrong, f"{message} (made with {way(tmpfs)})")
@@ -342,7 +348,7 @@ def read_only_folder(folder, times, rng):
         tell([len(x.labels), press(x, "a")[1], len(x.errors)])
         tell(refusal(lambda: models.save_model(*small_model(1), place / "policy", "# new")))
         tell(refusal(lambda: files.write_json(place / "metrics.json", {})))
-        tell(refusal(lambda: files.setup(RUNS_DIR=str(place / "runs"))))
+        tell(refusal(lambda: workspace.setup(RUNS_DIR=str(place / "runs"))))
 
     for _ in range(times):
         (shown, message, errors), *said = ended_well(work)

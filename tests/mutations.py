@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "known_bugs.md"
 Bug = namedtuple("Bug", "n what file old new test")
 
-PPO, REWARD, MODELS, DECODING = "ppo.py", "reward.py", "models.py", "decoding.py"
-ARITHMETIC, SAMPLER = "arithmetic.py", "sampler.py"
+PPO, REWARD, DECODING = "lesson/ppo.py", "lesson/reward.py", "lesson/decoding.py"
+MODELS, ARITHMETIC, SAMPLER = "engine/models.py", "engine/arithmetic.py", "engine/sampler.py"
 HEALTHY = "test_the_first_update_starts_at_ratio_1_and_kl_0"
 JUNK = "test_junk_in_the_pads_changes_no_piece"
 
@@ -203,7 +203,7 @@ BUGS = [Bug(*b) for b in [
      '    return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]',
      "rows = random.Random(seed).sample(rows, len(rows))\n    n = round(share * len(rows))\n"
      "    return rows[n:], rows[:n]", "test_no_prompt_is_on_both_sides_of_the_split"),
-    (35, "the same answer always on the left", "labeller.py", 'return random.Random(f"{seed} {pair_id}").choice("ab")',
+    (35, "the same answer always on the left", "desk/labeller.py", 'return random.Random(f"{seed} {pair_id}").choice("ab")',
      'return "a"', "test_sides_are_mixed_the_same_for_a_seed_and_stored"),
     (37, "a score head that is too loud", MODELS, "std=(model.score.in_features + 1) ** -0.5", "std=1.0",
      "test_a_new_head_is_drawn_with_the_right_spread"),

@@ -11,9 +11,11 @@ import pytest
 import torch
 from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
 
-from rlhf_helpers import alternatives, models, world
-from rlhf_helpers.decoding import generate, rollout
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers import world
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import alternatives
+from rlhf_helpers.lesson.decoding import generate, rollout
 
 
 @pytest.fixture(scope="module")

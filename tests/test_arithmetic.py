@@ -15,9 +15,11 @@ from test_ppo import tokenizer as ppo_tokenizer
 from test_reward import any_architecture
 from transformers import AutoModelForCausalLM, GPTNeoConfig
 
-from rlhf_helpers import arithmetic, decoding, lm, memory, models, packing, ppo, reward, sampler, series
-from rlhf_helpers.arithmetic import BF16, FP16, FP32
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.engine import arithmetic, memory, models, packing, sampler
+from rlhf_helpers.engine.arithmetic import BF16, FP16, FP32
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import decoding, lm, ppo, reward
+from rlhf_helpers.make import series
 
 tokenizer = ppo_tokenizer  # the fixture
 both = pytest.mark.parametrize("name", ["bf16", "fp16"])

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_helpers import feedback as fb
-from rlhf_helpers import files, world
-from rlhf_helpers.files import ROOT
+from rlhf_helpers import world
+from rlhf_helpers.engine import files
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson import feedback as fb
 
 LAB = Path(sys.executable).parent / "jupyter-lab"
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore:record_property is incompatible")]

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from rlhf_helpers import build, decoding, feedback, files, loop, models, tasks
-from rlhf_helpers.annotators import TASTES, Annotator
-from rlhf_helpers.files import ROOT
-from rlhf_helpers.world import gold_axes
+from rlhf_helpers.desk import tasks
+from rlhf_helpers.engine import files, models
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson import decoding, feedback, loop
+from rlhf_helpers.world import gold_axes, measures
+from rlhf_helpers.world.annotators import TASTES, Annotator
 
 
 @cache
@@ -111,7 +113,7 @@ def test_the_sweep_of_temperatures_goes_as_its_text_says(tuned):
     for t in (0, 0.25, 1, 2):
         said = decoding.generate(*tuned, prompts * 4, temperature=t, seed=0, max_new_tokens=40)
         alike = statistics.mean(len(set(said[i::24])) / 4 for i in range(24))
-        found[t] = alike, build.quality(prompts * 4, said)
+        found[t] = alike, measures.quality(prompts * 4, said)
     distinct, in_format = (
         {t: pick(f) for t, f in found.items()} for pick in (lambda f: f[0], lambda f: f[1]["in_format"])
     )

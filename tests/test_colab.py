@@ -14,8 +14,10 @@ import pytest
 from packaging.requirements import Requirement
 from test_notebooks import CHECKS
 
-from rlhf_helpers import colab, files, series
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.desk import colab, workspace
+from rlhf_helpers.engine import files
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.make import series
 
 TEXT = (ROOT / "constraints" / "colab.txt").read_text(encoding="utf-8")
 PINS = dict(line.split("==") for line in TEXT.splitlines() if line and not line.startswith("#"))
@@ -49,7 +51,7 @@ def test_these_are_the_versions():
 
 
 def test_every_file_is_stamped():
-    """Stamping changes nothing; run `python -m rlhf_helpers.colab` when this fails."""
+    """Stamping changes nothing; run `python -m rlhf_helpers.desk.colab` when this fails."""
     for path in colab.stampable():
         assert colab.stamped(path) == path.read_text(encoding="utf-8"), path.name
 
@@ -98,7 +100,7 @@ def test_what_was_made_is_packed_without_checkpoints(tmp_path):
 
 def test_a_drive_that_is_not_mounted_is_not_written_to():
     with pytest.raises(WorkbookError, match="RUNS_DIR .*/content/drive.* mount"):
-        files.setup(RUNS_DIR="/content/drive/MyDrive/rlhf")
+        workspace.setup(RUNS_DIR="/content/drive/MyDrive/rlhf")
 
 
 # ---------------------------------------------------------------- opened alone, as in Colab

@@ -17,12 +17,17 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from rlhf_helpers import build, reward, world
-from rlhf_helpers.decoding import generate
-from rlhf_helpers.feedback import read_events, replay, to_preferences
-from rlhf_helpers.files import ROOT, read_jsonl
-from rlhf_helpers.models import load_model, load_reward_model, new_model, new_tokenizer
-from rlhf_helpers.packing import hidden_at
+from rlhf_helpers import world
+from rlhf_helpers.desk import recipe
+from rlhf_helpers.engine.files import ROOT, read_jsonl
+from rlhf_helpers.engine.models import load_model, load_reward_model, new_model, new_tokenizer
+from rlhf_helpers.engine.packing import hidden_at
+from rlhf_helpers.lesson import reward
+from rlhf_helpers.lesson.decoding import generate
+from rlhf_helpers.lesson.feedback import read_events, replay, to_preferences
+from rlhf_helpers.lesson.pairs import make_pairs, simulated_feedback
+from rlhf_helpers.make import build
+from rlhf_helpers.world import annotators, measures
 
 DATA = ROOT / "data"
 STAGES = ("base", "finetuned", "reward_start", "reward", "policy")
@@ -35,7 +40,7 @@ def metrics(stage):
 @pytest.fixture(scope="module")
 def answers():
     """Answers of the fine-tuned model and of the policy to reworded and test prompts: [split] -> (prompts, answers)."""
-    return {split: answers_to(world.prompts(split)) for split in build.MEASURED}
+    return {split: answers_to(world.prompts(split)) for split in measures.MEASURED}
 
 
 def answers_to(prompts):
@@ -74,10 +79,10 @@ def test_all_of_data_is_small():
     assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 25e6
 
 
-@pytest.mark.parametrize("split", build.MEASURED)
+@pytest.mark.parametrize("split", measures.MEASURED)
 def test_finetuned_model_scores_what_its_card_says(answers, split):
     prompts, out = answers[split]
-    sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
+    sampled, greedy = measures.quality(prompts, out["finetuned"]), measures.quality(prompts, out["finetuned", "greedy"])
     card = metrics("finetuned")
     for name in ("right", "wrong", "in_format", "polite", "rude"):
         assert sampled[name] == pytest.approx(card[f"{split}_{name}"], abs=0.03), name
@@ -89,28 +94,28 @@ def test_finetuned_model_answers_what_it_was_never_asked():
     assert metrics("finetuned")["test_right_greedy"] >= 0.85
 
 
-@pytest.mark.parametrize("split", build.MEASURED)
+@pytest.mark.parametrize("split", measures.MEASURED)
 def test_finetuned_model_is_worth_labelling(answers, split):
     """In the format on 99 % of new prompts, of mixed quality, and more often right when greedy."""
     prompts, out = answers[split]
-    sampled, greedy = build.quality(prompts, out["finetuned"]), build.quality(prompts, out["finetuned", "greedy"])
+    sampled, greedy = measures.quality(prompts, out["finetuned"]), measures.quality(prompts, out["finetuned", "greedy"])
     model, tokenizer = load_model(DATA / "models/finetuned")
     # in one sample a single slip is 0.3 %, so six are drawn
     many = [r for s in range(2, 8) for r in generate(model, tokenizer, prompts, seed=s)]
-    assert sum(map(build.in_format, many)) / len(many) >= 0.99
+    assert sum(map(measures.in_format, many)) / len(many) >= 0.99
     assert sampled["broken"] < 0.08 and greedy["in_format"] >= 0.99
     assert 0.4 <= sampled["right"] <= 0.8 and 0.1 <= sampled["rude"] <= 0.4
     assert greedy["right"] >= sampled["right"] + 0.1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", build.MEASURED)
+@pytest.mark.parametrize("split", measures.MEASURED)
 def test_reward_model_scores_what_its_card_says(split):
     model, tokenizer = load_reward_model(DATA / "models/reward")
     finetuned, _ = load_model(DATA / "models/finetuned")
-    pairs = build.make_pairs(finetuned, tokenizer, world.prompts(split), 1000, 7)
-    annotator = build.labellers("helpful", 7)
-    events = build.simulated_feedback(pairs, annotator, 7)
+    pairs = make_pairs(finetuned, tokenizer, world.prompts(split), 1000, 7, world.families())
+    annotator = annotators.labellers("helpful", 7)
+    events = simulated_feedback(pairs, annotator, 7)
     now, card = build.reward_quality(model, tokenizer, pairs, events, annotator), metrics("reward")
     for name in ("accuracy", "noise_ceiling", "gold_order_clear_pairs"):
         assert now[name] == pytest.approx(card[f"{split}_{name}"], abs=0.02), name
@@ -121,7 +126,7 @@ def test_reward_model_scores_what_its_card_says(split):
 def test_two_labellers_agree_on_about_three_pairs_of_four():
     """As InstructGPT's did, on 73 and 77 % (Ouyang et al. 2022, section 3.4)."""
     pairs = read_jsonl(DATA / "pairs.jsonl")
-    choices = [build.simulated_feedback(pairs, build.labellers("helpful", seed)) for seed in (1, 2)]
+    choices = [simulated_feedback(pairs, annotators.labellers("helpful", seed)) for seed in (1, 2)]
     same = [a["choice"] == b["choice"] for a, b in zip(*choices)]
     assert 0.7 < sum(same) / len(same) < 0.78
 
@@ -134,13 +139,13 @@ def test_labelled_anew_by_another_taste_no_coin_is_tossed():
         return float("," in answer)
 
     gaps = [pauses("", x["response_a"]) - pauses("", x["response_b"]) for x in labels]
-    anew = build.relabelled(labels, pauses)
+    anew = recipe.relabelled(labels, pauses)
     ties = [gap == 0 for gap in gaps]
     assert [x["choice"] == "tie" for x in anew] == ties and 0 < sum(ties) < 500
     assert {x["annotator"] for x in anew} == {"simulated:pauses"} and {x["choice"] for x in labels} == {"a", "b"}
 
 
-@pytest.mark.parametrize("split", build.MEASURED)
+@pytest.mark.parametrize("split", measures.MEASURED)
 def test_reward_model_can_tell_facts_before_any_feedback(split):
     model, tokenizer = load_reward_model(DATA / "models/reward_start")
     accuracy = reward.evaluate(model, tokenizer, world.quiz(1000, 7, split=split))["accuracy"]
@@ -202,24 +207,24 @@ def test_remarks_are_learned_and_leave_no_layer_behind():
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and statistics.mean(losses[-30:]) < 0.9 * by_frequency
 
 
-@pytest.mark.parametrize("split", build.MEASURED)
+@pytest.mark.parametrize("split", measures.MEASURED)
 def test_policy_scores_what_its_card_says(answers, split):
     prompts, out = answers[split]
     before, card = (
         {k.removeprefix(f"{split}_"): v for k, v in metrics(stage).items()} for stage in ("finetuned", "policy")
     )
-    win = build.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
+    win = measures.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
     assert win == pytest.approx(card["gold_win_rate"], abs=0.04)  # the card's is of several answers each
     assert card["gold_win_rate"] >= {"reworded": 0.9, "test": 0.85}[split]
     assert before["right"] + 0.2 < card["right"]
     assert card["rude"] < 0.02 and card["polite"] > 0.8
-    assert build.quality(prompts, out["policy"])["right"] == pytest.approx(card["right"], abs=0.03)
+    assert measures.quality(prompts, out["policy"])["right"] == pytest.approx(card["right"], abs=0.03)
 
 
 def test_text_files_are_those_of_the_generator():
-    assert read_jsonl(DATA / "demonstrations.jsonl") == world.demonstrations(build.DEMONSTRATIONS, 0)
+    assert read_jsonl(DATA / "demonstrations.jsonl") == world.demonstrations(recipe.DEMONSTRATIONS, 0)
     documents = (DATA / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
-    assert documents[:200] == world.corpus(200, 0) and len(documents) == build.CORPUS_DOCUMENTS
+    assert documents[:200] == world.corpus(200, 0) and len(documents) == recipe.CORPUS_DOCUMENTS
     assert {r["prompt"] for r in read_jsonl(DATA / "prompts.jsonl")} == {q.prompt for q in world.questions()}
 
 
@@ -227,7 +232,7 @@ def test_shipped_feedback_is_simulated_and_usable():
     labels = replay(read_events(DATA / "feedback.jsonl")[0])
     pairs = read_jsonl(DATA / "pairs.jsonl", ("pair_id", "prompt", "response_a", "response_b"))
     assert {x["annotator"] for x in labels} == {"simulated:helpful"}
-    assert len(labels) == build.LABELLED and len(pairs) == build.PAIRS
+    assert len(labels) == recipe.LABELLED and len(pairs) == recipe.PAIRS
     assert [(x["prompt"], x["response_a"], x["response_b"]) for x in labels[: len(pairs)]] == [
         (p["prompt"], p["response_a"], p["response_b"]) for p in pairs
     ]

@@ -9,9 +9,11 @@ from hypothesis.extra import numpy as hnp
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from rlhf_helpers import decoding, models, world
-from rlhf_helpers.decoding import adjust, draw, end_tokens, greedy, rollout, sample
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers import world
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import decoding
+from rlhf_helpers.lesson.decoding import adjust, draw, end_tokens, greedy, rollout, sample
 
 PAD, EOS, VOCABULARY = 0, 1, 7
 SIGNIFICANCE = 1e-3  # every seed is fixed, so a test that passes once passes always

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
 
-from rlhf_helpers import exercises
-from rlhf_helpers.files import ROOT
-from rlhf_helpers.loop import gate
+from rlhf_helpers.desk import exercises
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson.loop import gate
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADING = re.compile(r"### Exercise (\d+): \S.*\n\n\*(easy|medium|hard) · (\d+) minutes\*\n\n\S")

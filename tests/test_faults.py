@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.engine.files import ROOT
 
 faults = pytest.importorskip("faults", exc_type=ImportError)  # what it needs of Unix, Windows does not have
 

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from rlhf_helpers import feedback as fb
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import feedback as fb
+from rlhf_helpers.world.annotators import Annotator
 
 PAIR = {"pair_id": "p1", "prompt": "What does a cow eat?", "response_a": "Grass.", "response_b": "Fish."}
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlhf_helpers import files, models
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.desk import workspace
+from rlhf_helpers.engine import files, models
+from rlhf_helpers.engine.files import WorkbookError
 
 
 def one_sentence_or_two(error):
@@ -117,7 +118,7 @@ def test_a_folder_is_there_after_a_kill_between_any_two_steps(ws, call):
             (folder / "new").touch()
         os._exit(0)
     assert os.wait()[1] == signal.SIGKILL
-    (content,) = files.find(ws, "models/policy", quiet=True).iterdir()
+    (content,) = workspace.find(ws, "models/policy", quiet=True).iterdir()
     assert content.name == ("new" if call == 3 else "old")
     with files.replacing_folder(path) as folder:  # and saving goes on
         (folder / "newer").touch()
@@ -167,12 +168,12 @@ def test_windows_lines_and_a_byte_order_mark_are_read(tmp_path):
 
 def test_setup_returns_the_workspace(tmp_path):
     runs = tmp_path / "new" / "runs"
-    ws = files.setup(MODEL="gpt2", ANNOTATOR="brief", SEED=7, DEVICE="cpu", FAST=True, RUNS_DIR=str(runs))
+    ws = workspace.setup(MODEL="gpt2", ANNOTATOR="brief", SEED=7, DEVICE="cpu", FAST=True, RUNS_DIR=str(runs))
     first = torch.rand(1)
     assert (ws.model, ws.annotator, ws.seed, ws.fast) == ("gpt2", "brief", 7, True)
     assert ws.runs == runs.resolve() / "gpt2" and ws.runs.is_dir() and ws.data == files.ROOT / "data"
     assert ws.device == torch.device("cpu")
-    files.setup(SEED=7, RUNS_DIR=str(runs))
+    workspace.setup(SEED=7, RUNS_DIR=str(runs))
     assert torch.equal(torch.rand(1), first)
 
 
@@ -197,7 +198,7 @@ def test_setup_returns_the_workspace(tmp_path):
 )
 def test_a_bad_parameter_is_named(tmp_path, name, value, words):
     with pytest.raises(WorkbookError) as error:
-        files.setup(**{"RUNS_DIR": str(tmp_path), name: value})
+        workspace.setup(**{"RUNS_DIR": str(tmp_path), name: value})
     text = one_sentence_or_two(error)
     assert name in text and words in text
 
@@ -206,14 +207,14 @@ def test_a_bad_parameter_is_named(tmp_path, name, value, words):
 def test_a_missing_device_is_named(tmp_path, monkeypatch, device, module):
     monkeypatch.setattr(module, "is_available", lambda: False)
     with pytest.raises(WorkbookError) as error:
-        files.setup(DEVICE=device, RUNS_DIR=str(tmp_path))
+        workspace.setup(DEVICE=device, RUNS_DIR=str(tmp_path))
     assert device in one_sentence_or_two(error)
 
 
 def test_a_runs_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkbookError) as error:
-        files.setup(RUNS_DIR=str(tmp_path / "file" / "runs"))
+        workspace.setup(RUNS_DIR=str(tmp_path / "file" / "runs"))
     assert "RUNS_DIR" in one_sentence_or_two(error)
 
 
@@ -229,24 +230,24 @@ def ws(tmp_path):
 
 def test_find_prefers_what_the_reader_made_and_says_so(ws, capsys):
     (ws.data / "models/policy").mkdir(parents=True)
-    assert files.find(ws, "models/policy") == ws.data / "models/policy"
+    assert workspace.find(ws, "models/policy") == ws.data / "models/policy"
     assert capsys.readouterr().out == "Using data/models/policy, which ships with the workbook.\n"
     (ws.runs / "models/policy").mkdir(parents=True)
-    assert files.find(ws, "models/policy") == ws.runs / "models/policy"
+    assert workspace.find(ws, "models/policy") == ws.runs / "models/policy"
     assert capsys.readouterr().out == "Using runs/models/policy, which you made.\n"
-    files.find(ws, "models/policy", quiet=True)
+    workspace.find(ws, "models/policy", quiet=True)
     assert capsys.readouterr().out == ""
 
 
 def test_a_missing_artefact_is_named(ws):
     with pytest.raises(WorkbookError) as error:
-        files.find(ws, "feedback.jsonl")
+        workspace.find(ws, "feedback.jsonl")
     text = one_sentence_or_two(error)
     assert "feedback.jsonl" in text and str(ws.runs) in text and "Run the chapter" in text
 
 
 def test_metrics_carry_seed_and_versions(ws):
-    files.save_metrics(ws, "04_reward_model", {"accuracy": 0.8, "key_result": "80 %"})
+    workspace.save_metrics(ws, "04_reward_model", {"accuracy": 0.8, "key_result": "80 %"})
     metrics = json.loads((ws.runs / "metrics/04_reward_model.json").read_text())
     assert metrics["seed"] == 5 and metrics["fast"] is True and metrics["accuracy"] == 0.8
     assert set(metrics["versions"]) == {"python", "torch", "transformers"}
@@ -294,7 +295,7 @@ def test_a_model_of_a_notebook_carries_seed_and_versions(tmp_path, monkeypatch):
     model = models.new_model(tokenizer, layers=1, width=16, heads=2)
     models.save_model(model, tokenizer, tmp_path / "built", "# A card\n")
     assert not (tmp_path / "built" / "made_with.json").exists()  # the build has its own record
-    files.setup(SEED=7, RUNS_DIR=str(tmp_path))
+    workspace.setup(SEED=7, RUNS_DIR=str(tmp_path))
     models.save_model(model, tokenizer, tmp_path / "model", "# A card\n")
     made = json.loads((tmp_path / "model" / "made_with.json").read_text())
     assert made == {"seed": 7, "versions": files.versions()}

@@ -24,8 +24,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rlhf_helpers import annotators, decoding, files, lm, memory, models, ppo, reward, series, tasks
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.desk import tasks, workspace
+from rlhf_helpers.engine import checkpoints, files, memory, models
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import decoding, lm, ppo, reward
+from rlhf_helpers.make import series
+from rlhf_helpers.world import annotators
 
 PROMPTS = [r["prompt"] for r in files.read_jsonl(ROOT / "data" / "general_prompts.jsonl")]
 TEMPLATE = (
@@ -328,16 +332,16 @@ def test_both_tasks_can_do_the_same():
 
 def test_nothing_of_the_embedded_model_takes_the_place_of_ones_own(tmp_path):
     folder = language_model(tmp_path / "own", "llama")
-    ws = files.setup(MODEL=str(folder), FAST=True, RUNS_DIR=str(tmp_path / "runs"))
+    ws = workspace.setup(MODEL=str(folder), FAST=True, RUNS_DIR=str(tmp_path / "runs"))
     assert ws.general and ws.runs.parent == (tmp_path / "runs").resolve()
     for name in ("pairs.jsonl", "models/reward"):
         with pytest.raises(WorkbookError, match="First run the chapter"):
-            files.find(ws, name)
+            workspace.find(ws, name)
     (ws.runs / "models" / "reward-fast").mkdir(parents=True)
-    assert files.find(ws, "models/reward", quiet=True) == ws.runs / "models" / "reward-fast"
+    assert workspace.find(ws, "models/reward", quiet=True) == ws.runs / "models" / "reward-fast"
     with pytest.raises(WorkbookError, match='ANNOTATOR .* choose "you" or "brief"'):
-        files.setup(MODEL=str(folder), ANNOTATOR="warm", RUNS_DIR=str(tmp_path / "runs"))
-    embedded = files.setup(MODEL=str(ROOT / "data/models/policy"), RUNS_DIR=str(tmp_path / "runs"))
+        workspace.setup(MODEL=str(folder), ANNOTATOR="warm", RUNS_DIR=str(tmp_path / "runs"))
+    embedded = workspace.setup(MODEL=str(ROOT / "data/models/policy"), RUNS_DIR=str(tmp_path / "runs"))
     assert not embedded.general and embedded.runs == (tmp_path / "runs").resolve()
 
 
@@ -366,7 +370,7 @@ def test_chapters_02_to_06_run_on_any_model(tmp_path, name):
     assert json.loads((runs / "report.json").read_text(encoding="utf-8"))["rounds"]
     tuned, tokenizer = models.load_model(folder)
     policy, _ = models.load_model(runs / "models" / "policy-fast")
-    assert models.digest(policy) != models.digest(tuned)
+    assert checkpoints.digest(policy) != checkpoints.digest(tuned)
     assert all(
         math.isfinite(s)
         for s in reward.score(

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.engine.files import ROOT
 
 VERSIONS = {"python": "3.12.3", "torch": "2.11.0"}
 

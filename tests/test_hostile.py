@@ -25,8 +25,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_helpers import chat, colab, feedback, files, labeller, models, plots, scale, series
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.desk import chat, colab, labeller, plots, scale, workspace
+from rlhf_helpers.engine import checkpoints, files, models
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import feedback
+from rlhf_helpers.make import series
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 seldom = settings(often, max_examples=40)
@@ -209,14 +212,14 @@ def test_metrics_and_tokenizers_of_any_content_stop_nothing(folder, content):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     assert isinstance(series.key_result(folder, "04_x", 0), str)
-    assert files.is_general(str(folder / "own"), ROOT / "data") is True
+    assert workspace.is_general(str(folder / "own"), ROOT / "data") is True
 
 
 @pytest.fixture(scope="module")
 def checkpoint(folder):
     model = torch.nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(model.parameters())
-    models.save_checkpoint(folder / "run.pt", {"seed": 1}, model, optimizer, [{"step": 1}], queue=["a"])
+    checkpoints.save_checkpoint(folder / "run.pt", {"seed": 1}, model, optimizer, [{"step": 1}], queue=["a"])
     return model, optimizer, (folder / "run.pt").read_bytes()
 
 
@@ -230,7 +233,7 @@ def test_a_checkpoint_with_any_change_is_the_same_or_refused(folder, checkpoint,
     path = folder / "changed.pt"
     path.write_bytes({"cut": good[:place], "flip": flipped, "insert": good[:place] + b"x" + good[place:]}[change])
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = attempt(lambda: models.load_checkpoint(path, {"seed": 1}, model, optimizer), path)
+    found = attempt(lambda: checkpoints.load_checkpoint(path, {"seed": 1}, model, optimizer), path)
     assert found in (None, ([{"step": 1}], {"queue": ["a"]}))
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
 
@@ -246,11 +249,11 @@ def test_a_checkpoint_with_any_change_is_the_same_or_refused(folder, checkpoint,
 )
 def test_any_parameter_is_used_or_refused_and_nothing_lies_outside_of_runs(folder, text):
     runs = folder / "runs"
-    where = files.made_in(runs, text, ROOT / "data")
+    where = workspace.made_in(runs, text, ROOT / "data")
     assert where == (runs if not text else runs / where.name) and where.name not in ("", ".", "..")
-    attempt(lambda: files.setup(MODEL=text, RUNS_DIR=str(runs), DEVICE="cpu"), "DIR")
+    attempt(lambda: workspace.setup(MODEL=text, RUNS_DIR=str(runs), DEVICE="cpu"), "DIR")
     for name in ("DATA_DIR", "ANNOTATOR", "DEVICE"):
-        attempt(lambda: files.setup(**{"RUNS_DIR": str(runs), name: text}), name)
+        attempt(lambda: workspace.setup(**{"RUNS_DIR": str(runs), name: text}), name)
 
 
 @pytest.mark.parametrize("text", ["a\0b", "x" * 5000, "~no-such-user/x", "/proc/nothing/x"])
@@ -260,7 +263,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path, monkeypatch, text):
         with pytest.raises(WorkbookError) as error:
             load(text)
         one_short_sentence(error.value, "cannot be loaded")
-    attempt(lambda: files.setup(RUNS_DIR=text), "RUNS_DIR")
+    attempt(lambda: workspace.setup(RUNS_DIR=text), "RUNS_DIR")
 
 
 class Foreign:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_helpers import feedback as fb
-from rlhf_helpers import labeller as lab
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.files import ROOT, WorkbookError
-from rlhf_helpers.labeller import Labeller
+from rlhf_helpers.desk import labeller as lab
+from rlhf_helpers.desk.labeller import Labeller
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import feedback as fb
+from rlhf_helpers.world.annotators import Annotator
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* \x00\x1b[31m'
 

@@ -11,10 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_helpers import feedback, lm, loop, models, ppo, probe, reward, world
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.chat import Chat, turn_html
-from rlhf_helpers.files import ROOT, WorkbookError, parse
+from rlhf_helpers import world
+from rlhf_helpers.desk.chat import Chat, turn_html
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT, WorkbookError, parse
+from rlhf_helpers.lesson import feedback, lm, loop, ppo, probe, reward
+from rlhf_helpers.world.annotators import Annotator
 
 SAYINGS = ("Yes.", "No, no, no, not now.", "Hello! Yes.", "Perhaps another day, who can say.")
 PROMPTS = [

@@ -10,8 +10,9 @@ import re
 import nbformat
 import pytest
 
-from rlhf_helpers import decoding, exercises, ppo
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.desk import exercises
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson import decoding, ppo
 
 CELLS = {c.id: c for c in nbformat.read(ROOT / "notebooks" / "08_bug_museum.ipynb", as_version=4).cells}
 EXHIBITS = [i.removesuffix("-flip") for i in CELLS if re.fullmatch(r"x\d+-flip", i)]

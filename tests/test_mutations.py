@@ -7,7 +7,7 @@ import sys
 import mutations
 import pytest
 
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.engine.files import ROOT
 
 
 @pytest.mark.parametrize("bug", mutations.BUGS, ids=lambda b: b.what)

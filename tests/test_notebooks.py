@@ -11,8 +11,10 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from rlhf_helpers import files, scale, series
-from rlhf_helpers.files import ROOT
+from rlhf_helpers.desk import scale
+from rlhf_helpers.engine import files
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.make import series
 
 NAMES = [
     "00_start_here",

@@ -12,8 +12,9 @@ from test_ppo import tokenizer as ppo_tokenizer
 from test_reward import QUESTIONS, any_architecture, config, language_model, rows, tokenizer_with
 from transformers import AutoModelForCausalLM, MambaConfig
 
-from rlhf_helpers import lm, models, packing, ppo, reward
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.engine import models, packing
+from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.lesson import lm, ppo, reward
 
 tokenizer = ppo_tokenizer  # the fixture
 RAGGED = [[5, 6, 7, 8, 9], [5, 6], [40], [7, 7, 7, 7, 7, 7, 7, 7], [9, 8, 7]]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from rlhf_helpers import models, ppo, reward
-from rlhf_helpers.decoding import end_tokens, rollout
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.engine import checkpoints, models
+from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.lesson import ppo, reward
+from rlhf_helpers.lesson.decoding import end_tokens, rollout
 
 PROMPTS = [
     "What is it?",
@@ -1049,7 +1050,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, name):
 
 def test_a_checkpoint_of_the_reward_model_is_not_one_of_ppo(tmp_path):
     model = torch.nn.Linear(2, 2)
-    models.save_checkpoint(
+    checkpoints.save_checkpoint(
         tmp_path / "run.pt", {"training": "reward model"}, model, torch.optim.AdamW(model.parameters()), []
     )
     with pytest.raises(WorkbookError, match="another run, with a different training"):

@@ -21,8 +21,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rlhf_helpers
-from rlhf_helpers import files, plots, series, stamp
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers.desk import plots
+from rlhf_helpers.engine import files
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.make import series, stamp
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_helpers import alternatives, build, feedback, lm, loop, models, ppo, reward, world
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.decoding import generate
-from rlhf_helpers.files import ROOT
-from rlhf_helpers.models import digest, digest_of
+from rlhf_helpers import world
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.checkpoints import digest, digest_of
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson import alternatives, feedback, lm, loop, ppo, reward
+from rlhf_helpers.lesson.decoding import generate
+from rlhf_helpers.lesson.pairs import make_pairs, simulated_feedback
+from rlhf_helpers.make import build
+from rlhf_helpers.world.annotators import Annotator
 
 SETTINGS = ppo.Settings(updates=2, batch_size=16, minibatches=2, lr=1e-3, max_new_tokens=12)
 
@@ -46,8 +50,8 @@ def stages(seed, folder):
             loop.sample_answers(model, model, tokenizer, prompts, 12, seed),
         ]
     )
-    pairs = build.make_pairs(model, tokenizer, prompts, 24, seed)
-    labels = build.simulated_feedback(pairs, Annotator("brief", seed=seed), seed)
+    pairs = make_pairs(model, tokenizer, prompts, 24, seed)
+    labels = simulated_feedback(pairs, Annotator("brief", seed=seed), seed)
     made["pairs and labels"] = digest_of([pairs, labels])
     torch.manual_seed(seed)
     judge, _ = models.load_reward_model(folder / "finetuned")

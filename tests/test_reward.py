@@ -20,8 +20,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from rlhf_helpers import feedback, files, models, reward
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.engine import files, models
+from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.lesson import feedback, reward
 
 QUESTIONS = [f"What is the colour of number {i}?" for i in range(40)]
 GOOD, BAD = ("It is red.", "It is blue, I think.", "Green."), ("Go away.", "Look it up.", "No.")

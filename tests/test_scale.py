@@ -8,8 +8,12 @@ import sys
 import pytest
 import yaml
 
-from rlhf_helpers import files, models, reward, scale, series, world
-from rlhf_helpers.files import ROOT, WorkbookError
+from rlhf_helpers import world
+from rlhf_helpers.desk import scale
+from rlhf_helpers.engine import files, models
+from rlhf_helpers.engine.files import ROOT, WorkbookError
+from rlhf_helpers.lesson import reward
+from rlhf_helpers.make import series
 
 SHAPES = {
     "7B": dict(layers=32, width=4096, inner=11008, heads=32, kv_heads=32, vocab=32000),

@@ -5,11 +5,14 @@ from collections import Counter
 
 import pytest
 
-from rlhf_helpers import build, lm, loop, ppo, reward, tasks, world
-from rlhf_helpers.annotators import Annotator
-from rlhf_helpers.feedback import read_events, replay
-from rlhf_helpers.files import ROOT, read_jsonl
-from rlhf_helpers.models import new_model, new_tokenizer
+from rlhf_helpers import world
+from rlhf_helpers.desk import tasks
+from rlhf_helpers.engine.files import ROOT, read_jsonl
+from rlhf_helpers.engine.models import new_model, new_tokenizer
+from rlhf_helpers.lesson import lm, loop, ppo, reward
+from rlhf_helpers.lesson.feedback import read_events, replay
+from rlhf_helpers.make import build
+from rlhf_helpers.world.annotators import Annotator
 
 DATA = ROOT / "data"
 HIDDEN = {key for key, split in world.question_splits().items() if split != "train"}

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_helpers import stamp
-from rlhf_helpers.files import WorkbookError
+from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.make import stamp
 
 RUNS = {
     "split": "heldout",

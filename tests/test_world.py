@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from rlhf_helpers import world
-from rlhf_helpers.annotators import TASTES, Annotator, noise_ceiling
+from rlhf_helpers.world.annotators import TASTES, Annotator, noise_ceiling
 
 HOME = "Where does a dog live?"  # the world says: a house
 SIZE = next(q for q in world.questions() if q.family == "size")

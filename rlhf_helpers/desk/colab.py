@@ -1,0 +1,152 @@
+"""Google Colab and Kaggle: the cell that fetches the workbook there, the links, and how to keep what was made.
+
+Owner and name of the repository stand here and nowhere else: `python -m rlhf_helpers.desk.colab` stamps them, with the
+tag of this version, into every notebook and the README.  After a change of REPOSITORY or of the version, run it.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from .. import __version__
+from ..engine import files
+
+REPOSITORY = "rlhf-workbook/rlhf-workbook"  # owner/name on GitHub
+TAG = f"v{__version__}"  # a release, never a moving branch
+
+CELL = """\
+# In Colab and Kaggle this fetches the workbook and changes nothing that is
+# installed there; elsewhere it does nothing. What you make there is lost when
+# the runtime ends: in Colab the last cell offers it, or set RUNS_DIR
+# below to a folder on a mounted drive, as in "/content/drive/MyDrive/rlhf".
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = "{url}"
+TAG = "{tag}"
+HOSTED = (
+    "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+)
+if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
+    root = Path(f"rlhf-workbook-{{TAG}}").resolve()
+    get = ["git", "clone", "-q", "--depth", "1", "-b", TAG, REPO, str(root)]
+    if not root.exists() and subprocess.run(get).returncode:
+        raise RuntimeError(
+            f"{{REPO}} at {{TAG}} could not be fetched. Check "
+            "the connection and run this cell again."
+        )
+    sys.path.insert(0, str(root))"""
+
+BADGE = re.compile(r"((?:\(|: )https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")
+
+
+# ---------------------------------------------------------------- stamping
+
+
+def stamp_text(text, file=None):
+    """`text` with this repository in its links to Colab and clone commands; `file` (a path) replaces that of links."""
+
+    def badge(found):
+        path = found[0].partition(found[2])[2]
+        return f"{found[1]}{REPOSITORY}{found[2]}{file or path}"
+
+    text = BADGE.sub(badge, text)
+    return re.sub(r"(git clone https://github\.com/)[\w.-]+/[\w.-]+", rf"\g<1>{REPOSITORY}", text)
+
+
+def stamp(nb, name, url=None):
+    """Stamp a notebook (a dict, changed in place): its badge, the cell `colab` after its header, and a GPU runtime.
+
+    name: that of its file.  url: what the cell clones instead of the repository on GitHub; for tests.
+    """
+    head, source = nb["cells"][0], CELL.format(url=url or f"https://github.com/{REPOSITORY}", tag=TAG)
+    head["source"] = stamp_text("".join(head["source"]), f"notebooks/{name}").splitlines(keepends=True)
+    if nb["cells"][1]["id"] != "colab":
+        nb["cells"].insert(
+            1,
+            {
+                "cell_type": "code",
+                "execution_count": None,
+                "id": "colab",
+                "metadata": {"tags": ["colab"]},
+                "outputs": [],
+                "source": [],
+            },
+        )
+    nb["cells"][1]["source"] = source.splitlines(keepends=True)
+    nb["metadata"] |= {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
+    return nb
+
+
+def stamped(path):
+    """The text of a notebook or of the README as the stamp leaves it."""
+    text = Path(path).read_text(encoding="utf-8")
+    if Path(path).suffix != ".ipynb":
+        return stamp_text(text)
+    nb = stamp(json.loads(text), Path(path).name)
+    return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def stampable(root=files.ROOT):
+    """The files that carry the stamp."""
+    return [*sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")), root / "README.md"]
+
+
+# ---------------------------------------------------------------- keeping what was made
+
+
+def download_button(runs):
+    """In Colab, show a button that downloads the folder `runs` as a zip; elsewhere do nothing.
+
+    Checkpoints are left out.  Nothing is packed before the button is pressed.
+    """
+    if "google.colab" not in sys.modules:
+        return
+    import ipywidgets as W
+    from google.colab import files as browser
+    from IPython.display import display
+
+    button, said = W.Button(description="Download what I made", layout={"width": "auto"}), W.HTML()
+
+    def pack(_):
+        try:
+            browser.download(pack_runs(runs))
+            said.value = "The download is in your browser. Unpack it into the workbook's folder to go on there."
+        except Exception as e:  # an exception in a click would be seen nowhere
+            said.value = f"The download failed ({type(e).__name__}). The files are in the panel on the left."
+
+    button.on_click(pack)
+    display(W.VBox([button, said]))
+
+
+def pack_runs(runs):
+    """Zip the folder `runs` without its checkpoints; returns the path of the zip, which lies beside it.
+
+    Links to anything outside of the folder are left out.
+    """
+    import zipfile
+
+    runs = Path(runs)
+    with files.replacing_file(runs.with_suffix(".zip")) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
+        for path in sorted(p for p in runs.rglob("*") if p.is_file()):
+            inside = path.resolve().is_relative_to(runs.resolve())
+            if inside and "checkpoints" not in path.relative_to(runs).parts:
+                z.write(path, Path(runs.name) / path.relative_to(runs))
+    return str(runs.with_suffix(".zip"))
+
+
+def main():
+    """Stamp every notebook and the README, and say which of them changed."""
+    for path in stampable():
+        text = stamped(path)
+        if text != path.read_text(encoding="utf-8"):
+            files.write_text(path, text)
+            print("stamped", path.relative_to(files.ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What a chapter asks and how it measures: the embedded world, or general prompts for a MODEL of the reader's own.
+
+The embedded world has a gold judge.  The general prompts (`data/general_prompts.jsonl`) have none: there the labels
+are the reader's own or those of the simulated taste `brief`, and what a chapter calls gold is that taste too.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import world
+from ..engine.files import read_jsonl
+from ..lesson import ppo
+from ..world import annotators, measures
+from . import recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts, measures and settings; the chapters use them without asking which of the two tasks it is."""
+
+    families: dict  # prompt -> family
+    splits: dict  # a name of `world.SPLITS` -> list of prompts
+    measured: tuple  # the splits that tables show, by name; choices are made on "dev"
+    score: Callable  # (prompt, answer) -> number: the gold score, or the simulated taste in its place
+    axes: Callable  # (prompt, answer) -> dict of numbers
+    quality: Callable  # (prompts, answers) -> dict of means; "gold" is that of `score`
+    shares: tuple  # the names in `quality` that are shares, in [0, 1]
+    compared: tuple  # the names in `axes` that chapter 03 compares two answers by
+    tastes: dict  # the simulated tastes that can judge these prompts
+    stand_in: str  # the taste that labels where nobody did
+    users: str  # the taste of chapter 06's users
+    ppo: ppo.Settings
+    reward: dict  # settings of the reward model's training
+    card: Callable  # (title, what, metrics, seed) -> text of a model card
+
+    def prompts(self, split):
+        """Prompts of one split ("train", "reworded", "dev" or "test"), in a fixed order."""
+        return list(self.splits[split])
+
+    def leaks(self, rows):
+        """The rows, or prompts, that ask what a dev or test question asks: none, if they may be trained on."""
+        if self.tastes is not GENERAL_TASTES:
+            return world.leaks(rows)
+        hidden = {*self.splits["dev"], *self.splits["test"]}
+        return [r for r in rows if (r if isinstance(r, str) else r["prompt"]) in hidden]
+
+    def judges(self, prompt):
+        """Whether `score` and `axes` can say anything of this prompt."""
+        return prompt in self.families or self.tastes is GENERAL_TASTES
+
+
+def embedded():
+    """The embedded world, its gold judge, and the settings of what ships."""
+    return Task(
+        {q.prompt: q.family for q in world.questions()},
+        {s: world.prompts(s) for s in world.SPLITS},
+        tuple(measures.MEASURED),
+        world.gold_score,
+        world.gold_axes,
+        measures.quality,
+        ("right", "wrong", "in_format", "polite", "rude"),
+        ("right", "full", "polite", "rude", "filler", "repeats", "words"),
+        annotators.TASTES,
+        "helpful",
+        "warm",
+        recipe.PPO,
+        recipe.REWARD,
+        recipe.card,
+    )
+
+
+# ---------------------------------------------------------------- general prompts
+
+GENERAL_TASTES = {"brief": annotators.brief}
+PPO = ppo.Settings(updates=40, batch_size=32, minibatches=8, lr=1e-5)  # a large model wants small steps
+REWARD = {"epochs": 1, "batch_size": 16, "lr": 1e-5}
+
+
+def plain_axes(prompt, text):
+    """What can be counted of any answer: words, sentences, repeated sentences, and whether it is empty or asks back."""
+    parts = world.sentences(text)
+    return {
+        "words": len(text.split()),
+        "sentences": len(parts),
+        "repeats": len(parts) - len(set(parts)),
+        "empty": int(not text.strip()),
+        "asks back": int("?" in text),
+    }
+
+
+def plain_quality(prompts, responses):
+    """Means of `plain_axes`, the share of answers that repeat themselves, and "gold", the mean of the taste `brief`."""
+    axes = [plain_axes(p, r) for p, r in zip(prompts, responses)]
+    means = {name: statistics.mean(float(a[name]) for a in axes) for name in axes[0]}
+    return means | {
+        "repetitive": statistics.mean(float(a["repeats"] > 0) for a in axes),
+        "gold": statistics.mean(annotators.brief(p, r) for p, r in zip(prompts, responses)),
+    }
+
+
+def plain_card(title, what, metrics, seed):
+    """A model card for a model that was made from the reader's own."""
+    lines = "\n".join(f"| {k.replace('_', ' ')} | {v:.3f} |" for k, v in metrics.items())
+    return (
+        f"# {title}\n\n{what}\n\nMade with the RLHF Workbook, seed {seed}. On held-out general prompts, without a "
+        f'gold judge; "gold" is the simulated taste `brief`, fewer words being better:\n\n| measure | value |\n'
+        f"|---|---|\n{lines}\n"
+    )
+
+
+def general_splits(rows):
+    """Rows with a prompt and a split -> split -> prompts.  Of those "heldout" every fourth is dev and the others test.
+
+    None is "reworded", since nobody knows of these prompts which ask the same.  Where few are held out (or all are
+    of one split), dev and test are the same prompts.
+    """
+    splits = {name: [r["prompt"] for r in rows if r["split"] == name] for name in (*world.SPLITS, "heldout")}
+    held_out = splits.pop("heldout")
+    splits["dev"] += held_out[3::4]
+    splits["test"] += [p for i, p in enumerate(held_out) if i % 4 != 3]
+    return splits | {"dev": splits["dev"] or splits["test"], "test": splits["test"] or splits["dev"]}
+
+
+def general(data):
+    """The prompts in `data`/general_prompts.jsonl, and no gold judge."""
+    rows = read_jsonl(data / "general_prompts.jsonl", ("prompt", "family", "split"))
+    return Task(
+        {r["prompt"]: r["family"] for r in rows},
+        general_splits(rows),
+        ("test",),
+        annotators.brief,
+        plain_axes,
+        plain_quality,
+        ("empty", "asks back", "repetitive"),
+        ("words", "sentences", "repeats", "asks back"),
+        GENERAL_TASTES,
+        "brief",
+        "brief",
+        PPO,
+        REWARD,
+        plain_card,
+    )
+
+
+def choose(ws):
+    """The task of a workspace; for a model that is not of the embedded world it says what is different."""
+    if not ws.general:
+        return embedded()
+    print(
+        f"MODEL is {ws.model!r}, so the prompts are those of general_prompts.jsonl, and what is made goes to "
+        f"{ws.runs.parent.name}/{ws.runs.name}. No gold judge knows these prompts. Where this chapter says gold, "
+        "read the SIMULATED taste `brief`, by which fewer words are better, and for the fine-tuned model read MODEL."
+    )
+    return general(ws.data)

@@ -1,0 +1,178 @@
+"""A notebook's workspace: its parameters, checked, and where its files lie.
+
+`find` prefers what the reader made (`runs/`) to what ships (`data/`).
+"""
+
+import os
+import random
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
+from ..world.annotators import TASTES
+
+
+def _check(name, value, kind, example):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise WorkbookError(
+            f"The parameter {name} is {shown(value)}, but it must be {example}. "
+            "Change it in the parameters cell and run that cell again."
+        )
+
+
+def pick_device(name="auto"):
+    """The torch.device for a DEVICE parameter; "auto" takes CUDA, then MPS, then the CPU."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if have[d])
+    if name not in have:
+        raise WorkbookError(f'The parameter DEVICE is {shown(name)}; choose "auto", "cpu", "cuda" or "mps".')
+    if not have[name]:
+        raise WorkbookError(f'The parameter DEVICE is "{name}", but this machine has none. Use "auto".')
+    return torch.device(name)
+
+
+def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR):
+    """Raise WorkbookError for the first parameter that can't be meant, whatever is on the disk."""
+    for name, value in (
+        ("MODEL", MODEL),
+        ("ANNOTATOR", ANNOTATOR),
+        ("DEVICE", DEVICE),
+        ("DATA_DIR", DATA_DIR),
+        ("RUNS_DIR", RUNS_DIR),
+    ):
+        _check(name, value, str, 'text in quotes, such as "" or "cpu"')
+    _check("SEED", SEED, int, "a whole number, such as 0")
+    _check("FAST", FAST, bool, "True or False")
+    if SEED < 0:
+        raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
+    if ANNOTATOR not in ("you", *TASTES):
+        raise WorkbookError(
+            f"The parameter ANNOTATOR is {shown(ANNOTATOR)}; choose one of {', '.join(['you', *TASTES])}."
+        )
+    for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
+        if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
+            raise WorkbookError(
+                f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
+                "first: from google.colab import drive; drive.mount('/content/drive')."
+            )
+
+
+def _make(runs):
+    """Make the folder `runs`; raise WorkbookError where it can't be made."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as e:  # a ValueError: characters that no name can have
+        raise WorkbookError(
+            f"The folder {shown(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
+            "Set RUNS_DIR to a folder that you may write to."
+        ) from None
+
+
+def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
+    """Check a notebook's parameters, seed every generator and return the workspace.
+
+    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
+    `device` (torch.device), `fast`, `data` and `runs` (Paths), `made_with` (what goes beside a model that is saved: the
+    seed and the versions), and `general`: whether MODEL is none of the
+    embedded world's.  What is made of such a model lies in a folder of its own in RUNS_DIR, so that nothing of two
+    models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
+    """
+    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR)
+    data = Path(os.path.expanduser(DATA_DIR)) if DATA_DIR else ROOT / "data"
+    runs = Path(os.path.expanduser(RUNS_DIR)) if RUNS_DIR else ROOT / "runs"
+    if not os.path.isdir(data):
+        raise WorkbookError(
+            f'The parameter DATA_DIR names the folder {shown(str(data), 300)}, which does not exist. Use "" for the '
+            "data that ships with the workbook."
+        )
+    general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
+    if general and ANNOTATOR not in ("you", "brief"):
+        raise WorkbookError(
+            f"The parameter ANNOTATOR is {shown(ANNOTATOR)}, a taste that knows only the embedded "
+            'world. With a MODEL of your own choose "you" or "brief".'
+        )
+    _make(runs)
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    return SimpleNamespace(
+        model=MODEL,
+        annotator=ANNOTATOR,
+        seed=SEED,
+        device=pick_device(DEVICE),
+        fast=FAST,
+        data=data.resolve(),
+        runs=runs.resolve(),
+        general=general,
+        made_with={"seed": SEED, "versions": versions()},
+    )
+
+
+def is_general(model, data):
+    """Whether a MODEL has another tokenizer than the embedded models and those that the chapters make of them."""
+
+    def vocabulary(folder):
+        return parse((folder / "tokenizer.json").read_bytes())["model"]["vocab"]
+
+    try:
+        return bool(model) and vocabulary(Path(os.path.expanduser(model))) != vocabulary(data / "models" / "base")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def made_in(runs, model, data):
+    """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own."""
+    if not is_general(model, data):
+        return runs
+    names = (re.sub(r"[^\w.]+", "-", text).strip("-.") for text in (model, os.path.abspath(model), "model"))
+    return runs / next(filter(None, names))  # "." and ".." have no name of their own
+
+
+OF_A_MODEL = (
+    "pairs.jsonl",
+    "feedback.jsonl",
+    "models/finetuned",
+    "models/reward",
+    "models/reward_start",
+    "models/policy",
+)  # these ship for the embedded model only
+
+
+def find(ws, name, quiet=False):
+    """The path of an artefact: what the reader made in `runs/`, else what ships in `data/`; says which.
+
+    With a MODEL of the reader's own nothing that belongs to the embedded model takes its place; there a shortened
+    run goes on with what a shortened run made.
+    """
+    own = ws.general and name in OF_A_MODEL
+    places = [(ws.runs, f"{name}-fast", "which a shortened run made")] if own and ws.fast else []
+    places += [(ws.runs, name, "which you made")]
+    places += [] if own else [(ws.data, name, "which ships with the workbook")]
+    put_back(ws.runs / name)
+    for folder, file, words in places:
+        if (folder / file).exists():
+            if not quiet:
+                print(f"Using {folder.name}/{file}, {words}.")
+            return folder / file
+    if own:
+        raise WorkbookError(
+            f"There is no {name} made with the model {shown(ws.model, 300)} in {ws.runs} yet. First run the "
+            "chapter that makes it, with the same MODEL, RUNS_DIR and FAST."
+        )
+    raise WorkbookError(
+        f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
+        "fresh copy of the data folder."
+    )
+
+
+def save_metrics(ws, chapter, metrics):
+    """Write a chapter's results, with seed and versions, to runs/metrics/<chapter>.json.
+
+    `key_result`, a short sentence, is what `make run` shows in its table.
+    """
+    write_json(
+        ws.runs / "metrics" / f"{chapter}.json", {**metrics, "seed": ws.seed, "fast": ws.fast, "versions": versions()}
+    )

@@ -1,0 +1,1 @@
+"""What the chapters teach, the same functions word for word.  They know the engine, and no world and no notebook."""

@@ -1,0 +1,172 @@
+"""What one could do instead of PPO, each in its plainest form: best-of-n, RLOO and DPO.
+
+They see the same reward as PPO and can be compared with it at equal numbers of generated tokens.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+
+from ..engine.arithmetic import autocast, memory_guard, take_step
+from ..engine.files import WorkbookError
+from ..engine.memory import recompute_if_needed
+from ..engine.models import encode_prompts, position_ids
+from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
+from .lm import demonstration_batch
+from .ppo import Settings, check_run, token_logprobs
+
+# ---------------------------------------------------------------- best of n
+
+
+def best_of_n(model, tokenizer, reward, prompts, n, *, max_new_tokens=48, seed=0):
+    """For each prompt the answer, of n sampled ones, that the reward likes best: a list of text."""
+    answers = generate(model, tokenizer, list(prompts) * n, max_new_tokens=max_new_tokens, seed=seed)
+    best = reward(list(prompts) * n, answers).view(n, len(prompts)).argmax(0).tolist()
+    return [answers[k * len(prompts) + i] for i, k in enumerate(best)]
+
+
+def best_of_n_kl(n):
+    """The most that best-of-n can be from its model, KL in nats per answer (Beirami et al. 2025).
+
+    It is reached where no answer is ever sampled twice; models that repeat themselves stay below.
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def pass_at_k(n, right, k):
+    """Chance that `k` answers hold a right one, estimated without bias from `n` samples of which `right` are right
+    (Chen et al. 2021): what best-of-k would get right with a judge that knows."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+# ---------------------------------------------------------------- RLOO
+
+
+def leave_one_out(scores):
+    """Each score less the mean of the others; scores (prompts, answers to the same prompt)."""
+    others = (scores.sum(-1, keepdim=True) - scores) / (scores.shape[-1] - 1)
+    return scores - others
+
+
+def answer_logprobs(model, ids, mask, start):
+    """Log-probability of each token from column `start` on, (rows, T), with a gradient."""
+    with autocast(model):
+        logits = model(
+            ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=position_ids(mask)[:, :-1],
+            logits_to_keep=ids.shape[1] - start,
+        ).logits
+    return token_logprobs(logits, ids[:, start:])
+
+
+@memory_guard("RLOO", "batch_size or max_new_tokens")
+def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, answers=4):
+    """REINFORCE leave-one-out (Ahmadian et al. 2024): train `model` in place; returns the history.
+
+    An answer is one action: its score, less beta times its KL estimate, is compared with the mean of the
+    other answers to the same prompt, and the log-probability of the whole answer is pushed by the
+    difference.  No value head, no ratio, no clip: one step on each rollout of `settings.batch_size` answers,
+    `answers` to each prompt.  The arguments are those of `ppo.train`.
+    """
+    settings = settings or Settings()
+    longest = check_run(model, tokenizer, prompts, settings)
+    recompute_if_needed(model, settings.batch_size, longest, settings.max_new_tokens)
+    if answers < 2 or settings.batch_size % answers:
+        raise WorkbookError(
+            f"RLOO compares answers to the same prompt: {settings.batch_size} answers can't be shared "
+            f"out as {answers} to each."
+        )
+    device, eos, history = next(model.parameters()).device, end_tokens(model, tokenizer), []
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+    sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
+    for step in range(settings.updates):
+        order = torch.randint(len(prompts), (settings.batch_size // answers,), generator=shuffler).tolist()
+        asked = [prompts[i] for i in order for _ in range(answers)]
+        prompt, prompt_mask = encode_prompts(tokenizer, asked, device)
+        start = prompt.shape[1]
+        ids, mask, _ = rollout(model, prompt, prompt_mask, settings.max_new_tokens, eos, sampler)
+        said, real = decode_responses(tokenizer, ids, mask, start), mask[:, start:].float()
+        ended = which_ended(ids[:, start:], real, eos)
+        scores = reward(asked, said).to(device)
+        with torch.no_grad():
+            there = answer_logprobs(reference, ids, mask, start)
+        logprobs = answer_logprobs(model, ids, mask, start)
+        kl = ((logprobs.detach() - there) * real).sum(-1)
+        returns = scores - settings.no_end_penalty * (~ended) - settings.beta * kl
+        advantages = leave_one_out(returns.view(-1, answers)).flatten()
+        loss = -(advantages * (logprobs * real).sum(-1)).mean()
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * (1 - step / settings.updates)
+        take_step(loss, model, optimizer, "The loss of RLOO")
+        history.append(
+            {
+                "update": step + 1,
+                "reward": scores.mean().item(),
+                "kl": kl.mean().item(),
+                "tokens": int(real.sum()),
+                "no_end": (~ended).float().mean().item(),
+            }
+        )
+        if on_update:
+            on_update(history[-1])
+    return history
+
+
+# ---------------------------------------------------------------- DPO
+
+
+def judged_pairs(model, tokenizer, reward, prompts, *, max_new_tokens=48, seed=0):
+    """Two sampled answers for each prompt, the better one by the reward: preference rows, equal answers left out."""
+    answers = generate(model, tokenizer, list(prompts) * 2, max_new_tokens=max_new_tokens, seed=seed)
+    scores = reward(list(prompts) * 2, answers).view(2, len(prompts))
+    rows = []
+    for i, prompt in enumerate(prompts):
+        pair = answers[i], answers[len(prompts) + i]
+        if scores[0, i] != scores[1, i]:
+            best = int(scores[1, i] > scores[0, i])
+            rows.append({"prompt": prompt, "chosen": pair[best], "rejected": pair[1 - best]})
+    return rows
+
+
+def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
+    """-log sigmoid(beta (gap of the chosen - gap of the rejected)), mean over pairs, in nats (Rafailov et al. 2023).
+
+    The arguments are log-probabilities of whole answers (pairs,); a gap is that of the policy less the reference's.
+    """
+    return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
+
+
+@memory_guard("DPO", "batch_size")
+def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, seed=0):
+    """Direct preference optimisation of `model` in place on preference rows; returns the losses (nats).
+
+    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen copy, are
+    the reward.
+    """
+    if not rows:
+        raise WorkbookError("There is no pair for DPO to learn from.")
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    generator, losses, device = torch.Generator().manual_seed(seed), [], next(model.parameters()).device
+    batches = [
+        b.tolist() for _ in range(epochs) for b in torch.randperm(len(rows), generator=generator).split(batch_size)
+    ]
+    for step, batch in enumerate(batches):
+        some = [
+            {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
+        ]
+        ids, mask, answer = demonstration_batch(tokenizer, some, device)
+        with torch.no_grad():
+            there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)
+        here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
+        (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
+        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / len(batches))
+        take_step(loss, model, optimizer, "The loss of DPO")
+        losses.append(loss.item())
+    return losses

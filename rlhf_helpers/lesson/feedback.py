@@ -1,0 +1,328 @@
+"""Human feedback on disk: an append-only log of events, and what is made of it.
+
+Every click becomes one JSON object on one line, flushed and synced before the next pair shows.
+Nothing in the file is ever changed: taking a label back appends an event that names it.  The
+state is what `replay` makes of the events; preferences and summaries are made of the state.
+"""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections import Counter
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+
+from ..engine.files import WorkbookError, parse, shown, storable, write_jsonl
+
+try:
+    import fcntl
+except ImportError:  # Windows: one write per event has to do
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = 1
+CHOICES = ("a", "b", "tie", "both_bad", "skip")
+PAIR_FIELDS = ("pair_id", "prompt", "response_a", "response_b")
+NEWER = "a newer version of the workbook wrote it"
+ENOUGH = 16  # with fewer labels of one's own, `labels_of` lets a simulated annotator fill up
+
+
+# ---------------------------------------------------------------- events
+
+
+def label_event(pair, left, choice, annotator, *, strength=None, note="", is_repeat=False, seconds=None):
+    """One judgement.  `left` and `choice` name the pair's own a and b, wherever they were shown.
+
+    strength: 1 slightly, 2 clearly, 3 much better, or None; seconds: time taken, None if nobody timed it.
+    """
+    return {
+        "schema": SCHEMA,
+        "event": "label",
+        "event_id": uuid.uuid4().hex,
+        **{f: pair[f] for f in PAIR_FIELDS},
+        "left": left,
+        "choice": choice,
+        "strength": strength,
+        "note": note,
+        "annotator": annotator,
+        "is_repeat": is_repeat,
+        "seconds": seconds,
+        "ts": round(time.time(), 3),
+    }
+
+
+def undo_event(label):
+    """The event that takes `label` back."""
+    return {
+        "schema": SCHEMA,
+        "event": "undo",
+        "event_id": uuid.uuid4().hex,
+        "undoes": label["event_id"],
+        "pair_id": label["pair_id"],
+        "annotator": label["annotator"],
+        "ts": round(time.time(), 3),
+    }
+
+
+def problem_with(event):
+    """What is wrong with an event, in words; "" if nothing."""
+    if not isinstance(event, dict):
+        return "a JSON object {...} was expected"
+    schema = event.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        return f"{NEWER} (schema {shown(schema)}; this one knows {SCHEMA})"
+    allowed: dict[str, tuple] = {"schema": (SCHEMA,), "event": ("label", "undo")}
+    if event.get("event") == "label":
+        allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
+    for field, values in allowed.items():
+        if field not in event or event[field] not in values:
+            found = shown(event[field]) if field in event else "missing"
+            return f"{field} is {found}, not one of {', '.join(map(repr, values))}"
+    seconds = event.get("seconds")
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+        return f"seconds is {shown(seconds)}, not a time of 0 or more"
+    for field in ("event_id", "annotator", *(("undoes",) if event["event"] == "undo" else PAIR_FIELDS)):
+        if not isinstance(event.get(field), str):
+            return f"the field {field!r} is missing or not text"
+    return ""
+
+
+@contextmanager
+def _locked(path, mode):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = open(path, mode, buffering=0)
+    except OSError as e:
+        raise WorkbookError(
+            f"{path} cannot be opened ({e.strerror}). Choose a file that you may read and write."
+        ) from None
+    with f:  # closing gives the lock back
+        if fcntl:
+            with suppress(OSError):  # some network drives know no locks
+                fcntl.flock(f, fcntl.LOCK_SH if mode == "rb" else fcntl.LOCK_EX)
+        yield f
+
+
+def _mend_tail(f, path):
+    """Make sure that the file ends with a newline; an incomplete last line moves to `<name>.torn`."""
+    size = f.seek(0, os.SEEK_END)
+    f.seek(max(size - 1, 0))
+    if f.read(1) in (b"", b"\n"):
+        return
+    f.seek(0)
+    tail = f.read().rpartition(b"\n")[2]
+    try:
+        parse(tail)
+        f.write(b"\n")  # complete, only its newline was missing
+    except ValueError:
+        with open(f"{path}.torn", "ab") as torn:
+            torn.write(tail + b"\n")
+        f.truncate(size - len(tail))
+
+
+def append_event(path, event):
+    """Append one event and return when it is on disk: the offsets in bytes at which it (starts, ends).
+
+    Takes a lock, so two writers never mix their lines.  Raises WorkbookError, with the file as it was,
+    when the event is not valid or cannot be written.
+    """
+    path, wrong = Path(path), problem_with(event)
+    if wrong:
+        raise WorkbookError(f"This event was not saved: {wrong}.")
+    data = (storable(json.dumps(event, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+    with _locked(path, "ab+") as f:
+        try:
+            _mend_tail(f, path)
+            start = _write(f, data)
+        except OSError as e:
+            raise WorkbookError(
+                f"The label was not saved to {path} ({e.strerror}). Make room and choose again."
+            ) from None
+    return start, start + len(data)
+
+
+def _write(f, data):
+    """Append `data` to the file and sync it, or leave the file as it was; returns the offset at which it starts."""
+    start = f.seek(0, os.SEEK_END)
+    try:
+        if f.write(data) != len(data):
+            raise OSError(28, "the disk is full")
+        os.fsync(f.fileno())
+    except BaseException:  # an interrupt, too: what was not confirmed is not there
+        f.truncate(start)
+        raise
+    return start
+
+
+def read_events(path):
+    """All events of a log and a list of warnings: (events, warnings).
+
+    A torn last line, left by a crash in the middle of a write, is dropped with a warning.  Any other
+    line that is not an event raises WorkbookError with file and line number, and so does a missing file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WorkbookError(f"There is no file {path}. Run chapter 03 to label pairs, or check the path.")
+    with _locked(path, "rb") as f:
+        lines = f.read().split(b"\n")
+    events, warnings = [], []
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = parse(line)
+            wrong = problem_with(event)
+        except ValueError as e:
+            wrong = f"this is not valid JSON in UTF-8 ({e})"
+            if n == len(lines):  # what follows the last newline
+                warnings.append(
+                    f"{path}, line {n}: the last line is incomplete, as crashes leave it, and "
+                    "was left out. All labels before it are there."
+                )
+                continue
+        if wrong:
+            do = "Update the workbook" if wrong.startswith(NEWER) else "Mend or delete the line"
+            raise WorkbookError(f"{path}, line {n}: {wrong}. {do} and run the cell again.")
+        events.append(event)
+    return events, warnings
+
+
+# ---------------------------------------------------------------- the state, and what is made of it
+
+
+def replay(events):
+    """The labels that stand after all events: an undo takes out the label that it names."""
+    labels = {}
+    for event in events:
+        if event["event"] == "label":
+            labels[event["event_id"]] = event
+        else:
+            labels.pop(event["undoes"], None)
+    return list(labels.values())
+
+
+def labels_of(labels, annotator="you", stand_in="helpful"):
+    """The labels to learn from.
+
+    For a simulated annotator: its own.  For "you": everything that people labelled; if that is fewer than
+    `ENOUGH`, the simulated `stand_in` fills up with the pairs that nobody labelled.
+    """
+    if annotator != "you":
+        return [x for x in labels if x["annotator"] == f"simulated:{annotator}"]
+    people = [x for x in labels if not x["annotator"].startswith("simulated:")]
+    known = {pair_key(x) for x in people}
+    rest = [x for x in labels if x["annotator"] == f"simulated:{stand_in}" and pair_key(x) not in known]
+    return people if len(people) >= ENOUGH else people + rest
+
+
+def pair_key(row):
+    """What makes two pairs the same: their id and their three texts."""
+    fields = ("pair_id", "prompt", "response_a", "response_b")
+    return tuple(row[field] for field in fields)
+
+
+def to_preferences(labels):
+    """Rows for training, and a count of the labels that give none: (rows, left_out).
+
+    A row is {"prompt", "chosen", "rejected", "margin"}.  The first label of a pair by an annotator
+    counts; margin is a third of the strength (0 if none was given), as in Llama 2 (Touvron et al. 2023).
+    """
+    rows, left_out, seen = [], Counter(), set()
+    for label in labels:
+        key = (label["annotator"], *pair_key(label))
+        if key in seen:
+            left_out["repeat"] += 1
+        elif label["choice"] in ("a", "b"):
+            other = "b" if label["choice"] == "a" else "a"
+            rows.append(
+                {
+                    "prompt": label["prompt"],
+                    "chosen": label["response_" + label["choice"]],
+                    "rejected": label["response_" + other],
+                    "margin": (label["strength"] or 0) / 3,
+                }
+            )
+        else:
+            left_out[label["choice"]] += 1
+        seen.add(key)
+    return rows, dict(left_out)
+
+
+def tie_rows(labels):
+    """A row {"prompt", "chosen", "rejected", "margin", "tie": True} for each tie; its two answers are in no order.
+
+    As in `to_preferences`, the first label of a pair by an annotator counts.
+    """
+    rows, seen = [], set()
+    for label in labels:
+        key = (label["annotator"], *pair_key(label))
+        if label["choice"] == "tie" and key not in seen:
+            rows.append(
+                {
+                    "prompt": label["prompt"],
+                    "chosen": label["response_a"],
+                    "rejected": label["response_b"],
+                    "margin": 0.0,
+                    "tie": True,
+                }
+            )
+        seen.add(key)
+    return rows
+
+
+def write_preferences(path, labels):
+    """Write `labels` in TRL's preference format, one JSON object per line; says what was left out."""
+    rows, left_out = to_preferences(labels)
+    write_jsonl(path, rows)
+    words = {"tie": "ties", "both_bad": "both bad", "skip": "skipped", "repeat": "repeats"}
+    counts = ", ".join(f"{left_out.get(k, 0)} {w}" for k, w in words.items())
+    print(f"{len(labels)} labels gave {len(rows)} preferences in {Path(path).name}. Left out: {counts}.")
+    return rows
+
+
+def wilson(k, n, z=1.96):
+    """95 % interval for a share seen as k of n (Wilson 1927); (0, 1) if nothing was seen."""
+    if n == 0:
+        return 0.0, 1.0
+    middle = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return middle - half, middle + half
+
+
+def cohen_kappa(a, b):
+    """Agreement of two lists of choices beyond what chance would give (Cohen 1960).
+
+    1 is full agreement, 0 is chance; not a number (nan) when both always say the same one thing.
+    """
+    if len(a) != len(b) or not a:
+        raise ValueError("kappa needs two lists of the same length")
+    n = len(a)
+    observed = sum(x == y for x, y in zip(a, b)) / n
+    chance = sum(a.count(c) * b.count(c) for c in set(a)) / n**2
+    return (observed - chance) / (1 - chance) if chance < 1 else math.nan
+
+
+def summary(labels):
+    """How the labelling went, as a dict.
+
+    n; choices: count of each; seconds: median, None if untimed; repeats and consistent: pairs judged again
+    and judged the same; decided and left: choices for one side, and for the left one of the two as shown.
+    """
+    first, again = {}, []
+    for label in labels:
+        earlier = first.setdefault((label["annotator"], *pair_key(label)), label)
+        if earlier is not label:
+            again.append(earlier["choice"] == label["choice"])
+    timed = [x["seconds"] for x in labels if x.get("seconds") is not None]
+    decided = [x for x in labels if x["choice"] in ("a", "b")]
+    return {
+        "n": len(labels),
+        "choices": {c: sum(x["choice"] == c for x in labels) for c in CHOICES},
+        "seconds": median(timed) if timed else None,
+        "repeats": len(again),
+        "consistent": sum(again),
+        "decided": len(decided),
+        "left": sum(x["choice"] == x["left"] for x in decided),
+    }

@@ -1,0 +1,1 @@
+"""The authors' commands: `make models`, `make run`, `make stamp`."""

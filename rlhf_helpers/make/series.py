@@ -1,0 +1,291 @@
+"""Execute the whole series in order: `make run`, or `python -m rlhf_helpers.make.series`.
+
+Each notebook runs through papermill in a kernel of its own.  Its executed copy and an HTML page
+go to `runs/series/`, what the chapters make to `runs/`, and a short table closes the run.  An
+interrupted run leaves the copies of earlier runs as they were.
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ..desk import workspace
+from ..engine import files
+from ..engine.files import ROOT, WorkbookError
+from ..world import annotators
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+# ---------------------------------------------------------------- one notebook
+
+
+def use_this_python():
+    """Make the kernel named `python3` this interpreter, whatever else the user has installed."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+
+
+def widget_errors(nb):
+    """Errors that an executed notebook hides in its widgets, as a list of (name, message).
+
+    An exception inside `with Output():`, an `@out.capture()` callback or `interactive()` ends up in
+    the state of the widget, and no executor reports it.
+    """
+    saved = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    return [
+        (output["ename"], output["evalue"])
+        for model in saved.get("state", {}).values()
+        if model["model_name"] == "OutputModel"
+        for output in model["state"].get("outputs", [])
+        if output["output_type"] == "error"
+    ]
+
+
+def _engine(on_cell):
+    """A papermill engine that calls `on_cell(cell)` after each cell and lets Ctrl-C through."""
+    from papermill.engines import NBClientEngine
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            start, complete = nb_man.cell_start, nb_man.cell_complete
+
+            def cell_start(cell, *args, **kwargs):
+                # nbclient takes these signals for itself, and reports a dead kernel instead of an interrupt
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.default_int_handler)
+                start(cell, *args, **kwargs)
+
+            def cell_complete(cell, *args, **kwargs):
+                complete(cell, *args, **kwargs)
+                on_cell(cell)
+
+            nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    return Engine
+
+
+# nbconvert's page, and in it the alternative text of each figure (see `plots.describe`)
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block data_png scoped %}{% set alt = output | get_metadata('alt', 'image/png') %}
+{{ super().replace('<img ', '<img alt="%s" ' | format(alt | escape_html)) if alt else super() }}{% endblock %}"""
+
+
+def _publish(executed, folder, name):
+    """Put an executed notebook and its HTML page into `folder`, each all at once."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(executed, {"metadata": {"name": name}})
+    page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)  # previous and next chapter
+    files.write_text(folder / f"{name}.ipynb", nbformat.writes(executed))
+    files.write_text(folder / f"{name}.html", page)
+
+
+def execute(path, folder, parameters=None, on_cell=lambda cell: None):
+    """Execute the notebook `path` with its own folder as the working directory.
+
+    `folder` gets NAME.ipynb and NAME.html, also when a cell fails.  `on_cell(cell)` is called after
+    each cell.  Returns the executed notebook; raises WorkbookError with one sentence that names the
+    notebook and the cell.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.engines import papermill_engines
+
+    path, folder = Path(path), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    use_this_python()
+    papermill_engines.register("workbook", _engine(on_cell))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as temporary:
+        draft = Path(temporary) / path.name
+        try:
+            nb = papermill.execute_notebook(
+                path,
+                draft,
+                parameters,
+                engine_name="workbook",
+                kernel_name="python3",
+                cwd=path.parent,
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                extra_arguments=["--log-level=50"],
+            )  # the kernel's own log is no concern of a reader
+        except papermill.PapermillExecutionError as e:
+            _publish(nbformat.read(draft, 4), folder, path.stem)
+            line = next((s for s in e.source.splitlines() if s.strip()), "").strip()
+            raise WorkbookError(
+                f"{path.stem} stopped in cell [{e.exec_count}], which begins `{line}`: {e.ename}: {e.evalue} "
+                f"(its executed copy is {folder / path.stem}.html)"
+            ) from None
+        except DeadKernelError:
+            raise WorkbookError(
+                f"{path.stem} stopped because its kernel died, most often for want of memory; close other "
+                "programs, or use --fast."
+            ) from None
+    _publish(nb, folder, path.stem)
+    hidden = widget_errors(nb)
+    if hidden:
+        raise WorkbookError(
+            f"{path.stem} reached its end, but a widget in it hides an error: "
+            f"{': '.join(hidden[0])} (its executed copy is {folder / path.stem}.html)"
+        )
+    return nb
+
+
+def refresh(path, executed):
+    """Give the notebook `path` the outputs of `executed`; its source and metadata stay as they are.
+
+    Widget views are left out, since without a kernel they show nothing but an error.  Text that came in pieces is
+    joined, or a page would set each piece apart.
+    """
+    import nbformat
+    from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
+
+    nb, done = nbformat.read(path, 4), {c.id: c for c in executed.cells}
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = done[cell.id].execution_count
+            cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
+            cell.metadata.pop("papermill", None)
+            cell.metadata.pop("execution", None)
+    nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
+    files.write_text(path, nbformat.writes(nb) + "\n")
+
+
+# ---------------------------------------------------------------- the series
+
+
+def chapters(only=(), folder=ROOT / "notebooks"):
+    """The notebooks of the series in order, or those whose numbers are in `only`, such as ("04", "05")."""
+    paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    numbers = [p.name[:2] for p in paths]
+    wanted = [str(n).zfill(2) for n in only] or numbers
+    unknown = [n for n in wanted if n not in numbers]
+    if not paths:
+        raise WorkbookError(f"There are no chapters in {folder}; get a fresh copy of the workbook.")
+    if unknown:
+        raise WorkbookError(f"There is no chapter {', '.join(unknown)} in {folder}; choose from {', '.join(numbers)}.")
+    return [p for p, n in zip(paths, numbers) if n in wanted]
+
+
+def key_result(runs, name, since):
+    """What a chapter said of itself in metrics/<name>.json, if written after `since` (Unix seconds)."""
+    path = Path(runs) / "metrics" / f"{name}.json"
+    try:
+        if path.stat().st_mtime < since - 2:  # some file systems count in steps of 2 s
+            return ""
+        return str(files.parse(path.read_bytes())["key_result"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def peak_memory():
+    """The most bytes that one kernel of this run held at once, or None where the system can't say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    size = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
+
+
+def table(rows):
+    """The closing table; `rows` are (notebook, seconds, key result)."""
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'notebook':<{width}}  seconds  key result"]
+    lines += [f"{name:<{width}}  {seconds:7.1f}  {result}" for name, seconds, result in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def run(paths, runs, parameters=None, outputs=False):
+    """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
+
+    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.
+    Raises WorkbookError at the first notebook that fails, after the
+    table of those that did not.
+    """
+    import nbformat
+    from tqdm import tqdm
+
+    cells = sum(len(nbformat.read(p, 4).cells) + bool(parameters) for p in paths)
+    rows, made = [], workspace.made_in(Path(runs), (parameters or {}).get("MODEL", ""), ROOT / "data")
+    with tqdm(
+        total=cells,
+        unit="cell",
+        disable=None,
+        bar_format="{desc} {bar} {percentage:3.0f}% {n_fmt}/{total_fmt} cells, {elapsed}",
+    ) as bar:
+        try:
+            for n, path in enumerate(paths, 1):
+                bar.set_description_str(f"{n}/{len(paths)} {path.stem}")
+                began, clock = time.time(), time.perf_counter()
+                nb = execute(path, Path(runs) / "series", parameters, on_cell=lambda cell: bar.update())
+                if outputs:
+                    refresh(path, nb)
+                rows.append((path.stem, time.perf_counter() - clock, key_result(made, path.stem, began)))
+                bar.write(f"[{n}/{len(paths)}] {path.stem}: {rows[-1][1]:.1f} s")
+        finally:
+            bar.close()
+            if rows:
+                print("\n" + table(rows))
+    memory = peak_memory()
+    print(
+        f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
+        + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
+        + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html"
+    )
+
+
+def main(arguments=None):
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhf_helpers.make.series",
+        description=("Execute the notebooks in order; the executed copies go to runs/series/."),
+    )
+    parser.add_argument("--fast", action="store_true", help="a short run with smaller numbers")
+    parser.add_argument("--only", nargs="+", metavar="NN", default=(), help="these chapters, such as 04 05")
+    parser.add_argument("--seed", type=int, help="the SEED of every chapter (0)")
+    parser.add_argument(
+        "--annotator",
+        choices=["you", *annotators.TASTES],
+        help='who labels: "you" (your labels, if there are any), or a simulated taste',
+    )
+    parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
+    parser.add_argument("--runs-dir", type=Path, help="where everything is written (runs/)")
+    parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
+    options = parser.parse_args(arguments)
+    runs = (options.runs_dir or ROOT / "runs").expanduser().resolve()
+    model = str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model
+    parameters = {
+        "MODEL": model,
+        "FAST": options.fast or None,
+        "SEED": options.seed,
+        "ANNOTATOR": options.annotator,
+        "RUNS_DIR": str(runs) if options.runs_dir else None,
+    }
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        run(chapters(options.only), runs, parameters, options.refresh)
+    except WorkbookError as e:
+        print(f"\n{e}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as e:
+        print(f'The module {e.name} is missing; run: python -m pip install -e ".[notebooks]"', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The chapters that had ended are kept; --only runs single ones.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
