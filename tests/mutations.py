@@ -203,7 +203,8 @@ BUGS = [Bug(*b) for b in [
      '    return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]',
      "rows = random.Random(seed).sample(rows, len(rows))\n    n = round(share * len(rows))\n"
      "    return rows[n:], rows[:n]", "test_no_prompt_is_on_both_sides_of_the_split"),
-    (35, "the same answer always on the left", "desk/labeller.py", 'return random.Random(f"{seed} {pair_id}").choice("ab")',
+    (35, "the same answer always on the left", "desk/labeller.py",
+     'return random.Random(f"{seed} {pair_id}").choice("ab")',
      'return "a"', "test_sides_are_mixed_the_same_for_a_seed_and_stored"),
     (37, "a score head that is too loud", MODELS, "std=(model.score.in_features + 1) ** -0.5", "std=1.0",
      "test_a_new_head_is_drawn_with_the_right_spread"),

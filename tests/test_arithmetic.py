@@ -234,7 +234,7 @@ def test_health_checks_pass_in_16_bits(asked, tokenizer, name, model):
 def test_in_fp32_nothing_is_computed_twice(tokenizer):
     policy = ppo.PackedPolicy(tiny(tokenizer))
     prompt, mask = models.encode_prompts(tokenizer, PROMPTS)
-    _, _, drawn, old, _, _ = policy.roll_out(prompt, mask, 8, {tokenizer.eos_token_id}, None)
+    _, _, drawn, old, _, _ = policy.respond(prompt, mask, 8, {tokenizer.eos_token_id}, None)
     assert drawn is old
     assert torch.equal(ppo.importance(old, drawn), torch.ones_like(old))
 
@@ -246,9 +246,9 @@ def test_the_packed_policy_of_a_gpu_says_what_the_plain_one_says(asked, tokenize
     torch.nn.init.normal_(policy.value_head.weight)
     prompt, mask = models.encode_prompts(tokenizer, PROMPTS)
     inputs = prompt, mask, 8, {tokenizer.eos_token_id}
-    watched = policy.roll_out(*inputs, torch.Generator().manual_seed(0))
+    watched = policy.respond(*inputs, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        read = policy.roll_out_and_read(*inputs, torch.Generator().manual_seed(0))
+        read = policy.respond_and_read(*inputs, torch.Generator().manual_seed(0))
     for a, b in zip(watched, read, strict=True):
         assert torch.allclose(a.float(), b.float(), atol=1e-5)
 

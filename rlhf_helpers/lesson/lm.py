@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from ..engine.arithmetic import autocast, memory_guard, take_step
 from ..engine.models import pad, position_ids, prompt_ids, response_ids
 from ..engine.packing import can_pack, logits_at, pack_padded
+from . import edited
 
 
 def next_token_loss(logits, ids, mask):
@@ -64,8 +65,13 @@ def packed_loss(model, ids, mask, loss_mask):
 
 
 def padded_batch_loss(model):
-    """The quicker loss for batches with padding: `packed_loss`, or `plain_loss` for a model that can't be packed."""
-    return packed_loss if can_pack(model) else plain_loss
+    """The quicker loss for batches with padding: `packed_loss`, or `plain_loss` for a model that can't be packed.
+
+    It is `plain_loss`, too, where that or its `next_token_loss` was edited in chapter 01.
+    """
+    if edited(__name__, "plain_loss", "next_token_loss") or not can_pack(model):
+        return plain_loss
+    return packed_loss
 
 
 @memory_guard("training the language model", "the batch size")

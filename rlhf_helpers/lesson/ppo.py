@@ -19,6 +19,7 @@ from ..engine.memory import recompute_if_needed
 from ..engine.models import context_length, encode_prompts, position_ids, prompts_ids
 from ..engine.packing import can_pack, logits_at, pack_padded
 from ..engine.sampler import is_fast
+from . import edited
 from .decoding import decode_responses, end_tokens, rollout, which_ended
 
 
@@ -167,7 +168,7 @@ class PolicyWithValue(torch.nn.Module):
         real = mask[:, start:]
         return token_logprobs(logits, ids[:, start:]) * real, values * real
 
-    def roll_out(self, prompt, mask, *how):
+    def respond(self, prompt, mask, *how):
         """Sample answers; prompt, mask: (rows, prompt), `how`: see `rollout`.
 
         Returns (ids, mask) of the whole sequences, and of each answer token, (rows, T) and 0 after the end: the
@@ -185,7 +186,7 @@ class PolicyWithValue(torch.nn.Module):
 
 
 class PackedPolicy(PolicyWithValue):
-    """The same numbers from `read` and `roll_out`, with nothing computed for the padding, or twice (see `packing`)."""
+    """The same numbers from `read` and `respond`, with nothing computed for the padding, or twice (see `packing`)."""
 
     def look(self, ids, mask, start):
         """Logits (tokens, vocabulary), values (tokens,) and ids (tokens,) of all answer tokens, and where they go."""
@@ -200,9 +201,9 @@ class PackedPolicy(PolicyWithValue):
         logprobs = token_logprobs(logits[None], tokens[None])[0]
         return tuple(x.new_zeros(answer.shape).masked_scatter(answer, x) for x in (logprobs, values))
 
-    def roll_out(self, prompt, mask, *how):
+    def respond(self, prompt, mask, *how):
         if is_fast(self.model):
-            return self.roll_out_and_read(prompt, mask, *how)
+            return self.respond_and_read(prompt, mask, *how)
         hidden, spread = [], []  # as they pass by: of the rows whose answer goes on, token after token
         hooks = [
             self.model.get_output_embeddings().register_forward_pre_hook(
@@ -220,8 +221,8 @@ class PackedPolicy(PolicyWithValue):
         values, entropy = (x.new_zeros(real.shape).masked_scatter(real, x).T for x in (values, entropy))
         return ids, full_mask, drawn, drawn, values, entropy
 
-    def roll_out_and_read(self, prompt, mask, *how):
-        """`roll_out` where the sampler is another network than the one that is trained, or does not show its states."""
+    def respond_and_read(self, prompt, mask, *how):
+        """`respond` where the sampler is another network than the one that is trained, or does not show its states."""
         ids, full_mask, drawn = rollout(self.model, prompt, mask, *how)
         logits, values, tokens, answer = self.look(ids, full_mask, prompt.shape[1])
         seen = token_logprobs(logits[None], tokens[None])[0], values, token_entropy(logits)
@@ -241,7 +242,7 @@ def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
     eos = end_tokens(policy.model, tokenizer)
     prompt, prompt_mask = encode_prompts(tokenizer, prompts, device)
     start = prompt.shape[1]
-    ids, full_mask, drawn, logprobs, values, entropy = policy.roll_out(
+    ids, full_mask, drawn, logprobs, values, entropy = policy.respond(
         prompt, prompt_mask, settings.max_new_tokens, eos, generator
     )
     tokens, mask = ids[:, start:], full_mask[:, start:].float()
@@ -484,29 +485,50 @@ def resume(checkpoint, run, policy, optimizer, generators, reward):
     return history, more.get("card", {}), more.get("queue", [])
 
 
-def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None):
-    """Train `model` in place by PPO; returns (history, health card).
+def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue=(), done=0):
+    """PPO, update after update: yields the batch, the statistics of its steps, and the prompts that wait.
 
-    reward(prompts, responses) -> scores (rows,).  prompts: list of text, drawn without replacement until
-    all were used.  `on_update(row, batch)` is called after each update with the row of the history.
-    `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop
-    button) ends the run early and keeps what was learned.  `checkpoint`: a file that is written after each
-    update; the same call, with `model` as it was at the start, goes on from it, with the very same result on
-    a CPU, and a finished run removes it.  Raises WorkbookError when the run cannot succeed, on a failed
-    health check, on a loss that is not finite (the last good policy is kept, and so is its checkpoint), and
-    when the checkpoint is not of this run.
+    reward(prompts, responses) -> scores (rows,).  dice: the generators that draw tokens and prompts.  prompts are
+    drawn without replacement until all were used; `queue` are those that still wait, after `done` updates.  The
+    learning rate falls to 0 along a straight line.
+    """
+    sampler, shuffler = dice
+    for step in range(done, settings.updates):
+        while len(queue) < settings.batch_size:
+            order = torch.randperm(len(prompts), generator=shuffler)
+            queue = [*queue, *(prompts[i] for i in order)]
+        asked, queue = queue[: settings.batch_size], queue[settings.batch_size :]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * (1 - step / settings.updates)
+        batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
+        yield batch, update(policy, optimizer, batch, settings, shuffler), queue
+
+
+def train(
+    model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None, packed=True
+):
+    """Train `model` in place by PPO: `loop`, with what a long run needs around it; returns (history, health card).
+
+    reward(prompts, responses) -> scores (rows,).  `on_update(row, batch)` is called after each update with the row of
+    the history.  `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop
+    button) ends the run early and keeps what was learned.  `checkpoint`: a file that is written after each update; the
+    same call, with `model` as it was at the start, goes on from it, with the very same result on a CPU, and a finished
+    run removes it.  `packed`: compute nothing for the padding, where the model allows it and `PolicyWithValue` is as
+    chapter 05 shows it.  Raises WorkbookError when the run cannot succeed, on a failed health check, on a loss that is
+    not finite (the last good policy is kept, and so is its checkpoint), and when the checkpoint is not of this run.
     """
     settings = settings or Settings()
     longest = check_run(model, tokenizer, prompts, settings)
     rows = -(-settings.batch_size // settings.minibatches)
     recompute_if_needed(model, rows, longest, settings.max_new_tokens)
-    kind, device = PackedPolicy if can_pack(model) else PolicyWithValue, next(model.parameters()).device
+    packed = packed and not edited(__name__, "PolicyWithValue") and can_pack(model)
+    kind, device = PackedPolicy if packed else PolicyWithValue, next(model.parameters()).device
     policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
     )
-    sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
+    dice = sampler, shuffler = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
     run = checkpoint and {
         "training": "PPO",
         **asdict(settings),
@@ -515,18 +537,13 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
         "model to start from": digest(model),
         "reward model": digest(*frozen),
     }
-    history, card, queue = resume(checkpoint, run, policy, optimizer, (sampler, shuffler), reward)
+    history, card, queue = resume(checkpoint, run, policy, optimizer, dice, reward)
     good = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    updates = loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue, len(history))
     try:
         for step in range(len(history), settings.updates):
-            while len(queue) < settings.batch_size:
-                queue += [prompts[i] for i in torch.randperm(len(prompts), generator=shuffler)]
-            asked, queue = queue[: settings.batch_size], queue[settings.batch_size :]
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * (1 - step / settings.updates)
             with memory_guard(f"update {step + 1} of PPO", "batch_size or max_new_tokens, or raise minibatches"):
-                batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
-                stats = update(policy, optimizer, batch, settings, shuffler)
+                batch, stats, queue = next(updates)
                 checks = health(policy, tokenizer, batch, stats, step, settings)
             moved = (before != fingerprint(reference, *frozen)).sum().item()
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
@@ -537,7 +554,7 @@ def train(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=No
                 on_update(history[-1], batch)
             if checkpoint:
                 place = {"card": card, "queue": queue, "sampler": sampler.get_state(), "shuffler": shuffler.get_state()}
-                place |= {"prompts": asked, "responses": batch["responses"], "scores": batch["scores"].cpu()}
+                place |= {k: batch[k] for k in ("prompts", "responses")} | {"scores": batch["scores"].cpu()}
                 save_checkpoint(checkpoint, run, policy, optimizer, history, **place)
         if checkpoint:
             Path(checkpoint).unlink(missing_ok=True)

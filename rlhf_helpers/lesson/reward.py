@@ -17,6 +17,7 @@ from ..engine.files import WorkbookError
 from ..engine.memory import recompute_if_needed
 from ..engine.models import context_length, pad, position_ids, prompt_ids, prompts_ids, response_ids, responses_ids
 from ..engine.packing import can_pack, hidden_at, pack_groups, shared
+from . import edited
 from .lm import schedule
 
 SAVE_EVERY = 20  # steps of training between two checkpoints
@@ -51,6 +52,13 @@ def scores_at(model, packed, places):
 def packed_scores(model, groups, pad_id=None):
     """The same numbers without computing the padding, and what a group begins with only once (see `packing`)."""
     return scores_at(model, *pack_groups(groups, next(model.parameters()).device))
+
+
+def quick_scores(model):
+    """`packed_scores`, or `padded_scores` where the model can't be packed, or where chapter 04's forms were edited."""
+    if edited(__name__, "padded_scores", "last_token_scores") or not can_pack(model):
+        return padded_scores
+    return packed_scores
 
 
 def comparable(pair):
@@ -107,7 +115,7 @@ def score(model, tokenizer, prompts, responses, batch_size=256):
 
     Of an answer that is too long for the model, what fits is judged; see `readable_ids`.
     """
-    scores, limit = packed_scores if can_pack(model) else padded_scores, context_length(model)
+    scores, limit = quick_scores(model), context_length(model)
     rows = readable_ids(tokenizer, prompts, responses, limit)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows))
@@ -206,21 +214,27 @@ def training_batches(pairs, epochs, batch_size, seed):
     return batches
 
 
-def preference_step(model, optimizer, pairs, pad_id, center, scores=padded_scores):
-    """One update on pairs of token ids (chosen, rejected); returns loss (nats), accuracy and mean margin.
+def training_steps(model, optimizer, pairs, batches, lr, pad_id, center=0.01, scores=padded_scores, done=0):
+    """The loop of the reward model's training: after each step, a dict of its loss (nats), accuracy and mean margin.
 
-    Chosen and rejected answers go through the model together; `scores(model, pairs, pad_id)` says how.  Raises
-    WorkbookError, and leaves the weights alone, when the loss or its gradient is not finite.
+    pairs: token ids (chosen, rejected).  batches: lists of indices into them, of which `done` were learned before.
+    `center` times (R+ + R-)^2 is added to the loss (Eisenstein et al. 2023): only differences of scores matter to the
+    loss itself, and this pins their middle so that good > 0 > bad.  `scores(model, pairs, pad_id)` says how pairs are
+    scored.  Raises WorkbookError, and leaves the weights alone, when the loss or its gradient is not finite.
     """
-    chosen, rejected = scores(model, pairs, pad_id).unbind(1)
-    loss = preference_loss(chosen, rejected)
-    total = loss + center * (chosen + rejected).square().mean()
-    take_step(total, model, optimizer, "The loss of the reward model")
-    return {
-        "loss": loss.item(),
-        "accuracy": (chosen > rejected).float().mean().item(),
-        "margin": (chosen - rejected).mean().item(),
-    }
+    for step in range(done, len(batches)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule(step, len(batches))
+        some = [pairs[i] for i in batches[step]]
+        chosen, rejected = scores(model, some, pad_id).unbind(1)
+        loss = preference_loss(chosen, rejected)
+        pinned = loss + center * (chosen + rejected).square().mean()
+        take_step(pinned, model, optimizer, "The loss of the reward model")
+        yield {
+            "loss": loss.item(),
+            "accuracy": (chosen > rejected).float().mean().item(),
+            "margin": (chosen - rejected).mean().item(),
+        }
 
 
 def begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed):
@@ -264,29 +278,24 @@ def train_reward_model(
 ):
     """Train on preference rows {"prompt", "chosen", "rejected"}; returns the history, a list of dicts.
 
-    `center` times (R+ + R-)^2 is added to the loss (Eisenstein et al. 2023): only differences of scores
-    matter to the loss itself, and this pins their middle so that good > 0 > bad.  `on_step(step, steps,
-    row)` is called after each update.  `checkpoint`: a file that is written every 20 steps; after an
-    interrupt or a crash the same call goes on from it, with the very same result on a CPU, and a finished
-    training removes it.  `scores`: `padded_scores`, or another way to score pairs; by default the quickest
-    that the model allows.  Raises WorkbookError when nothing can be learned from `rows`, when the loss is no
-    longer finite, or when the checkpoint is not of this training.
+    It is `training_steps` with what a long training needs.  `on_step(step, steps, row)` is called after each update.
+    `checkpoint`: a file that is written every 20 steps; after an interrupt or a crash the same call goes on from it,
+    with the very same result on a CPU, and a finished training removes it.  `scores`: `padded_scores`, or another way
+    to score pairs; by default `quick_scores`.  Raises WorkbookError when nothing can be learned from `rows`, when the
+    loss is no longer finite, or when the checkpoint is not of this training.
     """
     pairs, dropped = pairs_to_learn(tokenizer, rows, context_length(model))
-    scores = scores or (packed_scores if can_pack(model) else padded_scores)
+    scores, pad_id = scores or quick_scores(model), tokenizer.pad_token_id
     batches = training_batches(pairs, epochs, batch_size, seed)
     optimizer, run, history = begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed)
     model.train()
+    steps = training_steps(model, optimizer, pairs, batches, lr, pad_id, center, scores, len(history))
     try:
-        for step in range(len(history), len(batches)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * schedule(step, len(batches))
-            some = [pairs[i] for i in batches[step]]
-            row = preference_step(model, optimizer, some, tokenizer.pad_token_id, center, scores)
-            history.append({"step": step + 1, "dropped": dropped, **row})
+        for row in steps:
+            history.append({"step": len(history) + 1, "dropped": dropped, **row})
             if on_step:
-                on_step(step + 1, len(batches), history[-1])
-            if checkpoint and (step + 1) % SAVE_EVERY == 0:
+                on_step(len(history), len(batches), history[-1])
+            if checkpoint and len(history) % SAVE_EVERY == 0:
                 save_checkpoint(checkpoint, run, model, optimizer, history)
     finally:
         model.eval()
