@@ -21,6 +21,7 @@ Bug = namedtuple("Bug", "n what file old new test")
 
 PPO, REWARD, DECODING = "lesson/ppo.py", "lesson/reward.py", "lesson/decoding.py"
 MODELS, ARITHMETIC, SAMPLER = "engine/models.py", "engine/arithmetic.py", "engine/sampler.py"
+CHECKPOINTS = "engine/checkpoints.py"
 HEALTHY = "test_the_first_update_starts_at_ratio_1_and_kl_0"
 JUNK = "test_junk_in_the_pads_changes_no_piece"
 
@@ -218,19 +219,20 @@ BUGS = [Bug(*b) for b in [
      '"kl": masked_mean(batch["logprobs"] - batch["ref_logprobs"], mask).item()',
      "test_the_reference_is_a_model_of_its_own"),
     # ------------------------------------------------------------ going on after a stop (no number in the list)
-    ("", "resumed without the state of Adam", MODELS, '    optimizer.load_state_dict(saved["optimizer"])\n', "",
+    ("", "resumed without the state of Adam", CHECKPOINTS, '    optimizer.load_state_dict(saved["optimizer"])\n', "",
      "test_an_interrupted_run_goes_on_bit_for_bit"),
     ("", "resumed without the state of the sampler", PPO, '        sampler.set_state(more["sampler"])\n', "",
      "test_an_interrupted_run_goes_on_bit_for_bit"),
     ("", "resumed without the prompts still to be asked", PPO, 'more.get("queue", [])', "[]",
      "test_an_interrupted_run_goes_on_bit_for_bit"),
-    ("", "resumed without torch's random numbers (dropout)", MODELS, '    torch.set_rng_state(saved["random"])\n', "",
+    ("", "resumed without torch's random numbers (dropout)", CHECKPOINTS,
+     '    torch.set_rng_state(saved["random"])\n', "",
      "test_an_interrupted_training_goes_on_bit_for_bit"),
-    ("", "a checkpoint of other settings is taken", MODELS, "    if other:\n", "    if False:\n",
+    ("", "a checkpoint of other settings is taken", CHECKPOINTS, "    if other:\n", "    if False:\n",
      "test_a_checkpoint_of_another_run_is_refused"),
-    ("", "check sums not looked at", MODELS, "if parts.testzip():", "if False:",
+    ("", "check sums not looked at", CHECKPOINTS, "if parts.testzip():", "if False:",
      "test_a_damaged_or_foreign_checkpoint_is_named_and_never_run"),
-    ("", "checkpoint may run code", MODELS, "weights_only=True", "weights_only=False",
+    ("", "checkpoint may run code", CHECKPOINTS, "weights_only=True", "weights_only=False",
      "test_a_damaged_or_foreign_checkpoint_is_named_and_never_run"),
     # ------------------------------------------------------------ arithmetic and the sampler of a GPU
     ("", "the output head in 16 bits", ARITHMETIC, "    torch.set_autocast_enabled(inputs[0].device.type, False)\n", "",

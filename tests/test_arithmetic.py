@@ -409,7 +409,7 @@ def test_the_other_trainings_say_it_too(monkeypatch, tokenizer):
     def full(*a):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(reward, "preference_step", full)
+    monkeypatch.setattr(reward, "preference_loss", full)
     model, its = models.load_reward_model(ROOT / "data/models/finetuned")
     rows = [{"prompt": p, "chosen": "Yes.", "rejected": "No."} for p in PROMPTS]
     with pytest.raises(WorkbookError, match="ran out of memory in training the reward model. Lower batch_size"):

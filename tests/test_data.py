@@ -242,15 +242,15 @@ def test_shipped_feedback_is_simulated_and_usable():
 
 def test_build_is_deterministic(tmp_path, monkeypatch):
     """Two small builds from one seed give the same weights, bit for bit."""
-    monkeypatch.setattr(build, "CORPUS_DOCUMENTS", 60)
-    monkeypatch.setattr(build, "DEMONSTRATIONS", 40)
+    monkeypatch.setattr(recipe, "CORPUS_DOCUMENTS", 60)
+    monkeypatch.setattr(recipe, "DEMONSTRATIONS", 40)
     monkeypatch.setattr(build, "PRETRAINING", {"steps": 2, "lr": 1e-3, "batch_size": 4, "length": 32})
-    monkeypatch.setattr(build, "FINE_TUNING", {"steps": 2, "lr": 1e-3, "batch_size": 4})
-    monkeypatch.setattr(build, "COOL_DOWN", {"steps": 1, "lr": 1e-4, "batch_size": 4})
+    monkeypatch.setattr(recipe, "FINE_TUNING", {"steps": 2, "lr": 1e-3, "batch_size": 4})
+    monkeypatch.setattr(recipe, "COOL_DOWN", {"steps": 1, "lr": 1e-4, "batch_size": 4})
     monkeypatch.setattr(build, "generate", lambda model, tokenizer, prompts, **options: ["Yes."] * len(prompts))
     for folder in ("one", "two"):
         for stage in ("world", "base", "finetuned"):
-            getattr(build, f"build_{stage}")(tmp_path / folder, 3)
+            build.STAGES[stage](tmp_path / folder, 3)
     one, two = (load_model(tmp_path / f / "models/finetuned")[0].state_dict() for f in ("one", "two"))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
@@ -301,8 +301,8 @@ def test_a_rebuild_is_compared_by_bits_and_by_scores():
 def test_a_build_ends_with_the_record(tmp_path, monkeypatch, capsys):
     shutil.copytree(DATA, tmp_path / "data")
     (tmp_path / "data" / "checksums.json").unlink()
-    monkeypatch.setattr(build, "STAGES", ("world",))
-    monkeypatch.setattr(build, "build_world", lambda out, seed: (out / "corpus.txt").write_text("other"))
+    other = {"world": lambda out, seed: (out / "corpus.txt").write_text("other")}
+    monkeypatch.setattr(build, "STAGES", other)
     build.build(tmp_path / "data")
     assert build.record(tmp_path / "data") == json.loads((tmp_path / "data" / "checksums.json").read_text())
     said, n = capsys.readouterr().out, len(recorded()["files"])

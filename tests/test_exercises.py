@@ -2,9 +2,11 @@
 
 import ast
 import contextlib
+import importlib
 import io
 import math
 import re
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -15,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
 
-from rlhf_helpers.desk import exercises
+from rlhf_helpers.desk import exercises as folder
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson.loop import gate
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADING = re.compile(r"### Exercise (\d+): \S.*\n\n\*(easy|medium|hard) · (\d+) minutes\*\n\n\S")
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```\n.*?</details>", re.S)
-CHECKERS = {name: f for name, f in vars(exercises).items() if name.startswith("check_")}
+MODULES = [importlib.import_module(f"{folder.__name__}.chapter_{n:02}") for n in range(9)]
+CHECKERS = {name: f for m in MODULES for name, f in vars(m).items() if re.match("check_(?!cases)", name)}
 
 
 def parse(source):
@@ -366,11 +369,13 @@ def test_a_usual_mistake_is_named(name, part, answer):
 
 
 def listed_mistakes(checker, monkeypatch):
-    """[(sentence, wrong function)] as the checker hands them to `compare`, and its right function."""
+    """[(sentence, wrong function)] as the checker hands them to `check_cases`, and its right function."""
     handed = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            exercises, "compare", lambda number, answer, right, cases, mistakes, *more: handed.append((right, mistakes))
+            sys.modules[checker.__module__],
+            "check_cases",
+            lambda number, answer, right, cases, mistakes, *more: handed.append((right, mistakes)),
         )
         checker(None)
     if not handed:
@@ -417,9 +422,9 @@ def test_an_error_is_told_with_its_name(name):
 
 
 def test_an_unknown_mistake_is_shown_with_its_case():
-    said = exercises.check_odds(lambda odds, temperature: odds + temperature)
+    said = CHECKERS["check_odds"](lambda odds, temperature: odds + temperature)
     assert said == "Exercise 3: not right yet: for odds = 4, temperature = 0.5 it gives 4.5, and 16 is right."
-    said = exercises.check_row_mask(lambda asked, said, padding: [0] * asked)
+    said = CHECKERS["check_row_mask"](lambda asked, said, padding: [0] * asked)
     assert "it gives 3 values, and 8 values should come out" in said
 
 
@@ -431,16 +436,20 @@ def test_an_answer_cannot_spoil_the_cases_of_the_checker():
         pairs.clear()
         return mean
 
-    assert exercises.check_combine(spoil).right
+    assert CHECKERS["check_combine"](spoil).right
 
 
 def test_right_answers_of_other_kinds_pass():
     """In single precision, as arrays, or written in another way."""
-    assert exercises.check_row_mask(lambda a, s, p: torch.tensor([0] * a + [1] * (s + 1) + [0] * p)).right
-    assert exercises.check_wins(lambda a, b: np.mean((np.sign(np.subtract(a, b)) + 1) / 2)).right
-    assert exercises.check_perplexity(lambda x, m: math.exp(float(x.float()[m.bool()].mean()))).right
-    assert exercises.check_loss_of_gap(lambda d: F.softplus(torch.tensor(-d, dtype=torch.float64))).right
-    assert exercises.check_leave_one_out(lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1)).right
-    assert exercises.check_reward(rewards(lambda r: 1 / len(r) if r else 0)).right
-    assert exercises.check_taste(lambda prompt, answer: "fruit" in answer).right
-    assert exercises.check_keep(lambda p, r: not re.search("silly|Everybody|Not this|really|Now|Look|Do not", r)).right
+    assert CHECKERS["check_row_mask"](lambda a, s, p: torch.tensor([0] * a + [1] * (s + 1) + [0] * p)).right
+    assert CHECKERS["check_wins"](lambda a, b: np.mean((np.sign(np.subtract(a, b)) + 1) / 2)).right
+    assert CHECKERS["check_perplexity"](lambda x, m: math.exp(float(x.float()[m.bool()].mean()))).right
+    assert CHECKERS["check_loss_of_gap"](lambda d: F.softplus(torch.tensor(-d, dtype=torch.float64))).right
+    assert CHECKERS["check_leave_one_out"](
+        lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1)
+    ).right
+    assert CHECKERS["check_reward"](rewards(lambda r: 1 / len(r) if r else 0)).right
+    assert CHECKERS["check_taste"](lambda prompt, answer: "fruit" in answer).right
+    assert CHECKERS["check_keep"](
+        lambda p, r: not re.search("silly|Everybody|Not this|really|Now|Look|Do not", r)
+    ).right

@@ -289,13 +289,12 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     assert not list((tmp_path / "model").glob("*.bin")) and (tmp_path / "model/model.safetensors").is_file()
 
 
-def test_a_model_of_a_notebook_carries_seed_and_versions(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_seed", None)
+def test_a_model_of_a_notebook_carries_seed_and_versions(tmp_path):
     tokenizer = models.new_tokenizer(["a few words"], vocab_size=270)
     model = models.new_model(tokenizer, layers=1, width=16, heads=2)
     models.save_model(model, tokenizer, tmp_path / "built", "# A card\n")
     assert not (tmp_path / "built" / "made_with.json").exists()  # the build has its own record
-    workspace.setup(SEED=7, RUNS_DIR=str(tmp_path))
-    models.save_model(model, tokenizer, tmp_path / "model", "# A card\n")
+    ws = workspace.setup(SEED=7, RUNS_DIR=str(tmp_path))
+    models.save_model(model, tokenizer, tmp_path / "model", "# A card\n", ws.made_with)
     made = json.loads((tmp_path / "model" / "made_with.json").read_text())
     assert made == {"seed": 7, "versions": files.versions()}

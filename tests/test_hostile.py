@@ -496,7 +496,7 @@ def test_a_judge_outside_of_the_export_is_refused(tmp_path, name):
 
 def sources():
     """The text of every module of the package and of every code cell of the notebooks: (name, text)."""
-    for path in sorted((ROOT / "rlhf_helpers").glob("*.py")):
+    for path in sorted((ROOT / "rlhf_helpers").rglob("*.py")):
         yield path.name, path.read_text(encoding="utf-8")
     for path in series.chapters():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -534,10 +534,12 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 import importlib, pathlib
 root = pathlib.Path(sys.argv[1])
-for path in sorted((root / "rlhf_helpers").glob("*.py")):
-    importlib.import_module(f"rlhf_helpers.{path.stem}")
+for path in sorted((root / "rlhf_helpers").rglob("*.py")):
+    importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
 assert not asked, ("import", asked)
-from rlhf_helpers import chat, decoding, models, reward
+from rlhf_helpers.desk import chat
+from rlhf_helpers.engine import models
+from rlhf_helpers.lesson import decoding, reward
 model, tokenizer = models.load_model(root / "data/models/finetuned")
 answers = decoding.generate(model, tokenizer, ["What does a cow eat?"])
 judge, tokenizer = models.load_reward_model(root / "data/models/reward")
@@ -561,7 +563,7 @@ def test_neither_package_nor_notebooks_can_speak_to_the_network():
     """No telemetry: no module for it is imported.  Models that are not here come through transformers alone."""
     for name, text in sources():
         assert not NETWORK & set(imported(text)), name
-    assert '"report_to": "none"' in (ROOT / "rlhf_helpers" / "scale.py").read_text(encoding="utf-8")
+    assert '"report_to": "none"' in (ROOT / "rlhf_helpers" / "desk" / "scale.py").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- Jupyter

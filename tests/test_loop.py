@@ -63,7 +63,7 @@ def no_gold(monkeypatch):
 
     for name in ("gold_score", "gold_axes"):
         monkeypatch.setattr(world, name, caught)
-        monkeypatch.setattr(f"rlhf_helpers.annotators.{name}", caught)
+        monkeypatch.setattr(f"rlhf_helpers.world.annotators.{name}", caught)
 
 
 # ---------------------------------------------------------------- the loop
@@ -496,7 +496,7 @@ def test_the_widget_says_what_is_wrong_and_goes_on(chat, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the model broke")
 
-    monkeypatch.setattr("rlhf_helpers.chat.stream", fail)
+    monkeypatch.setattr("rlhf_helpers.desk.chat.stream", fail)
     chat.box.value = TRAIN[2]
     click(chat, chat.send)
     assert "the model broke" in chat.status.value and chat.box.value == TRAIN[2] and len(chat.errors) == 3

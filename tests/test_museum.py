@@ -10,7 +10,7 @@ import re
 import nbformat
 import pytest
 
-from rlhf_helpers.desk import exercises
+from rlhf_helpers.desk.exercises import chapter_08 as exercises
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import decoding, ppo
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from rlhf_helpers import lesson
 from rlhf_helpers.desk import scale
 from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT
@@ -184,46 +185,68 @@ def test_no_path_of_one_machine(path):
 # ---------------------------------------------------------------- the lesson and the package agree
 
 
-def without_docstring(definition):
-    """A function or class as text of its syntax tree; docstrings and positions do not count."""
-    for node in ast.walk(definition):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(definition)
-
-
-def definitions(tree):
-    return {
-        node.name: without_docstring(node) for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    }
-
-
 def package_definitions():
-    """{name: {module: tree}} of every function and class at the top of a module of the package."""
+    """{name: {module: tree}} of every function and class at the top of a module of engine, lesson and desk."""
     found = {}
-    for module in sorted((ROOT / "rlhf_helpers").glob("*.py")):
-        for name, tree in definitions(ast.parse(module.read_text(encoding="utf-8"))).items():
-            found.setdefault(name, {})[module.name] = tree
+    for storey in ("engine", "lesson", "desk"):
+        for module in sorted((ROOT / "rlhf_helpers" / storey).glob("[a-z]*.py")):
+            for name, tree in lesson.definitions(ast.parse(module.read_text(encoding="utf-8"))).items():
+                found.setdefault(name, {})[module.stem] = tree
     return found
 
 
+def loose_ends(cell, package):
+    """What is wrong with the tie between a code cell and the package, in sentences."""
+    tree, said = parse(cell), []
+    here, driven = lesson.definitions(tree), lesson.driven(tree)
+    if ("shared" in tags(cell)) != bool(driven):
+        said.append("the tag `shared` and `@drives(...)` go together")
+    for name, module in driven.items():
+        partner = package.get(name, {}).get(module)
+        if partner is None:
+            said.append(f"{module} has no {name}")
+        elif partner != here[name]:
+            said.append(f"{name} differs from that of {module}")
+    if not {"variant", "bug", "museum"} & set(tags(cell)):
+        said += [f"{name} is in the package, too: mark it" for name in here if name in package and name not in driven]
+    return said
+
+
 @every_notebook
-def test_functions_are_those_of_the_package(path):
+def test_functions_in_view_are_those_of_the_package(path):
     package = package_definitions()
-    for cell in code_cells(path):
-        if "variant" not in tags(cell):
-            for name, tree in definitions(parse(cell)).items():
-                assert name not in package or tree in package[name].values(), (
-                    f"{name} in cell {cell.id} differs from {' and '.join(package[name])}; make them the "
-                    "same, or tag the cell `variant`"
-                )
+    assert {cell.id: loose_ends(cell, package) for cell in code_cells(path) if loose_ends(cell, package)} == {}
+
+
+@pytest.mark.parametrize(
+    "source, tag, fault",
+    [
+        ("@drives(ppo)\ndef whiten(x):\n    return x", "shared", "whiten differs from that of ppo"),
+        ("@drives(ppo)\ndef whitened(x):\n    return x", "shared", "ppo has no whitened"),
+        ("@drives(reward)\ndef whiten(x):\n    return x", "shared", "reward has no whiten"),
+        ("def whiten(x):\n    return x", "", "whiten is in the package, too: mark it"),
+        ("def mine(x):\n    return x", "shared", "the tag `shared` and `@drives(...)` go together"),
+    ],
+)
+def test_a_loose_end_is_named(source, tag, fault):
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": [tag] * bool(tag)})
+    assert loose_ends(cell, package_definitions()) == [fault]
+
+
+def test_no_function_of_the_lesson_is_called_by_tests_only():
+    """What neither package nor chapters nor benchmarks use is not kept for its tests."""
+    text = "\n".join(p.read_text(encoding="utf-8") for p in [*ROOT.glob("benchmarks/*.py"), *PATHS])
+    package = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "rlhf_helpers").rglob("*.py"))]
+    for name in package_definitions():
+        uses = len(re.findall(rf"\b{name}\b", "\n".join(package))) + len(re.findall(rf"\b{name}\b", text))
+        assert uses > 1, name
 
 
 def test_the_comparison_ignores_docstrings_only():
-    one = ast.parse('def f(x):\n    """Say."""\n    return x + 1')
+    one = ast.parse('@drives(m)\ndef f(x):\n    """Say."""\n    return x + 1')
     two = ast.parse("def f(x):  # a comment\n\n    return (x + 1)")
     three = ast.parse("def f(x):\n    return x + 2")
-    assert definitions(one) == definitions(two) != definitions(three)
+    assert lesson.definitions(one) == lesson.definitions(two) != lesson.definitions(three)
 
 
 # ---------------------------------------------------------------- execution

@@ -163,9 +163,7 @@ def test_the_packed_policy_rolls_out_as_the_plain_one_does(tmp_path, name):
     twin.load_state_dict(policy.state_dict())
     prompt, prompt_mask = models.encode_prompts(tokenizer, QUESTIONS)
     ends = set(range(10, 40))  # so that the answers have several lengths
-    plain, packed = (
-        p.respond(prompt, prompt_mask, 10, ends, torch.Generator().manual_seed(3)) for p in (policy, twin)
-    )
+    plain, packed = (p.respond(prompt, prompt_mask, 10, ends, torch.Generator().manual_seed(3)) for p in (policy, twin))
     start, mask = prompt.shape[1], plain[1].bool()
     with torch.no_grad():
         logits, values = policy(plain[0], plain[1], start)

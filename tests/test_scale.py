@@ -40,13 +40,13 @@ def tokenizer():
 @pytest.mark.slow
 def test_nothing_imports_the_engine_before_it_is_asked_for():
     """No import of TRL, Accelerate or datasets stands outside a function, and none happens by itself."""
-    modules = sorted((ROOT / "rlhf_helpers").glob("*.py"))
+    modules = sorted((ROOT / "rlhf_helpers").rglob("*.py"))
     for path in modules:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
                 assert not {n.split(".")[0] for n in names} & set(scale.ENGINE), f"{path.name}: {names}"
-    names = [f"rlhf_helpers.{p.stem}" for p in modules if p.stem != "__init__"]
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in modules if p.stem != "__init__"]
     program = f"import importlib, sys\nfor n in {names}: importlib.import_module(n)\nassert 'trl' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

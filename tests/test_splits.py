@@ -6,12 +6,13 @@ from collections import Counter
 import pytest
 
 from rlhf_helpers import world
-from rlhf_helpers.desk import tasks
+from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine.files import ROOT, read_jsonl
 from rlhf_helpers.engine.models import new_model, new_tokenizer
 from rlhf_helpers.lesson import lm, loop, ppo, reward
 from rlhf_helpers.lesson.feedback import read_events, replay
 from rlhf_helpers.make import build
+from rlhf_helpers.world import texts
 from rlhf_helpers.world.annotators import Annotator
 
 DATA = ROOT / "data"
@@ -209,9 +210,10 @@ def recorded(monkeypatch, tmp_path):
     """A small build whose models learn nothing: `run()` returns the recorder with what each training was given."""
     recorder = Recorder(monkeypatch)
     for name, value in {"CORPUS_DOCUMENTS": 400, "DEMONSTRATIONS": 400, "PAIRS": 100, "LABELLED": 400}.items():
-        monkeypatch.setattr(build, name, value)
+        monkeypatch.setattr(recipe, name, value)
     for name in ("PRETRAINING", "FINE_TUNING", "COOL_DOWN"):
-        monkeypatch.setattr(build, name, getattr(build, name) | {"steps": 12})
+        monkeypatch.setattr(recipe, name, getattr(recipe, name) | {"steps": 12})
+    monkeypatch.setattr(build, "PRETRAINING", recipe.PRETRAINING)
     recorder.tokenizer = new_tokenizer(world.corpus(400))
     tiny = new_model(recorder.tokenizer, layers=1, width=32, heads=2)
     monkeypatch.setattr(build, "new_tokenizer", lambda texts: recorder.tokenizer)
@@ -219,7 +221,7 @@ def recorded(monkeypatch, tmp_path):
 
     def run():
         for stage in build.STAGES:
-            getattr(build, f"build_{stage}")(tmp_path, 0)
+            build.STAGES[stage](tmp_path, 0)
         return recorder
 
     return run
@@ -241,13 +243,13 @@ LEAKS = {  # what is put in on purpose -> which trainings must show it
 
 @pytest.mark.parametrize("where", LEAKS)
 def test_a_leak_put_in_on_purpose_is_found(recorded, monkeypatch, where):
-    pool, prompts, quiz = [*world.train_questions(), *[TEST] * 60], world.prompts, world.quiz
+    pool, prompts, quiz = [*texts.train_questions(), *[TEST] * 60], world.prompts, texts.quiz
     if where == "into the pool of all training questions":
-        monkeypatch.setattr(world, "train_questions", lambda: pool)
+        monkeypatch.setattr(texts, "train_questions", lambda: pool)
     elif where == "into the prompts of PPO and of the pairs":
         monkeypatch.setattr(world, "prompts", lambda split: prompts(split) + [TEST.prompt] * 60 * (split == "train"))
     else:
-        monkeypatch.setattr(world, "quiz", lambda n, *a, **k: quiz(n, *a, **k)[1:] + quiz(1, split="test"))
+        monkeypatch.setattr(texts, "quiz", lambda n, *a, **k: quiz(n, *a, **k)[1:] + quiz(1, split="test"))
     red = {name for name, found in recorded().leaks().items() if found}
     assert red == LEAKS[where]
 

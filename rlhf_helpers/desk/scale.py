@@ -9,9 +9,11 @@ Accelerate and TRL.  TRL is imported inside the functions that need it, so that 
 
 import argparse
 import importlib.util
+import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,8 +22,9 @@ from pathlib import Path
 
 import torch
 
-from ..engine.files import ROOT, WorkbookError, read_jsonl, shown, versions, write_json
+from ..engine.files import ROOT, WorkbookError, read_jsonl, shown, versions, write_json, write_text
 from ..engine.models import format_prompt
+from ..lesson import edited
 
 ENGINE = ("trl", "accelerate", "datasets")
 INSTALL = 'python -m pip install -c constraints/scale.txt -e ".[scale]"'
@@ -236,14 +239,27 @@ def launch_command(config, what, folder):
     ]
 
 
+PROCESS = ("common_arguments", "train_reward", "train_policy", "finish", "check_judge")  # what the processes run
+
+
+def hand_over_edits(folder):
+    """Write those functions of PROCESS that were edited in chapter 07 to FOLDER/edits.py, which every process reads."""
+    changed = [inspect.getsource(globals()[name]) for name in PROCESS if edited(__name__, name)]
+    source = "\n\n".join(re.sub(r"(?m)^@drives\(\w+\)\n", "", text) for text in changed)
+    write_text(folder / "edits.py", source)
+
+
 def launch(config, what, folder):
     """Run the command and wait; what it prints goes to FOLDER/`what`.log.  Returns its run.json as a dict.
+
+    The processes use the functions of chapter 07 as they stand in its cells (see `hand_over_edits`).
 
     Raises WorkbookError, with the last line of the log, when it fails or the engine is not installed.
     """
     if missing():
         raise WorkbookError(f"{', '.join(missing())} is not installed here. Run: {INSTALL}")
     folder, log = Path(folder), Path(folder) / f"{what}.log"
+    hand_over_edits(folder)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if "use_cpu: true" in Path(config).read_text(encoding="utf-8") else {}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
@@ -327,6 +343,8 @@ def main():
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     folder = options.folder.resolve()
+    if (folder / "edits.py").exists():
+        exec(compile((folder / "edits.py").read_text(encoding="utf-8"), "edits.py", "exec"), globals())
     if options.what == "policy":
         check_judge(folder)
     {"reward": train_reward, "policy": train_policy}[options.what](folder)

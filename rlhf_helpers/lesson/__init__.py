@@ -5,6 +5,7 @@ The reader's code drives the machine: a function of a cell that is marked `@driv
 """
 
 import ast
+import copy
 import inspect
 import linecache
 import sys
@@ -57,14 +58,15 @@ def definitions(tree):
 def driven(tree):
     """Name -> the module, as it is written, in `@drives(module)` of the functions and classes at the top of a tree."""
     nodes = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    return {n.name: ast.unparse(d.args[0]) for n in nodes for d in n.decorator_list if _is_drives(d)}
+    return {n.name: ast.unparse(d)[len("drives(") : -1] for n in nodes for d in n.decorator_list if _is_drives(d)}
 
 
-def _is_drives(node):
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "drives"
+def _is_drives(decorator):
+    return ast.unparse(decorator).startswith("drives(")
 
 
 def _without_words(definition):
+    definition = copy.deepcopy(definition)
     for node in ast.walk(definition):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             node.decorator_list = [d for d in node.decorator_list if not _is_drives(d)]
