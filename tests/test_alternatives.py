@@ -5,10 +5,12 @@ import importlib.util
 import itertools
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from chapters import taught
 from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
 
 from rlhf_helpers import world
@@ -69,12 +71,13 @@ def test_the_kl_of_best_of_n_is_never_above_its_bound(n):
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_answers():
+    pass_at_k = taught("05", "pass_at_k", SimpleNamespace(math=math))
     for n in range(1, 7):
         for right in range(n + 1):
             answers = [True] * right + [False] * (n - right)
             for k in range(1, n + 1):
                 drawn = [any(some) for some in itertools.combinations(answers, k)]
-                assert alternatives.pass_at_k(n, right, k) == pytest.approx(np.mean(drawn))
+                assert pass_at_k(n, right, k) == pytest.approx(np.mean(drawn))
 
 
 # ---------------------------------------------------------------- RLOO

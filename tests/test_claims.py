@@ -5,14 +5,13 @@ import math
 import random
 import re
 import statistics
-from functools import cache
 from statistics import NormalDist
 from types import SimpleNamespace
 
-import nbformat
 import pandas as pd
 import pytest
 import torch
+from chapters import cells, made_by
 
 from rlhf_helpers.desk import tasks
 from rlhf_helpers.engine import files, models
@@ -20,20 +19,6 @@ from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import decoding, feedback, loop
 from rlhf_helpers.world import gold_axes, measures
 from rlhf_helpers.world.annotators import TASTES, Annotator
-
-
-@cache
-def cells(chapter):
-    (path,) = (ROOT / "notebooks").glob(f"{chapter}_*.ipynb")
-    return {c.id: c.source for c in nbformat.read(path, 4).cells}
-
-
-def made_by(chapter, *ids, **given):
-    """The names that these cells of a chapter make, run one after the other with `given`."""
-    scope = dict(given)
-    for name in ids:
-        exec(compile(cells(chapter)[name], f"{chapter}:{name}", "exec"), scope)
-    return scope
 
 
 def says(chapter, cell, *phrases):

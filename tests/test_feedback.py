@@ -6,6 +6,7 @@ import multiprocessing
 import random
 
 import pytest
+from chapters import taught
 
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback as fb
@@ -287,18 +288,19 @@ def test_summary_counts_repeats_and_sides():
 
 
 def test_kappa_by_hand_and_against_scikit_learn():
+    cohen_kappa = taught("03", "cohen_kappa", fb)
     a, b = list("aabbt"), list("aabtt")
-    assert fb.cohen_kappa(a, b) == pytest.approx((0.8 - 0.32) / 0.68)
-    assert fb.cohen_kappa(a, a) == 1
-    assert math.isnan(fb.cohen_kappa(["a"], ["a"]))
+    assert cohen_kappa(a, b) == pytest.approx((0.8 - 0.32) / 0.68)
+    assert cohen_kappa(a, a) == 1
+    assert math.isnan(cohen_kappa(["a"], ["a"]))
     for x, y in ((a, a[:2]), ([], [])):
         with pytest.raises(ValueError):
-            fb.cohen_kappa(x, y)
+            cohen_kappa(x, y)
     metrics = pytest.importorskip("sklearn.metrics")
     rng = random.Random(0)
     for _ in range(20):
         a, b = rng.choices("abt", k=30), rng.choices("abt", k=30)
-        assert fb.cohen_kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b))
+        assert cohen_kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b))
 
 
 def test_wilson_solves_its_equation():

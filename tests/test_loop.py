@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 import torch
+from chapters import taught
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,8 @@ def no_gold(monkeypatch):
         monkeypatch.setattr(f"rlhf_helpers.world.annotators.{name}", caught)
 
 
+improve = taught("06", "improve", loop)
+
 # ---------------------------------------------------------------- the loop
 
 
@@ -101,7 +104,7 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
 def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     model, tokenizer = tiny
     honest, seen = annotator(), []
-    last, history = loop.improve(
+    last, history = improve(
         model,
         tokenizer,
         TRAIN,
@@ -118,7 +121,7 @@ def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     assert [row for row, _, _ in seen] == history and all(current is model for _, _, current in seen)
     json.dumps(history)
     nothing = loop.Limits(win_low=-1, distinct=0, kl=math.inf, ended=0, empty=1, longer=math.inf)
-    last, history = loop.improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS, limits=nothing)
+    last, history = improve(model, tokenizer, TRAIN, HELD_OUT, honest, rounds=2, settings=SETTINGS, limits=nothing)
     assert last is not model and [r["promoted"] for r in history] == [True, True]
     assert history[1]["learned_from"] > history[0]["learned_from"], "labels of promoted rounds add up"
 

@@ -2,11 +2,14 @@
 
 import ast
 import json
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from chapters import made_by, taught
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import scale
@@ -15,17 +18,32 @@ from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import reward
 from rlhf_helpers.make import series
 
+TAUGHT = SimpleNamespace(
+    **made_by(
+        "07",
+        *("count-parameters", "memory-formulas", "update-flops", "cost-defs", "fsdp", "launch-config"),
+        math=math,
+        WorkbookError=WorkbookError,
+    )
+)
 SHAPES = {
     "7B": dict(layers=32, width=4096, inner=11008, heads=32, kv_heads=32, vocab=32000),
     "70B": dict(layers=80, width=8192, inner=28672, heads=64, kv_heads=8, vocab=32000),
 }
+
+
+def preference_row(tokenizer, row):
+    prompt = taught("07", "prompt_row", models)
+    return taught("07", "preference_row", SimpleNamespace(prompt_row=prompt))(tokenizer, row)
+
+
 NODES = {"machines": 2, "address": "10.0.0.1", "sharded": True}
 CONFIGS = {
-    "here": scale.launch_config(2, cpu=True),
-    "one": scale.launch_config(1),
-    "eight": scale.launch_config(8, sharded=True),
-    "first": scale.launch_config(16, rank=0, **NODES),
-    "second": scale.launch_config(16, rank=1, **NODES),
+    "here": TAUGHT.launch_config(2, cpu=True),
+    "one": TAUGHT.launch_config(1),
+    "eight": TAUGHT.launch_config(8, sharded=True),
+    "first": TAUGHT.launch_config(16, rank=0, **NODES),
+    "second": TAUGHT.launch_config(16, rank=1, **NODES),
 }
 
 
@@ -72,7 +90,7 @@ def test_a_run_that_fails_is_one_sentence_with_its_reason_and_its_log(monkeypatc
 
 def test_an_exported_row_is_the_same_tokens_as_here(tokenizer):
     for row in world.quiz(40, seed=3):
-        out = scale.preference_row(tokenizer, row)
+        out = preference_row(tokenizer, row)
         for side in ("chosen", "rejected"):
             ids = tokenizer.apply_chat_template(out["prompt"] + out[side], return_dict=True)["input_ids"]
             assert ids == reward.pair_ids(tokenizer, row["prompt"], row[side], 128)
@@ -82,7 +100,7 @@ def test_an_exported_row_is_the_same_tokens_as_here(tokenizer):
 
 def test_without_a_chat_template_a_row_is_plain_text(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    out = scale.preference_row(tokenizer, {"prompt": "Why?", "chosen": "So.", "rejected": "No."})
+    out = preference_row(tokenizer, {"prompt": "Why?", "chosen": "So.", "rejected": "No."})
     assert out == {"prompt": "Question: Why?\nAnswer:", "chosen": " So.", "rejected": " No."}
     ids = tokenizer(out["prompt"] + out["chosen"] + tokenizer.eos_token)["input_ids"]
     assert ids == reward.pair_ids(tokenizer, "Why?", "So.", 128)
@@ -108,7 +126,7 @@ def test_what_the_configurations_say():
 @pytest.mark.parametrize("processes, machines", [(0, 1), (3, 2), (2, 0)])
 def test_processes_that_cannot_be_shared_out(processes, machines):
     with pytest.raises(WorkbookError, match="shared out evenly"):
-        scale.launch_config(processes, machines)
+        TAUGHT.launch_config(processes, machines)
 
 
 def test_the_batch_is_that_of_all_processes_together(monkeypatch, tmp_path):
@@ -127,8 +145,8 @@ def test_the_batch_is_that_of_all_processes_together(monkeypatch, tmp_path):
 
 def test_parameters_of_known_models():
     """Llama 2 has 6,738,415,616 and 68,976,648,192 parameters."""
-    assert scale.count_parameters(**SHAPES["7B"]) == pytest.approx(6_738_415_616, rel=1e-3)
-    assert scale.count_parameters(**SHAPES["70B"]) == pytest.approx(68_976_648_192, rel=1e-3)
+    assert TAUGHT.count_parameters(**SHAPES["7B"]) == pytest.approx(6_738_415_616, rel=1e-3)
+    assert TAUGHT.count_parameters(**SHAPES["70B"]) == pytest.approx(68_976_648_192, rel=1e-3)
     ours, _ = models.load_model(ROOT / "data/models/finetuned")
     c = ours.config
     shape = dict(
@@ -141,23 +159,23 @@ def test_parameters_of_known_models():
         gated=False,
         tied=True,
     )
-    assert scale.count_parameters(**shape) == pytest.approx(sum(p.numel() for p in ours.parameters()), rel=0.03)
+    assert TAUGHT.count_parameters(**shape) == pytest.approx(sum(p.numel() for p in ours.parameters()), rel=0.03)
 
 
 def test_memory():
-    assert scale.training_bytes(100, 10) == 16 * 100 + 2 * 100 + 2 * 10
-    assert scale.training_bytes(100, 10, 50) - scale.training_bytes(100, 10) == 16 * 50
-    assert scale.cache_bytes(**SHAPES["7B"]) == 2 * 32 * 4096 * 2
-    assert scale.cache_bytes(**SHAPES["70B"]) == 2 * 80 * 8 * 128 * 2
-    assert [scale.cards_needed(x, card=10, share=0.5) for x in (1, 5, 5.1, 20, 21)] == [1, 1, 2, 4, 8]
+    assert TAUGHT.training_bytes(100, 10) == 16 * 100 + 2 * 100 + 2 * 10
+    assert TAUGHT.training_bytes(100, 10, 50) - TAUGHT.training_bytes(100, 10) == 16 * 50
+    assert TAUGHT.cache_bytes(**SHAPES["7B"]) == 2 * 32 * 4096 * 2
+    assert TAUGHT.cache_bytes(**SHAPES["70B"]) == 2 * 80 * 8 * 128 * 2
+    assert [TAUGHT.cards_needed(x, card=10, share=0.5) for x in (1, 5, 5.1, 20, 21)] == [1, 1, 2, 4, 8]
 
 
 def test_time():
-    assert scale.update_flops(10, 1, 3, 4) == 7 * (20 + 20 + 2 + 60)
-    assert scale.update_flops(10, 1, 3, 4, epochs=2) == 7 * (20 + 20 + 2 + 120)
+    assert TAUGHT.update_flops(10, 1, 3, 4) == 7 * (20 + 20 + 2 + 60)
+    assert TAUGHT.update_flops(10, 1, 3, 4, epochs=2) == 7 * (20 + 20 + 2 + 120)
     few = {"batch": 3, "prompt": 4, "answer": 2, "bandwidth": 50}
-    assert scale.decoding_seconds(100, 10, **few, flops=1e9) == 2 * (200 + 10 * 3 * 5) / 50
-    assert scale.decoding_seconds(100, 10, **few, flops=20) == 2 * 100 * 3 * (4 + 2) / 20
+    assert TAUGHT.decoding_seconds(100, 10, **few, flops=1e9) == 2 * (200 + 10 * 3 * 5) / 50
+    assert TAUGHT.decoding_seconds(100, 10, **few, flops=20) == 2 * 100 * 3 * (4 + 2) / 20
 
 
 # ---------------------------------------------------------------- with TRL
@@ -197,7 +215,7 @@ def test_trl_sees_the_tokens_that_we_see(tokenizer, tmp_path):
     rows = world.quiz(16, seed=5)
     trainer = RewardTrainer(
         model=str(ROOT / "data/models/reward_start"),
-        train_dataset=Dataset.from_list([scale.preference_row(tokenizer, r) for r in rows]),
+        train_dataset=Dataset.from_list([preference_row(tokenizer, r) for r in rows]),
         args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
     )
     seen = [(r["chosen_ids"], r["rejected_ids"]) for r in trainer.train_dataset]

@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import inspect
 import json
-import math
 import os
 import re
 import subprocess
@@ -23,7 +22,6 @@ from pathlib import Path
 import torch
 
 from ..engine.files import ROOT, WorkbookError, read_jsonl, shown, versions, write_json, write_text
-from ..engine.models import format_prompt
 from ..lesson import edited
 
 ENGINE = ("trl", "accelerate", "datasets")
@@ -39,68 +37,7 @@ def missing():
 # ---------------------------------------------------------------- exports
 
 
-def prompt_row(tokenizer, prompt):
-    """A prompt in TRL's format: chat messages where the tokenizer has a template for them, else plain text."""
-    if tokenizer.chat_template:
-        return {"prompt": [{"role": "user", "content": prompt}]}
-    return {"prompt": format_prompt(tokenizer, prompt)}
-
-
-def preference_row(tokenizer, row):
-    """A preference {"prompt", "chosen", "rejected"} in TRL's format; the end of an answer is added by TRL."""
-
-    def answer(text):
-        if tokenizer.chat_template:
-            return [{"role": "assistant", "content": text}]
-        return " " + text
-
-    return {
-        **prompt_row(tokenizer, row["prompt"]),
-        "chosen": answer(row["chosen"]),
-        "rejected": answer(row["rejected"]),
-    }
-
-
 # ---------------------------------------------------------------- configurations
-
-LOCALHOST = "127.0.0.1"
-FSDP = {
-    "fsdp_version": 2,
-    "fsdp_reshard_after_forward": True,
-    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "fsdp_state_dict_type": "FULL_STATE_DICT",
-    "fsdp_cpu_ram_efficient_loading": True,
-    "fsdp_offload_params": False,
-    "fsdp_activation_checkpointing": False,
-}
-
-
-def launch_config(processes, machines=1, rank=0, address=LOCALHOST, cpu=False, sharded=False):
-    """Settings of `accelerate launch` for `processes` in all, shared out over `machines`, as a dict.
-
-    rank: which of the machines this file is for; address: of the machine with rank 0.  sharded: weights, gradients
-    and optimiser are cut up over the processes (FSDP) instead of copied to each.  Raises WorkbookError when the
-    processes can't be shared out evenly.
-    """
-    if processes < 1 or machines < 1 or processes % machines:
-        raise WorkbookError(f"{processes} processes can't be shared out evenly over {machines} machines.")
-    kind = "FSDP" if sharded else "MULTI_GPU" if processes > 1 else "NO"
-    config = {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": kind,
-        "num_machines": machines,
-        "num_processes": processes,
-        "machine_rank": rank,
-        "use_cpu": cpu,
-        "mixed_precision": "no" if cpu else "bf16",
-        "main_process_port": 29500 if machines > 1 else 0,
-    }  # 0: any free port
-    if machines > 1:
-        config |= {"main_process_ip": address, "rdzv_backend": "static"}
-        config["same_network"] = True
-    if sharded:
-        config["fsdp_config"] = dict(FSDP)
-    return config
 
 
 def config_text(config):
@@ -285,56 +222,6 @@ def launch(config, what, folder):
 
 
 # ---------------------------------------------------------------- what it costs
-
-
-def count_parameters(layers, width, inner, heads, kv_heads, vocab, gated=True, tied=False, **_):
-    """Parameters of a decoder-only transformer from its shape; biases and norms (below 1 %) are left out."""
-    attention = width * width * (2 + 2 * kv_heads / heads)
-    feed_forward = (3 if gated else 2) * width * inner
-    embeddings = (1 if tied else 2) * vocab * width
-    return layers * (attention + feed_forward) + embeddings
-
-
-def training_bytes(policy, judge, value=0):
-    """Bytes for the weights of one RLHF run and their helpers; the arguments are numbers of parameters.
-
-    What learns (policy, value network) takes 16 bytes a parameter with Adam in mixed precision: weight 2,
-    gradient 2, and in fp32 weight 4 and two moments 8 (Rajbhandari et al. 2020).  What is frozen (the reference,
-    as large as the policy, and the reward model) takes 2.
-    """
-    return 16 * (policy + value) + 2 * (policy + judge)
-
-
-def cache_bytes(layers, width, heads, kv_heads, **_):
-    """Bytes of keys and values (bf16) that generation keeps per token."""
-    return 2 * 2 * layers * kv_heads * width // heads
-
-
-def update_flops(policy, judge, prompt, answer, epochs=1):
-    """Arithmetic (FLOP) for one answer: `prompt` and `answer` in tokens, the models in parameters.
-
-    A forward pass takes 2 FLOP a parameter and token, a training step 6 (Kaplan et al. 2020).  Policy, reference
-    and reward model read the answer once each, and the policy learns.  Writing is not in it: see `decoding_seconds`.
-    """
-    tokens = prompt + answer
-    return tokens * (2 * policy + 2 * policy + 2 * judge + 6 * policy * epochs)
-
-
-def decoding_seconds(parameters, cache, batch, prompt, answer, bandwidth, flops):
-    """Seconds to write `batch` answers: reading from memory or arithmetic, whichever is slower.
-
-    Each token step reads the weights (bf16) and all caches once; the mean cache holds the prompt and half of the
-    answer.  The arithmetic is a forward pass over prompt and answer.  bandwidth: bytes, flops: operations a second,
-    of all the cards together.
-    """
-    read = answer * (2 * parameters + cache * batch * (prompt + answer / 2))
-    work = 2 * parameters * batch * (prompt + answer)
-    return max(read / bandwidth, work / flops)
-
-
-def cards_needed(needed, card=80e9, share=0.6):
-    """Cards of `card` bytes that hold `needed` bytes, if a `share` of each is free for them; a power of two."""
-    return 2 ** max(0, math.ceil(math.log2(needed / (card * share))))
 
 
 def main():

@@ -35,12 +35,6 @@ def best_of_n_kl(n):
     return math.log(n) - (n - 1) / n
 
 
-def pass_at_k(n, right, k):
-    """Chance that `k` answers hold a right one, estimated without bias from `n` samples of which `right` are right
-    (Chen et al. 2021): what best-of-k would get right with a judge that knows."""
-    return 1 - math.comb(n - right, k) / math.comb(n, k)
-
-
 # ---------------------------------------------------------------- RLOO
 
 

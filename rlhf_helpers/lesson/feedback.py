@@ -291,19 +291,6 @@ def wilson(k, n, z=1.96):
     return middle - half, middle + half
 
 
-def cohen_kappa(a, b):
-    """Agreement of two lists of choices beyond what chance would give (Cohen 1960).
-
-    1 is full agreement, 0 is chance; not a number (nan) when both always say the same one thing.
-    """
-    if len(a) != len(b) or not a:
-        raise ValueError("kappa needs two lists of the same length")
-    n = len(a)
-    observed = sum(x == y for x, y in zip(a, b)) / n
-    chance = sum(a.count(c) * b.count(c) for c in set(a)) / n**2
-    return (observed - chance) / (1 - chance) if chance < 1 else math.nan
-
-
 def summary(labels):
     """How the labelling went, as a dict.
 

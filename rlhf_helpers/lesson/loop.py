@@ -335,29 +335,3 @@ def gate(report, limits=None):
     if report["distinct"] < limits.distinct:
         broken.append("it says the same thing to everyone")
     return not broken, "; ".join(broken) if broken else won
-
-
-def improve(model, *data, rounds=3, limits=None, seed=0, on_round=None, **options):
-    """Go round `rounds` times, each from the model that the gate last let through: (model, history).
-
-    `data` and `options` are handed on to `one_round`: first tokenizer, prompts, judge_prompts, annotator and,
-    if given, settings, then any of its keywords (`anchor`: by default the first `model`).
-
-    Each row of the history is the report of a round with "round", "promoted" and "reason"; refused rounds
-    stay in it.  `on_round(row, candidate, model)` is called after each, with the model that goes on.  Labels
-    of a refused round are not learned from again: the refusal may be their fault.
-    """
-    options, history = {"anchor": model, "earlier": (), **options}, []
-    for n in range(1, rounds + 1):
-        options["seed"] = seed + 100 * n
-        candidate, report = one_round(model, *data, **options)
-        promoted, reason = gate(report, limits)
-        rows = report.pop("rows")
-        if promoted:
-            model = candidate
-            options["earlier"] = [*options["earlier"], *rows]
-        row = {"round": n, "promoted": promoted, "reason": reason, **report}
-        history.append(row)
-        if on_round:
-            on_round(row, candidate, model)
-    return model, history

@@ -497,7 +497,8 @@ def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dic
         while len(queue) < settings.batch_size:
             order = torch.randperm(len(prompts), generator=shuffler)
             queue = [*queue, *(prompts[i] for i in order)]
-        asked, queue = queue[: settings.batch_size], queue[settings.batch_size :]
+        asked = queue[: settings.batch_size]
+        queue = queue[settings.batch_size :]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 - step / settings.updates)
         batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
