@@ -502,7 +502,8 @@ def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dic
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 - step / settings.updates)
         batch = collect(policy, reference, tokenizer, reward, asked, settings, sampler)
-        yield batch, update(policy, optimizer, batch, settings, shuffler), queue
+        stats = update(policy, optimizer, batch, settings, shuffler)
+        yield batch, stats, queue
 
 
 def train(

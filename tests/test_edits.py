@@ -1,0 +1,271 @@
+"""A reader who edits a cell changes the full run of its chapter, and nobody who leaves it alone changes anything."""
+
+import copy
+import linecache
+
+import nbformat
+import pytest
+import torch
+from chapters import cells
+
+from rlhf_helpers import lesson, world
+from rlhf_helpers.engine import arithmetic, checkpoints, models
+from rlhf_helpers.engine.files import ROOT, WorkbookError, read_jsonl
+from rlhf_helpers.lesson import alternatives, decoding, drives, feedback, lm, loop, ppo, reward
+from rlhf_helpers.lesson.pairs import make_pairs
+
+DATA = ROOT / "data"
+MODULES = {"arithmetic": arithmetic, "models": models, "alternatives": alternatives, "decoding": decoding}
+MODULES |= {"feedback": feedback, "lm": lm, "loop": loop, "ppo": ppo, "reward": reward}
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """`run(chapter, cell, (old, new), ...)`: run the cell as a notebook's kernel would, with its text edited.
+
+    What it drives is put back after the test.
+    """
+    ran = []
+    monkeypatch.setattr(lesson, "SHIPPED", {})
+    before = {m: dict(vars(m)) for m in MODULES.values()}
+
+    def run(chapter, cell, *edits):
+        source = cells(chapter)[cell]
+        for old, new in edits:
+            assert source.count(old) == 1, (cell, old)
+            source = source.replace(old, new)
+        name = f"<cell {len(ran)} of {chapter}>"
+        ran.append(name)
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+        scope = {"__name__": "__main__", "torch": torch, "F": torch.nn.functional, "drives": drives, "copy": copy}
+        for module in MODULES.values():  # as if the setup cell had imported whatever the cells need
+            scope |= {k: v for k, v in vars(module).items() if not k.startswith("__")}
+        scope |= MODULES
+        definitions = source.split("\n\n\n")  # of a cell that goes on with its example, the definition
+        exec(compile("\n\n\n".join(d for d in definitions if "@drives" in d), name, "exec"), scope)
+
+    yield run
+    for module, names in before.items():
+        for k, v in names.items():
+            if vars(module)[k] is not v:
+                setattr(module, k, v)
+
+
+def words(prompts, responses):
+    """A reward that needs no model: many words."""
+    return torch.tensor([float(len(r.split())) for r in responses])
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """Model, tokenizer, and the weights after three updates of chapter 05's run as it ships."""
+    model, tokenizer = models.load_model(DATA / "models/finetuned")
+    return model, tokenizer, train_policy(model, tokenizer)
+
+
+SETTINGS = ppo.Settings(updates=3, batch_size=24, minibatches=2, max_new_tokens=24, beta=0.3, lr=1e-3)
+
+
+def train_policy(model, tokenizer):
+    policy = copy.deepcopy(model)
+    rows = ppo.train(policy, tokenizer, words, world.prompts("train")[:96], SETTINGS)[0]
+    return checkpoints.digest(policy), [round(r["kl"], 6) for r in rows]
+
+
+SHARED_05 = [
+    "token-logprobs",
+    "policy-with-value",
+    "first-checks",
+    "masked-mean",
+    "token-rewards",
+    "gae",
+    "whiten",
+    "policy-loss",
+    "value-loss",
+    "collect",
+    "update",
+    "update-whole",
+    "loop",
+]
+
+
+def test_every_shared_cell_of_chapter_05_is_tried_here():
+    (path,) = (ROOT / "notebooks").glob("05_*.ipynb")
+    shared = [c.id for c in nbformat.read(path, 4).cells if "shared" in c.metadata.get("tags", [])]
+    assert shared == SHARED_05
+
+
+def test_cells_left_alone_give_the_same_bits(kernel, embedded):
+    model, tokenizer, shipped = embedded
+    for cell in SHARED_05:
+        kernel("05", cell)
+    assert train_policy(model, tokenizer) == shipped
+
+
+EDITS_05 = {
+    "gae that never looks ahead": ("gae", ("gamma * lam * advantage", "0.0 * advantage")),
+    "loss without the clip": ("policy-loss", ("torch.maximum(plain, clipped)", "plain")),
+    "whitening left out": ("whiten", ("return (x - mean) * torch.rsqrt(variance + 1e-8) * mask", "return x * mask")),
+    "twice the value loss": ("value-loss", ("return 0.5 *", "return 1.0 *")),
+    "other minibatches": ("update", ("generator=generator", "generator=None")),
+    "a loss of another sign": ("update-whole", ("loss = surrogate + ", "loss = -surrogate + ")),
+    "a learning rate that stays": ("loop", ("settings.lr * (1 - step / settings.updates)", "settings.lr")),
+    "no penalty for an answer without end": ("collect", ("scores - settings.no_end_penalty * (~ended)", "scores * 1")),
+    "a value head on double states": (
+        "policy-with-value",
+        (".float()\n        return out", ".float() * 2\n        return out"),
+    ),
+    "scores without a penalty": ("token-rewards", ("-beta * (logprobs - ref_logprobs) * mask", "0 * logprobs")),
+    "means over all places": ("masked-mean", ("(x * mask).sum() / mask.sum()", "(x * mask).mean()")),
+}
+NAMED = {  # what a health check stops, and what it says
+    "no penalty for an answer without end": "answers without an end are counted and penalised",
+    "scores without a penalty": "score sits on the last real token only",
+}
+
+
+@pytest.mark.parametrize("what", EDITS_05)
+def test_an_edit_in_chapter_05_reaches_the_full_run(kernel, embedded, what):
+    model, tokenizer, shipped = embedded
+    cell, edit = EDITS_05[what]
+    kernel("05", cell, edit)
+    if what in NAMED:
+        with pytest.raises(WorkbookError, match=NAMED[what]):
+            train_policy(model, tokenizer)
+    else:
+        weights, kl = train_policy(model, tokenizer)
+        assert weights != shipped[0] and kl[1:] != shipped[1][1:]
+
+
+def test_an_edit_can_be_taken_back(kernel, embedded):
+    model, tokenizer, shipped = embedded
+    kernel("05", *EDITS_05["gae that never looks ahead"])
+    kernel("05", "gae")
+    assert ppo.gae.__module__ == ppo.__name__ and train_policy(model, tokenizer) == shipped
+
+
+def test_the_sign_of_the_penalty_turns_the_curve_or_a_check_names_it(kernel, embedded):
+    model, tokenizer, _ = embedded
+    kernel("05", "token-rewards", ("-beta * (logprobs", "beta * (logprobs"))
+    with pytest.raises(WorkbookError, match="update 2: score sits on the last real token only"):
+        train_policy(model, tokenizer)
+
+
+def test_a_gae_that_runs_into_the_padding_is_named_by_a_check(kernel, embedded):
+    model, tokenizer, _ = embedded
+    kernel("05", "gae", ("* mask[:, t]", ""), ("    values = values * mask\n", ""))
+    with pytest.raises(WorkbookError, match="nothing moves when the padding is filled with junk"):
+        train_policy(model, tokenizer)
+
+
+# ---------------------------------------------------------------- the other chapters
+
+
+def test_an_edited_sampler_of_chapter_02_writes_the_pairs(kernel, embedded):
+    model, tokenizer, _ = embedded
+    asked = world.prompts("train")[:12]
+    shipped = make_pairs(model, tokenizer, asked, 12, 0)
+    for cell in ("greedy", "sample", "adjust"):
+        kernel("02", cell)
+    assert make_pairs(model, tokenizer, asked, 12, 0) == shipped
+    kernel("02", "sample", ("torch.multinomial(p, 1, generator=generator)", "p.argmax()"))
+    assert make_pairs(model, tokenizer, asked, 12, 0) == [], "greedy answers never differ, so there are no pairs"
+    greedy = decoding.generate(model, tokenizer, asked, temperature=0)
+    assert decoding.generate(model, tokenizer, asked, seed=5) == greedy
+    kernel("02", "greedy", ("logits.argmax()", "logits.argmin()"))
+    assert decoding.generate(model, tokenizer, asked[:2], temperature=0, max_new_tokens=4) != greedy[:2]
+
+
+def test_an_edited_adjust_changes_what_is_sampled(kernel, embedded):
+    model, tokenizer, _ = embedded
+    asked = world.prompts("train")[:8]
+    hot = decoding.generate(model, tokenizer, asked, temperature=1.5)
+    kernel("02", "adjust", ("/ temperature", "/ 1.0"))
+    assert (
+        decoding.generate(model, tokenizer, asked, temperature=1.5) == decoding.generate(model, tokenizer, asked) != hot
+    )
+
+
+def train_judge():
+    model, tokenizer = models.load_reward_model(DATA / "models/reward_start")
+    rows = feedback.to_preferences(feedback.replay(feedback.read_events(DATA / "feedback.jsonl")[0][:200]))[0]
+    history = reward.train_reward_model(model, tokenizer, rows[:96], lr=1e-3)
+    return checkpoints.digest(model), history[-1]["loss"]
+
+
+EDITS_04 = {
+    "a loss with another margin": ("preference-loss", ("chosen - rejected", "chosen - rejected - 1")),
+    "scores of the first token": (
+        "last-token-scores",
+        (
+            "out.last_hidden_state[\n        torch.arange(len(ids), device=ids.device), last\n    ]",
+            "out.last_hidden_state[:, 0]",
+        ),
+    ),
+    "no centre term": ("training-steps", ("loss + center *", "loss + 0 *")),
+    "rejected answers first": ("padded-scores", (".view(len(groups), -1)", ".view(len(groups), -1).flip(1)")),
+    "another prompt format": (
+        "pair-ids",
+        ("prompt_ids(tokenizer, prompt)", 'prompt_ids(tokenizer, "Please: " + prompt)'),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDITS_04)
+def test_an_edit_in_chapter_04_reaches_the_full_run(kernel, what):
+    shipped = train_judge()
+    for cell in ("pair-ids", "last-token-scores", "preference-loss", "usable-pairs", "padded-scores", "training-steps"):
+        kernel("04", cell)
+    assert train_judge() == shipped
+    cell, edit = EDITS_04[what]
+    kernel("04", cell, edit)
+    assert train_judge()[0] != shipped[0]
+
+
+def fine_tune():
+    model, tokenizer = models.load_model(DATA / "models/base")
+    rows = read_jsonl(DATA / "demonstrations.jsonl")[:64]
+    batches = lm.demonstration_batches(tokenizer, rows, 16)
+    return lm.fit(model, batches, 3, 1e-3, loss_of=lm.padded_batch_loss(model))[-1]
+
+
+EDITS_01 = {
+    "a loss on all tokens": ("demonstration-batch", ("mask * (columns >= starts)", "mask")),
+    "another prompt format": ("format-show", ('"content": prompt', '"content": "Q: " + prompt')),
+    "a loss of the token itself": ("next-token-loss", ("logits[:, :-1], ids[:, 1:]", "logits[:, :-1], ids[:, :-1]")),
+    "a loss without positions": ("fit", ("position_ids=places", "position_ids=places * 0")),
+}
+
+
+@pytest.mark.parametrize("what", EDITS_01)
+def test_an_edit_in_chapter_01_reaches_fine_tuning(kernel, what):
+    shipped = fine_tune()
+    for cell in ("next-token-loss", "blocks", "fit", "take-step", "fit-loop", "format-show", "demonstration-batch"):
+        kernel("01", cell)
+    assert fine_tune() == shipped
+    cell, edit = EDITS_01[what]
+    kernel("01", cell, edit)
+    assert fine_tune() != shipped
+
+
+# ---------------------------------------------------------------- the mechanism itself
+
+
+def test_a_function_under_another_name_is_refused():
+    def gae_of_mine():
+        pass
+
+    with pytest.raises(WorkbookError, match="ppo has no gae_of_mine .* old name back"):
+        drives(ppo)(gae_of_mine)
+
+
+def test_a_shortcut_steps_back_only_where_what_it_stands_for_was_edited(kernel, embedded):
+    model, _, _ = embedded
+    judge, _ = models.load_reward_model(DATA / "models/reward")
+    assert reward.quick_scores(judge) is reward.packed_scores and lm.padded_batch_loss(model) is lm.packed_loss
+    kernel("04", "preference-loss", ("chosen - rejected", "2 * (chosen - rejected)"))
+    assert reward.quick_scores(judge) is reward.packed_scores
+    kernel("04", "last-token-scores", (".float()", ".float() * 2"))
+    assert reward.quick_scores(judge) is reward.padded_scores
+    kernel("01", "next-token-loss", ("mask.sum()", "(mask.sum() + 1)"))
+    assert lm.padded_batch_loss(model) is lm.plain_loss
