@@ -41,7 +41,7 @@ from rlhf_helpers.engine import arithmetic, models, packing, sampler
 from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json, write_text
 from rlhf_helpers.lesson import decoding, ppo, reward
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = {"precision": 0.15, "phases": 0.22, "trl": 0.27, "chapters": 0.36}  # name: its share of the time
 CHAPTERS = ("02", "03", "04", "05", "06", "08")
 LEAST = 15  # seconds; a job that could get less is not begun
@@ -653,7 +653,7 @@ def arguments(words=None):
     parser.add_argument("--repeats", type=int, default=2, help="runs of each side against TRL")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--small", action="store_true", help="small numbers, to try the script")
-    parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=Path, help=argparse.SUPPRESS)
@@ -666,7 +666,7 @@ def arguments(words=None):
         sys.exit("This benchmark needs a GPU, and PyTorch sees none. On a CPU, see its first lines.")
     if options.cpu and not options.alone and not options.small:
         sys.exit("On a CPU only the precision can be measured (--parts precision); to try the script, add --small.")
-    if options.cpu and not options.alone and options.out.resolve() == HERE:
+    if options.cpu and not options.alone and options.out.resolve() == RESULTS:
         sys.exit("On a CPU this would write over the results of a GPU; give another folder with --out.")
     return options
 

@@ -1,6 +1,6 @@
 """What the labelling widget can do and how fast it is, from the tests: `python benchmarks/labelling.py`.
 
-Runs the tests that stand behind each row and writes labelling.json beside this file; `make stamp` takes its tables to
+Runs the tests that stand behind each row and writes labelling.json to results/; `make stamp` takes its tables to
 docs/results.md.  A row is met when all its tests passed.  Tests that cannot run here (another environment, TRL) count
 from the JUnit reports that are named as arguments, such as build/colab/report.xml, which `make test-colab` writes.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf_helpers.engine.files import ROOT, WorkbookError, write_json
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 TOOLS = ("Argilla 2", "Label Studio", "potato 2", "LMSYS arena", "pigeon", "superintendent", "innotater")
 # feature; what the other tools do (NOTE says how to read it); the tests behind our column
 FEATURES = (
@@ -113,7 +113,8 @@ def run(tests):
     """Run `tests`; the JUnit report of pytest, as text."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        paths = [f"tests/test_{t}".replace("::", ".py::") for t in tests]
+        names = [t.partition("::") for t in tests]
+        paths = [f"{next((ROOT / 'tests').rglob(f'test_{n}.py'))}::{rest}" for n, _, rest in names]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report}", *paths],
             cwd=ROOT,
@@ -175,7 +176,7 @@ def main(reports):
     tests = sorted({t for _, _, tests in FEATURES for t in tests} | set(FIGURES))
     results, figures = merge([*(Path(r).read_text(encoding="utf-8") for r in reports), run(tests)])
     data = {"results": results, "figures": figures}
-    write_json(HERE / "labelling.json", data)
+    write_json(RESULTS / "labelling.json", data)
     print(markdown(data))
 
 

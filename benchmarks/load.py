@@ -1,4 +1,4 @@
-"""Many readers of one Jupyter server: `python benchmarks/load.py` writes load.json beside this file.
+"""Many readers of one Jupyter server: `python benchmarks/load.py` writes load.json to results/.
 
 Each reader has a kernel that runs the set-up of chapter 03 and shows its labelling widget, and a connection of their
 own to the server, over TCP on this machine.  A click is the message that a browser sends for it, through the server to
@@ -33,7 +33,7 @@ from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import feedback
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 CHAPTER = "03_human_feedback"
 SHOW = """
 import os, time
@@ -256,7 +256,7 @@ def main():
     phases, used, serving = measure(options.kernels, options.shared, options.seconds)
     started = time.monotonic() - began - sum(p.seconds for p in phases)
     result = summary(phases, used, serving, started)
-    files.write_json(HERE / "load.json", result)
+    files.write_json(RESULTS / "load.json", result)
     print(markdown(result))
 
 

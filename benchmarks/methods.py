@@ -3,7 +3,7 @@
 All start from data/models/finetuned and see the same reward (data/models/reward, scaled as in chapter 05); the gold
 judge only measures.  Every method may sample as many answers as PPO does: RLOO in as many updates, DPO in pairs that
 the reward compares, best-of-n shared out over the test prompts.  The table says how many tokens that were.
-Writes methods.json (all numbers) beside this file; `make stamp` takes its tables to docs/results.md.
+Writes methods.json (all numbers) to results/; `make stamp` takes its tables to docs/results.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.make.stamp import interval
 from rlhf_helpers.world import measures
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 METHODS = ("fine-tuned", "best-of-n", "DPO", "RLOO", "PPO")
 RLOO = {"lr": 1e-3}  # one step per rollout, where PPO takes eight
 DPO = {"lr": 3e-4, "beta": 0.1, "epochs": 2}
@@ -118,7 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description="Best-of-n, RLOO, DPO and PPO at equal numbers of sampled answers.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=recipe.PPO.updates)
-    parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

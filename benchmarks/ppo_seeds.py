@@ -1,7 +1,7 @@
 """PPO with the shipped settings over several seeds: `python benchmarks/ppo_seeds.py`.
 
 Each run starts from data/models/finetuned and is judged by data/models/reward; the gold judge only measures.
-Writes ppo_seeds.json (all numbers) and ppo_seeds.png (the curves) beside this file; `make stamp` takes its tables to
+Writes ppo_seeds.json (all numbers) and ppo_seeds.png (the curves) to results/; `make stamp` takes its tables to
 docs/results.md.
 
 With `--taste terse`, or another of `annotators.TASTES`, a simulated annotator of that taste labels the pairs in
@@ -22,7 +22,7 @@ from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.make import build
 from rlhf_helpers.world import annotators, measures
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = ("gold_before", "gold_after", "right_before", "right_after", "win_rate")
 CURVES = (("reward", "proxy reward (SD of the start)"), ("gold", "gold score"), ("kl", "KL (nats per answer)"))
 
@@ -95,11 +95,11 @@ def main():
     parser.add_argument("--taste", choices=annotators.TASTES, default="helpful")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows, judge, found, path = [], None, {}, HERE / "ppo_seeds"
+    rows, judge, found, path = [], None, {}, RESULTS / "ppo_seeds"
     if options.taste != "helpful":
         judge, _, found = build.judge(ROOT / "data", 0, options.taste)
         print("the judge:", found, flush=True)
-        path = HERE / f"ppo_seeds_{options.taste}"
+        path = RESULTS / f"ppo_seeds_{options.taste}"
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)

@@ -7,7 +7,7 @@
 TRL 1.12.0 is the last release with PPOTrainer.  Both sides start from data/models/finetuned, are judged by
 data/models/reward (shifted and scaled alike), and have the same prompts, batch, epochs, minibatches, learning rate
 and its schedule, KL coefficient and sampling temperature.  Each run has a process of its own; the sides alternate.
-Writes ppo_trl.json (all numbers) beside this file; `make stamp` takes its tables to docs/results.md.  The gold judge
+Writes ppo_trl.json (all numbers) to results/; `make stamp` takes its tables to docs/results.md.  The gold judge
 only measures, and the clock stands still while it does.
 """
 
@@ -33,7 +33,7 @@ from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import decoding, ppo, reward
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 PHASES = (
     "rollout",
     "scoring and reference",
@@ -409,7 +409,7 @@ def main():
         "summary": summary(runs),
         "runs": runs,
     }
-    write_json(HERE / "ppo_trl.json", result)
+    write_json(RESULTS / "ppo_trl.json", result)
     print(markdown(result))
 
 

@@ -19,7 +19,7 @@ from rlhf_helpers.lesson import reward
 from rlhf_helpers.make import build
 from rlhf_helpers.world import measures
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS = {
     "accuracy": "accuracy on new labels",
     "noise_ceiling": "noise ceiling",
@@ -69,7 +69,7 @@ def main():
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
     result = {"versions": versions(), "settings": recipe.REWARD, "runs": rows}
-    write_json(HERE / "reward_seeds.json", result)
+    write_json(RESULTS / "reward_seeds.json", result)
     print(table(rows))
 
 

@@ -7,7 +7,7 @@
 Both sides follow the recipe of data/models/reward, quiz rows apart: they start from data/models/reward_start and see
 the same pairs of data/feedback.jsonl, with the same batch size, epochs, optimiser, learning rate and its schedule,
 gradient clipping and centre term.  Each run has a process of its own; the sides alternate.  Writes reward_trl.json
-(all numbers) beside this file; `make stamp` takes its table to docs/results.md.
+(all numbers) to results/; `make stamp` takes its table to docs/results.md.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from rlhf_helpers.lesson.feedback import read_events, replay, to_preferences
 from rlhf_helpers.make.stamp import interval
 from rlhf_helpers.world import annotators
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 HELD_OUT = 3000  # pairs
 TRAINING = recipe.REWARD | {"center": 0.01}
 SIDES = {"ours": "this repository", "trl": "RewardTrainer"}
@@ -226,7 +226,7 @@ def main():
         "summary": summary(runs),
         "runs": runs,
     }
-    write_json(HERE / "reward_trl.json", result)
+    write_json(RESULTS / "reward_trl.json", result)
     print(markdown(result))
 
 

@@ -25,7 +25,7 @@ from rlhf_helpers.lesson.pairs import make_pairs
 from rlhf_helpers.world import annotators, measures
 from rlhf_helpers.world.annotators import Annotator
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 SPLIT = "test"  # of the prompts that all of this is measured on
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
 
@@ -152,7 +152,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.Settings")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", default=str(HERE / "tastes"), help="where to write, without .json")
+    parser.add_argument("--out", default=str(RESULTS / "tastes"), help="where to write, without .json")
     parser.add_argument("--clean", action="store_true", help="reward models from clean labels only, no PPO")
     options, runs = parser.parse_args(), []
     torch.set_num_threads(options.threads)

@@ -29,14 +29,17 @@ matplotlib.use("Agg")  # here only: kernels inherit the environment and draw inl
 
 
 @pytest.fixture
-def kill_in_the_middle(tmp_path):
+def kill_in_the_middle(tmp_path, request):
     """A function that runs `module.long_run(checkpoint, "stop")` in another process and kills it (SIGKILL) as soon
     as it says "here"; returns the path of the checkpoint that is left."""
 
     def kill(module, where):
         path = tmp_path / "run.pt"
         code = f"import {module}; {module}.long_run({str(path)!r}, {where!r})"
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ["PYTHONPATH"]])}
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=request.path.parent, env=env, stdout=subprocess.PIPE, text=True
+        )
         said = next((line for line in child.stdout if line == "here\n"), "nothing")
         child.send_signal(signal.SIGKILL)
         assert said == "here\n" and child.wait() == -signal.SIGKILL

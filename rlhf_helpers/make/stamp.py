@@ -4,7 +4,7 @@ A stamped place is a comment with a template in it, what the template gives, and
 
     <!-- stamp {ppo_seeds.win_rate:.3f} -->0.910 (0.900 to 0.920)<!-- /stamp -->
 
-A field names a file in benchmarks/ and what it holds (`Result`), then how to say it (`Figure`).  A template may be
+A field names a file in benchmarks/results/ and what it holds (`Result`), then how to say it (`Figure`).  A template may be
 several lines long, with text around its fields.  `python -m rlhf_helpers.make.stamp --check` changes nothing, names the
 places that would change, and exits with 1 if there are any.
 """
@@ -109,7 +109,7 @@ class Lookup:
 
 
 class Result:
-    """A file of benchmarks/.  A name is what stands under it at the top of the file, else a column of its runs.
+    """A file of benchmarks/results/.  A name is what stands under it at the top of the file, else a column of its runs.
 
     A column is a `Figure`; one that is there once for each split, as in "test_win_rate", has a group for each.
     """
@@ -194,7 +194,7 @@ def script(name):
 class Sources(dict):
     """Everything that a template may name, read when it is asked for.
 
-    The files of benchmarks/ without .json, `scores` of the models that ship (`scores.policy.right`), and `memory`,
+    The files of benchmarks/results/ without .json, `scores` of the models that ship (`scores.policy.right`), and `memory`,
     what chapter 05 needs by the formula (`memory[table]`, `memory[copies]`, and its settings, `memory[ppo]`).
     """
 
@@ -206,7 +206,7 @@ class Sources(dict):
             copies = sum(memory.COPIES["PPO"].values())
             self[name] = {"table": memory.table(tasks.PPO), "copies": copies, "ppo": tasks.PPO}
         else:
-            self[name] = Result(name, read(ROOT / "benchmarks" / f"{name}.json"))
+            self[name] = Result(name, read(ROOT / "benchmarks" / "results" / f"{name}.json"))
         return self[name]
 
 

@@ -92,7 +92,7 @@ def test_the_table_against_trl_pairs_by_repeat(gpu):
 
 
 def test_the_page_that_ships_is_made_of_its_numbers(gpu):
-    folder = ROOT / "benchmarks"
+    folder = ROOT / "benchmarks" / "results"
     for name in ("precision", "gpu"):
         if (folder / f"{name}.json").exists():
             made = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -461,10 +461,11 @@ def test_the_table_of_features_is_what_the_tests_gave():
         import labelling
     finally:
         sys.path.pop(0)
-    data = json.loads((ROOT / "benchmarks" / "labelling.json").read_text(encoding="utf-8"))
+    data = json.loads((ROOT / "benchmarks" / "results" / "labelling.json").read_text(encoding="utf-8"))
     assert set(data["results"].values()) == {"passed"}
     for _, others, tests in labelling.FEATURES:
         assert len(others) == len(labelling.TOOLS) and tests
         for module, name in (t.split("::") for t in tests):
-            code = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+            (path,) = (ROOT / "tests").rglob(f"test_{module}.py")
+            code = path.read_text(encoding="utf-8")
             assert f"def {name.partition('[')[0]}(" in code, name

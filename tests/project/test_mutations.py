@@ -24,12 +24,12 @@ def test_every_pitfall_of_the_list_has_a_row_or_a_reason():
 
 def test_the_committed_table_is_that_of_these_bugs():
     expected = mutations.table(dict.fromkeys(mutations.BUGS, "caught"))
-    assert mutations.TABLE.read_text(encoding="utf-8") == expected, "run `python tests/mutations.py --write`"
+    assert mutations.TABLE.read_text(encoding="utf-8") == expected, "run `python tests/project/mutations.py --write`"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_every_known_bug_is_caught():
-    done = subprocess.run([sys.executable, ROOT / "tests" / "mutations.py"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, mutations.__file__], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"{len(mutations.BUGS)} of {len(mutations.BUGS)} bugs caught" in done.stdout

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from chapters import made_by, taught
+from taught import made_by, taught
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import scale

@@ -1,7 +1,7 @@
 """The known bugs of RLHF code, each put into the package once, to see that its test goes red.
 
-    python tests/mutations.py           # puts each bug into a copy, runs its test, prints the table
-    python tests/mutations.py --write   # and writes docs/known_bugs.md
+    python tests/project/mutations.py           # puts each bug into a copy, runs its test, prints the table
+    python tests/project/mutations.py --write   # and writes docs/known_bugs.md
 
 A bug is a piece of the package's text and what stands there instead.  Everything happens in a temporary copy.
 """
@@ -15,7 +15,7 @@ import tempfile
 from collections import namedtuple
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "known_bugs.md"
 Bug = namedtuple("Bug", "n what file old new test")
 
@@ -272,7 +272,8 @@ ELSEWHERE = {
 
 def home(test):
     """The file of tests that defines a test."""
-    found = [p.name for p in sorted((ROOT / "tests").glob("test_*.py")) if f"def {test}(" in p.read_text()]
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    found = [p.relative_to(ROOT).as_posix() for p in paths if f"def {test}(" in p.read_text()]
     if len(found) != 1:
         raise SystemExit(f"{test} is defined in {found}, not in one file of tests")
     return found[0]
@@ -307,7 +308,9 @@ def outcome(bug, tests):
                 os.chdir(folder)
                 os.environ["PYTHONPATH"] = str(folder)
                 sys.path[:] = [str(folder)] + [
-                    p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")
+                    p
+                    for p in sys.path
+                    if not Path(p or ".").resolve().is_relative_to(ROOT / "tests") and Path(p or ".").resolve() != ROOT
                 ]
                 import pytest
 
@@ -319,7 +322,7 @@ def outcome(bug, tests):
                             "-p",
                             "no:cacheprovider",
                             f"--rootdir={folder}",
-                            *(f"tests/{home(t)}::{t}" for t in tests),
+                            *(f"{home(t)}::{t}" for t in tests),
                         ]
                     )
                 )
@@ -341,7 +344,7 @@ def table(results):
     return f"""# Known bugs of RLHF code, and the test that catches each
 
 Each row is a bug of a kind that was found in published RLHF code (the numbers group them), put into this package
-once by `python tests/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the
+once by `python tests/project/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the
 package is, and fails with the bug in it. Rows without a number are about stopping and going on, about 16 bits, and
 about the sampler of a GPU.
 

@@ -6,7 +6,7 @@ import linecache
 import nbformat
 import pytest
 import torch
-from chapters import cells
+from taught import cells
 
 from rlhf_helpers import lesson, world
 from rlhf_helpers.engine import arithmetic, checkpoints, models

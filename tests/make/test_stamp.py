@@ -83,7 +83,7 @@ def test_paragraphs_are_wrapped_and_tables_are_not():
         ("<!-- stamp {toy.score:.2q} -->1<!-- /stamp -->", "line 2: a field cannot be read: "),
         ("<!-- stamp {toy.score -->1<!-- /stamp -->", "line 2: a field cannot be read: "),
         ("<!-- stamp {toy.n} -->1", "a stamp has no end, or an end no stamp"),
-        ("<!-- stamp {nowhere.n} -->1<!-- /stamp -->", "line 2: benchmarks/nowhere.json does not exist"),
+        ("<!-- stamp {nowhere.n} -->1<!-- /stamp -->", "line 2: benchmarks/results/nowhere.json does not exist"),
     ],
 )
 def test_what_cannot_be_filled_is_said_in_a_sentence(text, words):

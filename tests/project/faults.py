@@ -1,7 +1,7 @@
 """Faults, put in one by one: nothing that was confirmed is lost, and what is said about it is clear.
 
-    python tests/faults.py            # each a few times; prints the table
-    python tests/faults.py --write    # as often as docs/faults.md says, and writes that file
+    python tests/project/faults.py            # each a few times; prints the table
+    python tests/project/faults.py --write    # as often as docs/faults.md says, and writes that file
 
 Labels go the way of a reader's click: the button of the widget, the log, the status line.  A label counts as confirmed
 when the status line has said so to another process.  A killed process takes nothing with it that the system already
@@ -32,7 +32,7 @@ import nbformat
 import psutil
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # as a script this is tried on the package beside it
 
 from rlhf_helpers.desk import labeller, workspace  # noqa: E402
@@ -588,10 +588,10 @@ def table(found):
     made = f"{platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__.split('+')[0]}"
     return f"""# Faults
 
-`python tests/faults.py --write` wrote this page ({made}). It puts in
+`python tests/project/faults.py --write` wrote this page ({made}). It puts in
 each fault as often as stated, at random places from a fixed seed, and looks whether anything that was confirmed is
 lost or stands twice, whether work goes on, and what is said. *Lost* counts everything that was not as it should be.
-A few tries of each run with the tests (`tests/test_faults.py`).
+A few tries of each run with the tests (`tests/project/test_faults.py`).
 
 A process that is killed takes nothing with it that it had handed to the system; a loss of power was not tried. Labels
 are synced to the disk before they are confirmed. Checkpoints are synced too; of model folders only the names change

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from chapters import cells, made_by
+from taught import cells, made_by
 
 from rlhf_helpers.desk import tasks
 from rlhf_helpers.engine import files, models

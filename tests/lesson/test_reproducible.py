@@ -1,6 +1,6 @@
 """Same seed, same machine, same result: every stage bit for bit, in two processes that hash texts differently.
 
-python tests/test_reproducible.py SEED FOLDER    # prints one line of JSON: {stage: SHA-256 of what it made}
+python tests/lesson/test_reproducible.py SEED FOLDER    # prints one line of JSON: {stage: SHA-256 of what it made}
 """
 
 import json

@@ -8,9 +8,9 @@ import statistics
 
 import pytest
 import torch
-from chapters import taught
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from taught import taught
 
 from rlhf_helpers import world
 from rlhf_helpers.desk.chat import Chat, turn_html
@@ -257,7 +257,7 @@ def test_each_limit_of_the_gate(change, words):
 
 def test_the_limit_of_the_drift_lies_far_above_what_honest_rounds_and_runs_reach():
     """Of every taste and seed in the published tables; twice the furthest of them still passes."""
-    tables = [ROOT / f"benchmarks/{name}.json" for name in ("tastes", "ppo_seeds")]
+    tables = [ROOT / f"benchmarks/results/{name}.json" for name in ("tastes", "ppo_seeds")]
     reached = [r["kl"] for path in tables for r in parse(path.read_bytes())["runs"]]
     assert len(reached) >= 35 and 2 * max(reached) <= loop.Limits().kl, max(reached)
 

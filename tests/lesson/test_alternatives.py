@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from chapters import taught
+from taught import taught
 from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
 
 from rlhf_helpers import world

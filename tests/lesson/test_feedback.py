@@ -6,7 +6,7 @@ import multiprocessing
 import random
 
 import pytest
-from chapters import taught
+from taught import taught
 
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback as fb

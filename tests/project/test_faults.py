@@ -28,7 +28,7 @@ def test_the_page_is_complete_and_nothing_was_lost():
     assert [(n, int(k.replace(",", "")), lost) for n, k, lost in rows] == [
         (name, many, "0") for name, (_, many, _) in faults.FAULTS.items()
     ]
-    assert "python tests/faults.py --write" in page.splitlines()[2]
+    assert "python tests/project/faults.py --write" in page.splitlines()[2]
     assert faults.FAULTS["killed while labelling"][1] >= 200
 
 
@@ -48,5 +48,5 @@ def test_kernels_that_label_at_once_lose_nothing(monkeypatch):
 
 
 def test_many_readers_at_once_lost_nothing():
-    phases = json.loads((ROOT / "benchmarks/load.json").read_text(encoding="utf-8"))["phases"]
+    phases = json.loads((ROOT / "benchmarks/results/load.json").read_text(encoding="utf-8"))["phases"]
     assert [(p["readers"], p["lost"]) for p in phases] == [(30, 0), (30, 0), (8, 0), (8, 0)]
