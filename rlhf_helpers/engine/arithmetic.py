@@ -40,7 +40,7 @@ class Arithmetic:
         return self.dtype == torch.float32
 
 
-# several times what benchmarks/results/precision.json measured on usual models, and less than what real bugs do (docs/log.md)
+# several times what benchmarks/results/precision.json says of usual models, less than what real bugs do (docs/log.md)
 FP32 = Arithmetic("fp32", torch.float32, 1e-3, 1e-4, 1e-6)
 FP16 = Arithmetic("fp16", torch.float16, 0.02, 5e-3, 5e-5)
 BF16 = Arithmetic("bf16", torch.bfloat16, 0.1, 0.015, 5e-4)

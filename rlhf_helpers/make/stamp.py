@@ -4,9 +4,9 @@ A stamped place is a comment with a template in it, what the template gives, and
 
     <!-- stamp {ppo_seeds.win_rate:.3f} -->0.910 (0.900 to 0.920)<!-- /stamp -->
 
-A field names a file in benchmarks/results/ and what it holds (`Result`), then how to say it (`Figure`).  A template may be
-several lines long, with text around its fields.  `python -m rlhf_helpers.make.stamp --check` changes nothing, names the
-places that would change, and exits with 1 if there are any.
+A field names a file in benchmarks/results/ and what it holds (`Result`), then how to say it (`Figure`).  A template
+may be several lines long, with text around its fields.  `python -m rlhf_helpers.make.stamp --check` changes nothing,
+names the places that would change, and exits with 1 if there are any.
 """
 
 import argparse
@@ -194,8 +194,8 @@ def script(name):
 class Sources(dict):
     """Everything that a template may name, read when it is asked for.
 
-    The files of benchmarks/results/ without .json, `scores` of the models that ship (`scores.policy.right`), and `memory`,
-    what chapter 05 needs by the formula (`memory[table]`, `memory[copies]`, and its settings, `memory[ppo]`).
+    The files of benchmarks/results/ without .json, `scores` of the models that ship (`scores.policy.right`), and
+    `memory`, what chapter 05 needs by the formula (`memory[table]`, `memory[copies]`, and its settings, `memory[ppo]`).
     """
 
     def __missing__(self, name):

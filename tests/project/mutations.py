@@ -344,9 +344,9 @@ def table(results):
     return f"""# Known bugs of RLHF code, and the test that catches each
 
 Each row is a bug of a kind that was found in published RLHF code (the numbers group them), put into this package
-once by `python tests/project/mutations.py --write`, which wrote this table. *Caught* means that the named test passes as the
-package is, and fails with the bug in it. Rows without a number are about stopping and going on, about 16 bits, and
-about the sampler of a GPU.
+once by `python tests/project/mutations.py --write`, which wrote this table. *Caught* means that the named test passes
+as the package is, and fails with the bug in it. Rows without a number are about stopping and going on, about 16 bits,
+and about the sampler of a GPU.
 
 | no. | bug | file | test | outcome |
 |---|---|---|---|---|
