@@ -2,6 +2,7 @@
 
 import ast
 import json
+import linecache
 import math
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from taught import made_by, taught
+from taught import cells, made_by, taught
 
-from rlhf_helpers import world
+from rlhf_helpers import lesson, world
 from rlhf_helpers.desk import scale
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
@@ -50,6 +51,33 @@ CONFIGS = {
 @pytest.fixture(scope="module")
 def tokenizer():
     return models.load_model(ROOT / "data/models/finetuned")[1]
+
+
+# ---------------------------------------------------------------- the reader's edits
+
+
+def test_an_edited_cell_of_the_chapter_reaches_the_processes(tmp_path, monkeypatch):
+    """What differs from the package's goes to edits.py, and the process that reads it runs that."""
+    scale.hand_over_edits(tmp_path)
+    assert (tmp_path / "edits.py").read_text() == ""
+    source = cells("07")["common-arguments"].replace('"seed": settings["seed"]', '"seed": 1 + settings["seed"]')
+    linecache.cache["<edited>"] = len(source), None, source.splitlines(keepends=True), "<edited>"
+    monkeypatch.setattr(scale, "common_arguments", scale.common_arguments)  # put back afterwards
+    monkeypatch.setattr(lesson, "SHIPPED", {})
+    scope = {"__name__": "__main__", "drives": lesson.drives, "scale": scale}
+    exec(compile(source, "<edited>", "exec"), scope)
+    scale.hand_over_edits(tmp_path)
+    program = f"""
+import json, sys
+from pathlib import Path
+from rlhf_helpers.desk import scale
+seed = lambda folder: scale.common_arguments(folder, {{"batch_size": 8, "seed": 3, "lr": 1e-3}})["seed"]
+scale.train_reward = lambda folder: print(seed(folder))
+sys.argv = ["scale", "reward", {str(tmp_path)!r}]
+scale.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["4"], done.stderr
 
 
 # ---------------------------------------------------------------- the engine is optional
