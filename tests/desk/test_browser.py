@@ -210,7 +210,7 @@ def small_notebook(root, name, log, options="", more="pass"):
         f"{name}.ipynb",
         f"""\
 import json
-from rlhf_helpers.labeller import Labeller
+from rlhf_helpers.desk.labeller import Labeller
 labeller = Labeller(json.load(open("{name}.json")), "{log}"{options})
 labeller.show()""",
         more,

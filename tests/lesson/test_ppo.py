@@ -635,7 +635,7 @@ def test_the_first_update_starts_at_ratio_1_and_kl_0(tokenizer):
     assert card["KL is 0 before the first update"] < 1e-5
     assert card["reference and reward model did not move"] == 0.0
     assert card["tokens are drawn from the policy that is trained"] < 1e-5
-    assert len(card) == 9
+    assert len(card) >= 9
 
 
 def test_a_learning_rate_of_0_changes_nothing(tokenizer):

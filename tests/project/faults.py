@@ -479,21 +479,22 @@ def clock_jumps_back(folder, times, rng):
 # ---------------------------------------------------------------- make run
 
 CHAPTERS = {
-    "00_label": """from rlhf_helpers import labeller
-from rlhf_helpers.annotators import Annotator
+    "00_label": """from rlhf_helpers.desk import labeller
+from rlhf_helpers.world.annotators import Annotator
 pair = {"prompt": "Which?", "response_a": "Yes.", "response_b": "No, no."}
 pairs = [{"pair_id": f"p{i}", **pair} for i in range(300)]
 annotator = Annotator("brief")
 x = labeller.Labeller(pairs, f"{RUNS_DIR}/feedback.jsonl", annotator=annotator.name)
 x.label_with(annotator)
 print(len(x.labels))""",
-    "01_use": """from rlhf_helpers import feedback, files
+    "01_use": """from rlhf_helpers.engine import files
+from rlhf_helpers.lesson import feedback
 labels = feedback.replay(feedback.read_events(f"{RUNS_DIR}/feedback.jsonl")[0])
 rows = feedback.write_preferences(f"{RUNS_DIR}/preferences.jsonl", labels)
 files.write_json(f"{RUNS_DIR}/metrics/01_use.json", {"key_result": f"{len(rows)} rows"})""",
 }
 RUN = """import pathlib, sys
-from rlhf_helpers import series
+from rlhf_helpers.make import series
 series.chapters = lambda only: sorted(pathlib.Path(sys.argv[1]).glob("*.ipynb"))
 sys.exit(series.main(["--runs-dir", sys.argv[2]]))"""
 

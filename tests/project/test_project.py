@@ -333,7 +333,7 @@ def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
 
 def test_figures_get_an_alternative_text(tmp_path):
     draw = """import matplotlib.pyplot as plt
-from rlhf_helpers import plots
+from rlhf_helpers.desk import plots
 plots.use_style()
 figure, ax = plt.subplots()
 ax.plot([1, 2, 3], [4, 5, 6.25], label='<held out>')
