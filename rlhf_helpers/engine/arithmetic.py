@@ -144,7 +144,7 @@ def loss_scaler(optimizer, model):
 
 
 def take_step(loss, model, optimizer, what="The loss", clip=1.0):
-    """One step of training: zero, backward, clip the gradient's norm to `clip`, and move the weights.
+    """One step of training: zero, backward, clip the gradient's norm to `clip`, move the weights, drop the gradient.
 
     In fp16 the loss is scaled up before `backward` and the gradient down after it, so that small gradients are not
     lost; a scale that was too large costs this step and is halved (Micikevicius et al. 2018).  Returns the norm.
@@ -163,6 +163,7 @@ def take_step(loss, model, optimizer, what="The loss", clip=1.0):
         )
     scaler.step(optimizer)
     scaler.update()
+    optimizer.zero_grad()  # else every trained model, and every copy of it, carries as much again as its weights
     return norm
 
 

@@ -116,12 +116,18 @@ def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0)
     start, generator = ids.shape[1], torch.Generator(device).manual_seed(seed)
     ids, mask, logprobs = rollout(model, ids, mask, max_new_tokens, eos, generator)
     tokens, answered = ids[:, start:], mask[:, start:]
-    there, _ = ppo.PolicyWithValue(anchor).read(ids, mask, start)
-    here = logprobs if arithmetic_of(model).exact else ppo.PolicyWithValue(model).read(ids, mask, start)[0]
+    there = answer_logprobs(anchor, ids, mask, start)
+    here = logprobs if arithmetic_of(model).exact else answer_logprobs(model, ids, mask, start)
     gap = (here - there) * answered
     ended = which_ended(tokens, answered, eos)
     kl = gap.sum(-1).mean().item()
     return decode_responses(tokenizer, ids, mask, start), kl, ended.float().mean().item()
+
+
+def answer_logprobs(model, ids, mask, start, rows=32):
+    """Log-probabilities of the answers' tokens, (rows, T); logits are there for a few `rows` at a time."""
+    policy, parts = ppo.PolicyWithValue(model), zip(ids.split(rows), mask.split(rows))
+    return torch.cat([policy.read(*part, start)[0] for part in parts])
 
 
 def words(answers):
@@ -285,9 +291,9 @@ def one_round(
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
-    frozen, anchor, longest = copy.deepcopy(model), anchor or model, settings.ppo.max_new_tokens
+    anchor, longest = anchor or model, settings.ppo.max_new_tokens
     probe, learned = teach(
-        frozen, tokenizer, prompts, labels_by or annotator, settings, seed, labels, earlier, reward_model
+        model, tokenizer, prompts, labels_by or annotator, settings, seed, labels, earlier, reward_model
     )
     some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
@@ -301,7 +307,7 @@ def one_round(
         settings.ppo,
         seed,
         on_update,
-        (frozen,) if reward_model is None else (frozen, reward_model),
+        (model,) if reward_model is None else (model, reward_model),
     )
     return candidate, {
         **learned,

@@ -20,7 +20,7 @@ RIDGE = 1.0  # a standard normal prior on each weight
 
 
 @torch.no_grad()
-def hidden_states(model, tokenizer, prompts, responses, batch_size=256):
+def hidden_states(model, tokenizer, prompts, responses, batch_size=64):
     """What a frozen model computes for answers given as text, in batches of like length.
 
     Yields (which answers, hidden states of all layers (answers, tokens, width), mask of the answers' own tokens).
