@@ -1,11 +1,13 @@
 """The closed loop and the chat, on a tiny model that says one of a few things to everybody."""
 
 import copy
+import gc
 import json
 import math
 import random
 import statistics
 
+import psutil
 import pytest
 import torch
 from chapters import taught
@@ -98,6 +100,50 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
     assert report["blind"]["verdict"] == "worse"
     promoted, reason = loop.gate(report, loop.Limits(distinct=0))
     assert not promoted and "must lie above 50%" in reason
+
+
+def in_memory():
+    """{address: bytes} of all that tensors hold, those of a gradient or of a model included."""
+    found = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+    return {x.data_ptr(): x.nbytes() for x in (t.untyped_storage() for t in found)}
+
+
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_round_after_round_keeps_nothing_but_the_weights_of_the_model(tiny, no_gold, monkeypatch, bits):
+    """Python's search for circles is off, so what keeps itself alive is seen, too."""
+    monkeypatch.setenv("WORKBOOK_ARITHMETIC", bits)
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    small = loop.Settings(labels=24, ppo=ppo.Settings(updates=2, batch_size=16, minibatches=2, max_new_tokens=16))
+    latest, earlier, held, resident = model, [], [], []
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(6):
+            data = latest, tokenizer, TRAIN, HELD_OUT[:32], annotator(), small, n
+            latest, report = loop.one_round(*data, anchor=model, earlier=earlier)
+            earlier = [*earlier, *report.pop("rows")]
+            assert all(p.grad is None for p in latest.parameters()), "a trained model carries its last gradient"
+            held.append(in_memory())
+            resident.append(psutil.Process().memory_info().rss)
+            del data
+    finally:
+        gc.enable()
+    assert [len(x) for x in held[3:]] == [len(held[2])] * 3
+    assert [sum(x.values()) for x in held[3:]] == [sum(held[2].values())] * 3
+    if bits == "fp32":  # in 16 bits a CPU's library keeps a compiled kernel for each of the last 1024 shapes
+        assert resident[-1] - resident[2] < 64 * 2**20
+
+
+def test_what_is_read_of_many_answers_is_read_of_a_few_at_a_time(tiny):
+    """Logits and hidden states of all at once are the largest blocks of a round, and leave the heap in pieces."""
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    rows = []
+    model.base_model.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    loop.sample_answers(tiny[0], model, tokenizer, TRAIN + HELD_OUT, 16)
+    assert sum(rows) == 120 and max(rows) <= 32
+    rows.clear()
+    probe.features(model, tokenizer, TRAIN + HELD_OUT, ["Yes."] * 120)
+    assert sum(rows) == 120 and max(rows) <= 64
 
 
 @pytest.mark.slow
