@@ -56,12 +56,12 @@ def shipped(name="finetuned"):
 def test_device_card_and_size_choose_the_arithmetic(monkeypatch, device, parameters, capability, bf16, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    assert arithmetic.candidates(torch.device(device), parameters) == expected
+    assert arithmetic.possible(torch.device(device), parameters) == expected
 
 
 def test_of_two_the_one_nearer_to_fp32_is_taken(monkeypatch):
     model = causal("gpt2")
-    monkeypatch.setattr(arithmetic, "candidates", lambda device, parameters: (FP16, BF16))
+    monkeypatch.setattr(arithmetic, "possible", lambda device, parameters: (FP16, BF16))
     assert arithmetic.rounding(model, FP16) < arithmetic.rounding(model, BF16)
     assert arithmetic.arithmetic_of(model) is FP16
     loud = causal("gpt2")

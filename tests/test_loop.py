@@ -28,7 +28,7 @@ PROMPTS = [
     for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")
 ]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(
+SETTINGS = loop.RoundSettings(
     labels=128, ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16)
 )
 
@@ -113,7 +113,7 @@ def test_round_after_round_keeps_nothing_but_the_weights_of_the_model(tiny, no_g
     """Python's search for circles is off, so what keeps itself alive is seen, too."""
     monkeypatch.setenv("WORKBOOK_ARITHMETIC", bits)
     model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
-    small = loop.Settings(labels=24, ppo=ppo.Settings(updates=2, batch_size=16, minibatches=2, max_new_tokens=16))
+    small = loop.RoundSettings(labels=24, ppo=ppo.Settings(updates=2, batch_size=16, minibatches=2, max_new_tokens=16))
     latest, earlier, held, resident = model, [], [], []
     gc.collect()
     gc.disable()
@@ -174,7 +174,7 @@ def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
 
 def test_the_same_seed_gives_the_same_round(tiny):
     model, tokenizer = tiny
-    few = loop.Settings(labels=16, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
+    few = loop.RoundSettings(labels=16, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
     reports = [loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, seed=s)[1] for s in (1, 1, 2)]
     for r in reports:
         r.pop("seconds")
@@ -185,7 +185,7 @@ def test_labels_of_a_person_can_be_used(tiny):
     model, tokenizer = tiny
     pair = {"pair_id": "1", "prompt": TRAIN[0], "response_a": "Yes.", "response_b": "No, no, no, not now."}
     labels = [feedback.label_event({**pair, "pair_id": str(i)}, "a", "a", "you") for i in range(8)]
-    few = loop.Settings(ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
+    few = loop.RoundSettings(ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
     _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, labels=labels)
     assert report["labelled_by"] == ["you"] and len(report["rows"]) == 8
 
@@ -210,13 +210,13 @@ def test_what_a_round_cannot_use_is_said(tiny):
 def test_the_probe_finds_the_direction_and_ties_hold_the_rest_still():
     torch.manual_seed(0)
     x = torch.randn(300, 5)
-    w = probe.fit(x, (x[:, 0] > 0).float())
+    w = probe.logistic_weights(x, (x[:, 0] > 0).float())
     assert w[0] > 1 and w[0] > 4 * w[1:].abs().max()
     p = torch.sigmoid(x.double() @ w.double())  # the gradient of the penalised loss is zero there
     assert (x.double().T @ (p - (x[:, 0] > 0).double()) + probe.RIDGE * w).abs().max() < 1e-3
     one = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    with_ties = probe.fit(one, torch.tensor([1.0, 1.0, 0.5, 0.5]))
-    without = probe.fit(one[:2], torch.tensor([1.0, 1.0]))
+    with_ties = probe.logistic_weights(one, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    without = probe.logistic_weights(one[:2], torch.tensor([1.0, 1.0]))
     assert abs(without[0] - without[1]) < 1e-6 and with_ties[0] > with_ties[1] + 0.1
 
 
