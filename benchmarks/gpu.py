@@ -163,9 +163,9 @@ def kinds(device):
     """Names of the arithmetics that a device has; tf32 is fp32 whose products round their inputs to 11 bits."""
     if device.type != "cuda":
         return list(arithmetic.BY_NAME)
-    tf32 = ["tf32"] * (torch.cuda.get_device_capability(device) >= (8, 0))
+    tf32 = ["tf32"] if torch.cuda.get_device_capability(device) >= (8, 0) else []
     with mock.patch.dict(os.environ, WORKBOOK_ARITHMETIC=""):
-        halves = [a.name for a in arithmetic.candidates(device, arithmetic.LARGE) if not a.exact]
+        halves = [a.name for a in arithmetic.possible(device, arithmetic.LARGE) if not a.exact]
     return ["fp32", *tf32, *halves]
 
 
@@ -305,7 +305,7 @@ def one_update(made, settings, device):
             stack.enter_context(mock.patch.object(owner, name, watch.timed(getattr(owner, name), phase)))
         score = watch.timed(lambda p, r: (reward.score(judge, tokenizer, p, r) - mean) / std, "scoring")
         prompts = some_prompts(settings.batch_size)
-        ppo.train(model, tokenizer, score, prompts, settings, 0, lap, frozen=(judge,))
+        ppo.train(model, tokenizer, score, prompts, settings, 0, on_update=lap, frozen=(judge,))
     counted = laps[2:] or laps[-1:]
     return {k: statistics.mean(lap.get(k, 0.0) for lap in counted) for k in (*PHASES, "tokens")}
 
@@ -417,7 +417,9 @@ def sentence(error):
 def command(part, words, options, rows):
     """The command line of a job that writes its rows to the file `rows`."""
     line = [sys.executable, __file__, "--device", options.device, "--runs", str(options.runs), "--rows", str(rows)]
-    return [*line, *["--small"] * options.small, "--job", part, *words]
+    if options.small:
+        line.append("--small")
+    return [*line, "--job", part, *words]
 
 
 def child(options):
@@ -635,7 +637,8 @@ def tables(result):
         if not mine:
             continue
         text.append(f"## {title}")
-        text += [table(rows)] * bool(rows)
+        if rows:
+            text.append(table(rows))
         text += [f"- Not measured to its end: {part} {j['job']}: {j['error']}." for j in mine if j["error"]]
         text += [f"- {part} {j['job']}: {note}" for j in mine for note in j["notes"] if part != "precision"]
     text += [f"- {reason}" for reason in result["wheels"]]

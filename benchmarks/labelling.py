@@ -109,7 +109,7 @@ FEATURES = (
 FIGURES = ("browser::test_chapter_02_controls_redraw",)  # run for what it measures
 
 
-def run(tests):
+def run_tests(tests):
     """Run `tests`; the JUnit report of pytest, as text."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -174,7 +174,7 @@ were read from the tools' source or documentation in 2026. The figures are of on
 
 def main(reports):
     tests = sorted({t for _, _, tests in FEATURES for t in tests} | set(FIGURES))
-    results, figures = merge([*(Path(r).read_text(encoding="utf-8") for r in reports), run(tests)])
+    results, figures = merge([*(Path(r).read_text(encoding="utf-8") for r in reports), run_tests(tests)])
     data = {"results": results, "figures": figures}
     write_json(RESULTS / "labelling.json", data)
     print(markdown(data))

@@ -91,7 +91,7 @@ def start(name, runs, url, headers):
     reply.raise_for_status()
     address = f"{url.replace('http', 'ws', 1)}/api/kernels/{reply.json()['id']}/channels"
     reader = Reader(name, websocket.create_connection(address, header=headers, timeout=300), Session())
-    run(reader, setup_cells(runs))
+    run_code(reader, setup_cells(runs))
     return reader
 
 
@@ -108,7 +108,7 @@ def send(reader, kind, content):
                 return
 
 
-def run(reader, code):
+def run_code(reader, code):
     """Run code in a reader's kernel; returns the last line that it printed."""
     printed = []
     for reply in send(reader, "execute_request", {"code": code, "silent": False, "store_history": False}):
@@ -137,7 +137,7 @@ def keep_clicking(reader, buttons, began, end, every, sent):
 
 def phase(what, readers, logs, seconds, every=0):
     """Let all readers click at once for so many seconds; `logs`: the file of each."""
-    buttons = [json.loads(run(r, SHOW.format(log=str(log), name=r.name))) for r, log in zip(readers, logs)]
+    buttons = [json.loads(run_code(r, SHOW.format(log=str(log), name=r.name))) for r, log in zip(readers, logs)]
     began, sent = time.monotonic() + 0.5, [[] for _ in readers]
     threads = [
         threading.Thread(target=keep_clicking, args=(r, b, began + every * i / len(readers), began + seconds, every, s))
@@ -148,7 +148,7 @@ def phase(what, readers, logs, seconds, every=0):
     for t in threads:
         t.join()
     took = time.monotonic() - began
-    durable = [json.loads(run(r, "print(json.dumps(durable))")) for r in readers]
+    durable = [json.loads(run_code(r, "print(json.dumps(durable))")) for r in readers]
     lost, lines = 0, 0
     for r, log, s, d in zip(readers, logs, sent, durable):
         events, warnings = feedback.read_events(log)
@@ -182,7 +182,11 @@ def measure(kernels, shared, seconds, every=2.0):
             phase(f"a click every {every:g} s, one file", readers[:shared], one[0], seconds, every),
             phase("as fast as it goes, one file", readers[:shared], one[1], seconds),
         ]
-        return phases, [memory(psutil.Process(int(run(r, "print(os.getpid())")))) for r in readers], memory(process)
+        return (
+            phases,
+            [memory(psutil.Process(int(run_code(r, "print(os.getpid())")))) for r in readers],
+            memory(process),
+        )
 
 
 def summary(phases, used, serving, started):

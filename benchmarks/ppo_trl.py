@@ -139,7 +139,7 @@ def ours(settings, seed, parts):
     torch.Tensor.backward = clock.timed(torch.Tensor.backward, "backward of the update")
     score = clock.timed(lambda p, r: (reward.score(judge, tokenizer, p, r) - mean) / std, "scoring and reference")
     clock.began = clock.now()
-    ppo.train(model, tokenizer, score, world.prompts("train"), settings, seed, watch, frozen=(judge,))
+    ppo.train(model, tokenizer, score, world.prompts("train"), settings, seed, on_update=watch, frozen=(judge,))
     return model, tokenizer, clock, curve
 
 

@@ -69,7 +69,7 @@ def one_run(taste, seed, updates=None):
     model, tokenizer = models.load_model(folder / "finetuned")
     start, _ = models.load_reward_model(folder / "reward_start")
     annotator = Annotator(function, noise=0.1, seed=seed)
-    settings, held_out = loop.Settings(), world.prompts(SPLIT)
+    settings, held_out = loop.RoundSettings(), world.prompts(SPLIT)
     settings.ppo.updates = updates or settings.ppo.updates
     asked, gated = world.prompts("train"), world.prompts("dev")  # the gate of the round chooses, so it sees no test
     candidate, report = loop.one_round(model, tokenizer, asked, gated, annotator, settings, seed, reward_model=start)
@@ -123,7 +123,7 @@ def orders(taste, seeds):
     for seed in seeds:
         annotator = Annotator(function, noise=0.0, temperature=1e-6, seed=seed)
         probe, learned = loop.teach(
-            model, tokenizer, world.prompts("train"), annotator, loop.Settings(), seed, reward_model=start
+            model, tokenizer, world.prompts("train"), annotator, loop.RoundSettings(), seed, reward_model=start
         )
         right = ((probe(*sides[0]) > probe(*sides[1])) == (gaps > 0))[gaps.abs() > 1e-9]
         rows.append({"taste": taste, "seed": seed, "orders": right.float().mean().item(), "ties": learned["ties"]})
@@ -150,7 +150,7 @@ def main():
     parser = argparse.ArgumentParser(description="The closed loop on given tastes.")
     parser.add_argument("--tastes", nargs="+", choices=TASTES, default=["greets", "short", "names"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.Settings")
+    parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.RoundSettings")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default=str(RESULTS / "tastes"), help="where to write, without .json")
     parser.add_argument("--clean", action="store_true", help="reward models from clean labels only, no PPO")
@@ -174,7 +174,7 @@ def main():
                 {
                     "versions": versions(),
                     "threads": options.threads,
-                    "settings": vars(loop.Settings().ppo),
+                    "settings": vars(loop.RoundSettings().ppo),
                     "split": SPLIT,
                     "runs": runs,
                 },

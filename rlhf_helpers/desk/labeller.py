@@ -98,6 +98,7 @@ class Labeller:
         self,
         pairs,
         path,
+        *,
         annotator="you",
         seed=0,
         order="given",

@@ -79,7 +79,10 @@ def describe_axes(ax):
         sizes = [bar.get_height() if upright else bar.get_width() for bar in bars]
         ticks = ticks if len(ticks) == len(sizes) else [""] * len(sizes)
         said.append(("bars: " if name.startswith("_") else f"bars, {name}: ") + listed(ticks, sizes))
-    said += ["a heat map"] * bool(ax.images) + ["points"] * bool(ax.collections and not ax.get_lines())
+    if ax.images:
+        said.append("a heat map")
+    if ax.collections and not ax.get_lines():
+        said.append("points")
     if not ax.axison:  # words in boxes, not a plot
         said.append("".join(t.get_text().replace("·", " ").replace("↵", " ") for t in ax.texts))
     return "; ".join(" ".join(part.split()) for part in said if part.strip())
@@ -87,8 +90,8 @@ def describe_axes(ax):
 
 def describe(figure):
     """What a figure shows, in words, for those who can't see it: title, units, where each line begins and ends."""
-    title = figure.get_suptitle()
-    said = [title] * bool(title) + [describe_axes(ax) for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    said = [figure.get_suptitle()]
+    said += [describe_axes(ax) for ax in figure.axes if ax.get_label() != "<colorbar>"]
     return ". ".join(part for part in said if part)[:1500] or "A figure without words."
 
 

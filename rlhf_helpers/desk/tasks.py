@@ -15,7 +15,7 @@ from ..world import annotators, measures
 from . import recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Prompts, measures and settings; the chapters use them without asking which of the two tasks it is."""
 
@@ -53,20 +53,20 @@ class Task:
 def embedded():
     """The embedded world, its gold judge, and the settings of what ships."""
     return Task(
-        {q.prompt: q.family for q in world.questions()},
-        {s: world.prompts(s) for s in world.SPLITS},
-        tuple(measures.MEASURED),
-        world.gold_score,
-        world.gold_axes,
-        measures.quality,
-        ("right", "wrong", "in_format", "polite", "rude"),
-        ("right", "full", "polite", "rude", "filler", "repeats", "words"),
-        annotators.TASTES,
-        "helpful",
-        "warm",
-        recipe.PPO,
-        recipe.REWARD,
-        recipe.card,
+        families={q.prompt: q.family for q in world.questions()},
+        splits={s: world.prompts(s) for s in world.SPLITS},
+        measured=tuple(measures.MEASURED),
+        score=world.gold_score,
+        axes=world.gold_axes,
+        quality=measures.quality,
+        shares=("right", "wrong", "in_format", "polite", "rude"),
+        compared=("right", "full", "polite", "rude", "filler", "repeats", "words"),
+        tastes=annotators.TASTES,
+        stand_in="helpful",
+        users="warm",
+        ppo=recipe.PPO,
+        reward=recipe.REWARD,
+        card=recipe.card,
     )
 
 
@@ -126,20 +126,20 @@ def general(data):
     """The prompts in `data`/general_prompts.jsonl, and no gold judge."""
     rows = read_jsonl(data / "general_prompts.jsonl", ("prompt", "family", "split"))
     return Task(
-        {r["prompt"]: r["family"] for r in rows},
-        general_splits(rows),
-        ("test",),
-        annotators.brief,
-        plain_axes,
-        plain_quality,
-        ("empty", "asks back", "repetitive"),
-        ("words", "sentences", "repeats", "asks back"),
-        GENERAL_TASTES,
-        "brief",
-        "brief",
-        PPO,
-        REWARD,
-        plain_card,
+        families={r["prompt"]: r["family"] for r in rows},
+        splits=general_splits(rows),
+        measured=("test",),
+        score=annotators.brief,
+        axes=plain_axes,
+        quality=plain_quality,
+        shares=("empty", "asks back", "repetitive"),
+        compared=("words", "sentences", "repeats", "asks back"),
+        tastes=GENERAL_TASTES,
+        stand_in="brief",
+        users="brief",
+        ppo=PPO,
+        reward=REWARD,
+        card=plain_card,
     )
 
 

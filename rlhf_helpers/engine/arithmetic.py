@@ -55,7 +55,7 @@ def forced():
     return BY_NAME.get(name)
 
 
-def candidates(device, parameters):
+def possible(device, parameters):
     """What a model of so many parameters may compute in on a device: a tuple of Arithmetic, never empty."""
     if forced():
         return (forced(),)
@@ -63,7 +63,8 @@ def candidates(device, parameters):
         return (FP32,)
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     fp16 = torch.cuda.get_device_capability(device) >= (7, 0)  # older cards have fp16, but no faster than fp32
-    return (FP16,) * fp16 + (BF16,) * bf16 or (FP32,)
+    halves = tuple(a for a, there in ((FP16, fp16), (BF16, bf16)) if there)
+    return halves or (FP32,)
 
 
 @torch.no_grad()
@@ -88,7 +89,7 @@ def arithmetic_of(model):
     first = next(model.parameters())
     key = first.device, forced()
     if _chosen.get(model, (None,))[0] != key:
-        options = candidates(first.device, sum(p.numel() for p in model.parameters()))
+        options = possible(first.device, sum(p.numel() for p in model.parameters()))
         measurable = len(options) > 1 and model.get_output_embeddings() is not None
         best = min(options, key=lambda a: rounding(model, a)) if measurable else options[-1]
         if first.device.type == "cuda" and not best.exact:
@@ -144,7 +145,7 @@ def loss_scaler(optimizer, model):
 
 
 def take_step(loss, model, optimizer, what="The loss", clip=1.0):
-    """One step of training: zero, backward, clip the gradient's norm to `clip`, and move the weights.
+    """One step of training: zero, backward, clip the gradient's norm to `clip`, move the weights, drop the gradient.
 
     In fp16 the loss is scaled up before `backward` and the gradient down after it, so that small gradients are not
     lost; a scale that was too large costs this step and is halved (Micikevicius et al. 2018).  Returns the norm.
@@ -163,6 +164,7 @@ def take_step(loss, model, optimizer, what="The loss", clip=1.0):
         )
     scaler.step(optimizer)
     scaler.update()
+    optimizer.zero_grad()  # else every trained model, and every copy of it, carries as much again as its weights
     return norm
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .arithmetic import LARGE, arithmetic_of, candidates, forced
+from .arithmetic import LARGE, arithmetic_of, forced, possible
 from .files import WorkbookError, shown
 from .models import recompute_activations
 
@@ -148,7 +148,7 @@ def _words(size):
 def check(source, device, stage, rows, answer=48, asked=None):
     """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit."""
     shape, free = shape_of(source), free_memory(device)
-    computes = candidates(device, shape.parameters)
+    computes = possible(device, shape.parameters)
     bits = 32 if computes[0].exact else 16
     parts = estimate(shape, stage, rows, answer, asked, bits)
     if sum(parts.values()) > free and shape.parameters > LARGE:
@@ -186,7 +186,7 @@ def recompute_if_needed(model, rows, tokens, answer):
         model.gradient_checkpointing_disable()
 
 
-def table(settings):
+def sizes_table(settings):
     """The table in docs/real_llm.md: model size -> memory of PPO in GiB, computed in 32 and in 16 bits."""
     lines = ["| parameters | GiB, in fp32 | GiB, in 16 bits |", "|---|---|---|"]
     for name, (parameters, layers, width) in SIZES.items():

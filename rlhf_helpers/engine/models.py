@@ -121,7 +121,7 @@ def load_reward_model(source, device="cpu"):
     return model, tokenizer
 
 
-def save_model(model, tokenizer, path, card, made_with=None, half=False):
+def save_model(model, tokenizer, path, card, made_with=None, *, half=False):
     """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
 
     made_with: a dict, such as the seed and the versions of a notebook, that goes to made_with.json beside it.

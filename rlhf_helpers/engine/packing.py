@@ -122,7 +122,7 @@ def pack_groups(groups, device="cpu"):
     return packed, packed.place[ends].view(len(groups), -1)
 
 
-def run(model, packed, places, **options):
+def call_packed(model, packed, places, **options):
     """Call a Hugging Face model, or its body, on packed rows; only at `places` is its output to be used.
 
     places: indices in the flattened (rows * width).  The last block computes its feed-forward part there only.
@@ -175,7 +175,7 @@ def computed_at(module, places):
 def hidden_at(model, packed, places):
     """The last hidden states of a model without its head, at `places` only: (places.shape, width of the model)."""
     with autocast(model):
-        return run(model.base_model, packed, places.flatten()).last_hidden_state.flatten(0, 1)[places]
+        return call_packed(model.base_model, packed, places.flatten()).last_hidden_state.flatten(0, 1)[places]
 
 
 def logits_at(model, packed, places):
@@ -185,7 +185,7 @@ def logits_at(model, packed, places):
     hook = head.register_forward_pre_hook(chosen, prepend=True)
     try:
         with autocast(model):
-            out = run(model, packed, places, output_hidden_states=True)
+            out = call_packed(model, packed, places, output_hidden_states=True)
     finally:
         hook.remove()
     return out.logits, out.hidden_states[-1].flatten(0, 1)[places]

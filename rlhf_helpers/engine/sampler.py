@@ -8,6 +8,8 @@ model computes in 16 bits, the sampler is a copy of it in 16 bits, made anew for
 """
 
 import copy
+import weakref
+from dataclasses import dataclass, field
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -24,22 +26,30 @@ def is_fast(model):
     return next(model.parameters()).device.type == "cuda" or not arithmetic_of(model).exact
 
 
+@dataclass
+class Columns:
+    """Which columns of `length` are written next; all layers of a cache look at the same one."""
+
+    length: int
+    now: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
 class Slots(DynamicLayer):
     """Keys and values of one layer in memory of a fixed size, written at the columns that the sampler names."""
 
-    def __init__(self, sampler):
+    def __init__(self, columns):
         super().__init__()
-        self.sampler = sampler
+        self.columns = columns
         self.keys: torch.Tensor | None = None
 
     def update(self, key_states, value_states, *args, **kwargs):
         if self.keys is None:
             self.keys, self.values = (
-                x.new_zeros(*x.shape[:2], self.sampler.length, x.shape[-1]) for x in (key_states, value_states)
+                x.new_zeros(*x.shape[:2], self.columns.length, x.shape[-1]) for x in (key_states, value_states)
             )
             self.is_initialized = True
-        self.keys.index_copy_(2, self.sampler.columns, key_states)
-        self.values.index_copy_(2, self.sampler.columns, value_states)
+        self.keys.index_copy_(2, self.columns.now, key_states)
+        self.values.index_copy_(2, self.columns.now, value_states)
         return self.keys, self.values
 
     def get_seq_length(self):
@@ -47,9 +57,12 @@ class Slots(DynamicLayer):
 
 
 def twin(model, dtype):
-    """A copy of a model with its layers in `dtype` and the model's own output head, and [(its weight, the model's)]."""
+    """A copy of a model with its layers in `dtype` and the model's own output head, and [(its weight, the model's)].
+
+    In float32 there is nothing to copy: (None, []).
+    """
     if dtype == torch.float32:
-        return model, []
+        return None, []
     keep_head_in_fp32(model)
     other = copy.deepcopy(model)
     head, own = other.get_output_embeddings(), model.get_output_embeddings()
@@ -70,14 +83,16 @@ class Sampler:
 
     rows: answers.  length: columns of prompt and answer, at most.  steps: tokens of an answer, at most.  eos: ids that
     end one.  choose(logits, u): (rows, vocabulary), (rows, 1) -> next tokens and their log-probabilities, (rows, 1).
+    The model keeps its sampler, so the sampler does not keep the model: nothing here goes round in a circle, and both
+    are gone, with all their memory, as soon as nobody uses the model any more.
     """
 
     def __init__(self, model, rows, length, steps, eos, choose):
         self.arithmetic = arithmetic_of(model)
-        self.model, self.pairs = twin(model, self.arithmetic.dtype)
-        self.length, self.choose, self.pad, self.graph = length, choose, model.config.pad_token_id or 0, None
+        self.own, (self.twin, self.pairs) = weakref.ref(model), twin(model, self.arithmetic.dtype)
+        self.columns, self.choose, self.pad, self.graph = Columns(length), choose, model.config.pad_token_id or 0, None
         layers = model.config.get_text_config().num_hidden_layers
-        self.cache = Cache(layers=[Slots(self) for _ in range(layers)])
+        self.cache = Cache(layers=[Slots(self.columns) for _ in range(layers)])
 
         def room(*shape, dtype=torch.long):
             return torch.zeros(*shape, dtype=dtype, device=model.device)
@@ -89,6 +104,11 @@ class Sampler:
         self.tokens, self.real = room(rows, steps), room(rows, steps)
         self.logprobs = room(rows, steps, dtype=torch.float32)
         self.logits = torch.zeros(0)  # as wide as the model makes them, from `begin` on
+
+    @property
+    def model(self):
+        """What draws the tokens: the copy in 16 bits, or the model itself."""
+        return self.twin or self.own()
 
     def __deepcopy__(self, memo):
         return None  # a copy of the model makes its own
@@ -111,13 +131,13 @@ class Sampler:
             mine.copy_(theirs)
         columns, least = ids.shape[1], torch.finfo(self.visible.dtype).min
         sees = mask[:, None, None, :].bool() & torch.ones(columns, columns, dtype=torch.bool, device=ids.device).tril()
-        seen = self.visible.new_full((len(ids), 1, columns, self.length), least)
+        seen = self.visible.new_full((len(ids), 1, columns, self.columns.length), least)
         seen[..., :columns].masked_fill_(sees, 0.0)
         self.visible.copy_(seen[:, :, -1:])
-        places, self.columns = position_ids(mask), torch.arange(columns, device=ids.device)
+        places, self.columns.now = position_ids(mask), torch.arange(columns, device=ids.device)
         logits = self.look(ids, seen, places)
         self.logits = self.logits.copy_(logits) if len(self.logits) else logits
-        self.columns = self.column.fill_(columns)
+        self.columns.now = self.column.fill_(columns)
         self.position.copy_(places[:, -1:])
         self.tokens.fill_(self.pad)
         for x in (self.index, self.real, self.logprobs):

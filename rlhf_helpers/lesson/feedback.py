@@ -223,16 +223,24 @@ def pair_key(row):
     return tuple(row[field] for field in fields)
 
 
+def with_earlier(labels):
+    """Each label with the first one of the same pair by the same annotator, or None where it is that: an iterator."""
+    first = {}
+    for label in labels:
+        key = (label["annotator"], *pair_key(label))
+        yield label, first.get(key)
+        first.setdefault(key, label)
+
+
 def to_preferences(labels):
     """Rows for training, and a count of the labels that give none: (rows, left_out).
 
     A row is {"prompt", "chosen", "rejected", "margin"}.  The first label of a pair by an annotator
     counts; margin is a third of the strength (0 if none was given), as in Llama 2 (Touvron et al. 2023).
     """
-    rows, left_out, seen = [], Counter(), set()
-    for label in labels:
-        key = (label["annotator"], *pair_key(label))
-        if key in seen:
+    rows, left_out = [], Counter()
+    for label, earlier in with_earlier(labels):
+        if earlier:
             left_out["repeat"] += 1
         elif label["choice"] in ("a", "b"):
             other = "b" if label["choice"] == "a" else "a"
@@ -246,7 +254,6 @@ def to_preferences(labels):
             )
         else:
             left_out[label["choice"]] += 1
-        seen.add(key)
     return rows, dict(left_out)
 
 
@@ -255,21 +262,17 @@ def tie_rows(labels):
 
     As in `to_preferences`, the first label of a pair by an annotator counts.
     """
-    rows, seen = [], set()
-    for label in labels:
-        key = (label["annotator"], *pair_key(label))
-        if label["choice"] == "tie" and key not in seen:
-            rows.append(
-                {
-                    "prompt": label["prompt"],
-                    "chosen": label["response_a"],
-                    "rejected": label["response_b"],
-                    "margin": 0.0,
-                    "tie": True,
-                }
-            )
-        seen.add(key)
-    return rows
+    return [
+        {
+            "prompt": label["prompt"],
+            "chosen": label["response_a"],
+            "rejected": label["response_b"],
+            "margin": 0.0,
+            "tie": True,
+        }
+        for label, earlier in with_earlier(labels)
+        if label["choice"] == "tie" and not earlier
+    ]
 
 
 def write_preferences(path, labels):
@@ -297,11 +300,7 @@ def summary(labels):
     n; choices: count of each; seconds: median, None if untimed; repeats and consistent: pairs judged again
     and judged the same; decided and left: choices for one side, and for the left one of the two as shown.
     """
-    first, again = {}, []
-    for label in labels:
-        earlier = first.setdefault((label["annotator"], *pair_key(label)), label)
-        if earlier is not label:
-            again.append(earlier["choice"] == label["choice"])
+    again = [earlier["choice"] == label["choice"] for label, earlier in with_earlier(labels) if earlier]
     timed = [x["seconds"] for x in labels if x.get("seconds") is not None]
     decided = [x for x in labels if x["choice"] in ("a", "b")]
     return {

@@ -29,7 +29,7 @@ PPOSettings = ppo.Settings
 
 
 @dataclass
-class Settings:
+class RoundSettings:
     """The dials of one round."""
 
     labels: int = 64  # comparisons asked for
@@ -116,12 +116,18 @@ def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0)
     start, generator = ids.shape[1], torch.Generator(device).manual_seed(seed)
     ids, mask, logprobs = rollout(model, ids, mask, max_new_tokens, eos, generator)
     tokens, answered = ids[:, start:], mask[:, start:]
-    there, _ = ppo.PolicyWithValue(anchor).read(ids, mask, start)
-    here = logprobs if arithmetic_of(model).exact else ppo.PolicyWithValue(model).read(ids, mask, start)[0]
+    there = logprobs_in_parts(anchor, ids, mask, start)
+    here = logprobs if arithmetic_of(model).exact else logprobs_in_parts(model, ids, mask, start)
     gap = (here - there) * answered
     ended = which_ended(tokens, answered, eos)
     kl = gap.sum(-1).mean().item()
     return decode_responses(tokenizer, ids, mask, start), kl, ended.float().mean().item()
+
+
+def logprobs_in_parts(model, ids, mask, start, rows=32):
+    """Log-probabilities of the answers' tokens, (rows, T); logits are there for a few `rows` at a time."""
+    policy, parts = ppo.PolicyWithValue(model), zip(ids.split(rows), mask.split(rows))
+    return torch.cat([policy.read(*part, start)[0] for part in parts])
 
 
 def words(answers):
@@ -198,7 +204,7 @@ def two_halves(groups, probe, annotator, seed, earlier=()):
     return labels
 
 
-def teach(model, tokenizer, prompts, annotator, settings, seed=0, labels=None, earlier=(), reward_model=None):
+def teach(model, tokenizer, prompts, annotator, settings, seed=0, *, labels=None, earlier=(), reward_model=None):
     """The reward model of a round, a `probe.Probe` on `model`, and what it learned from, as a part of the report.
 
     `labels`: label events; without them `annotator` is asked about answers of `model` to `prompts`.
@@ -229,7 +235,7 @@ def teach(model, tokenizer, prompts, annotator, settings, seed=0, labels=None, e
     }
 
 
-def compare(candidate, model, anchor, tokenizer, prompts, annotator, scores, max_new_tokens, seed):
+def held_out_report(candidate, model, anchor, tokenizer, prompts, *, annotator, scores, max_new_tokens, seed):
     """What a candidate is like on prompts that it did not learn from, beside `model`: the other part of the report.
 
     scores(prompts, answers) -> (answers,): the round's own reward.  Its mean over the answers of `model`
@@ -280,14 +286,22 @@ def one_round(
     from which the drift is measured (default: `model`).
     The report can be written as JSON; report["rows"] are the new preference rows.
     """
-    settings, began = settings or Settings(), time.time()
+    settings, began = settings or RoundSettings(), time.time()
     if not prompts or not judge_prompts:
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
-    frozen, anchor, longest = copy.deepcopy(model), anchor or model, settings.ppo.max_new_tokens
+    anchor, longest = anchor or model, settings.ppo.max_new_tokens
     probe, learned = teach(
-        frozen, tokenizer, prompts, labels_by or annotator, settings, seed, labels, earlier, reward_model
+        model,
+        tokenizer,
+        prompts,
+        labels_by or annotator,
+        settings,
+        seed,
+        labels=labels,
+        earlier=earlier,
+        reward_model=reward_model,
     )
     some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
     start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
@@ -300,15 +314,21 @@ def one_round(
         list(prompts),
         settings.ppo,
         seed,
-        on_update,
-        (frozen,) if reward_model is None else (frozen, reward_model),
+        on_update=on_update,
+        frozen=(model,) if reward_model is None else (model, reward_model),
     )
-    return candidate, {
-        **learned,
-        "health": health,
-        **compare(candidate, model, anchor, tokenizer, judge_prompts, annotator, scores, longest, seed),
-        "seconds": time.time() - began,
-    }
+    measured = held_out_report(
+        candidate,
+        model,
+        anchor,
+        tokenizer,
+        judge_prompts,
+        annotator=annotator,
+        scores=scores,
+        max_new_tokens=longest,
+        seed=seed,
+    )
+    return candidate, {**learned, "health": health, **measured, "seconds": time.time() - began}
 
 
 def gate(report, limits=None):

@@ -507,7 +507,7 @@ def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dic
 
 
 def train(
-    model, tokenizer, reward, prompts, settings=None, seed=0, on_update=None, frozen=(), checkpoint=None, packed=True
+    model, tokenizer, reward, prompts, settings=None, seed=0, *, on_update=None, frozen=(), checkpoint=None, packed=True
 ):
     """Train `model` in place by PPO: `loop`, with what a long run needs around it; returns (history, health card).
 

@@ -20,7 +20,7 @@ RIDGE = 1.0  # a standard normal prior on each weight
 
 
 @torch.no_grad()
-def hidden_states(model, tokenizer, prompts, responses, batch_size=256):
+def hidden_states(model, tokenizer, prompts, responses, batch_size=64):
     """What a frozen model computes for answers given as text, in batches of like length.
 
     Yields (which answers, hidden states of all layers (answers, tokens, width), mask of the answers' own tokens).
@@ -63,7 +63,7 @@ def last_states(model, tokenizer, prompts, responses):
     return torch.stack([out[i] for i in range(len(prompts))])
 
 
-def fit(differences, targets, ridge=RIDGE, steps=50):
+def logistic_weights(differences, targets, ridge=RIDGE, steps=50):
     """Weights (features,) of the penalised logistic regression, by Newton's method.
 
     differences: (pairs, features) of left minus right; targets: (pairs,), 1 left is better, 0 right is, 1/2 a tie.
@@ -118,7 +118,7 @@ class Probe:
         prompts = [r["prompt"] for r in rows]
         gaps = self.read(prompts, [r["chosen"] for r in rows]) - self.read(prompts, [r["rejected"] for r in rows])
         targets = torch.tensor([0.5 if r.get("tie") else 1.0 for r in rows])
-        self.weights = fit(gaps, targets)
+        self.weights = logistic_weights(gaps, targets)
         margins, decided = gaps @ self.weights, targets == 1
         return {
             "loss": F.binary_cross_entropy_with_logits(margins, targets).item(),

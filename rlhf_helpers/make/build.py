@@ -60,7 +60,7 @@ def reward_quality(model, tokenizer, pairs, events, annotator):
 # ---------------------------------------------------------------- the stages
 
 
-def ship(model, tokenizer, folder, title, what, metrics, seed):
+def ship(model, tokenizer, folder, *, title, what, metrics, seed):
     save_model(model, tokenizer, folder, card(title, what, metrics, seed), half=True)
     write_json(folder / "metrics.json", {"seed": seed, "versions": versions(), **metrics})
     print(f"  {folder.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
@@ -97,10 +97,11 @@ def build_base(out, seed):
         model,
         tokenizer,
         out / "models/base",
-        "Base model",
-        "Pre-trained on `data/corpus.txt` by next-token prediction. It continues text; it was never asked to answer.",
-        {"loss_on_new_text": loss, "parameters_millions": millions},
-        seed,
+        title="Base model",
+        what="Pre-trained on `data/corpus.txt` by next-token prediction. It continues text; it was never asked to "
+        "answer.",
+        metrics={"loss_on_new_text": loss, "parameters_millions": millions},
+        seed=seed,
     )
 
 
@@ -125,10 +126,10 @@ def build_finetuned(out, seed):
         model,
         tokenizer,
         out / "models/finetuned",
-        "Fine-tuned model",
-        "The base model, fine-tuned on `data/demonstrations.jsonl`, whose writers were of mixed quality.",
-        on_each(answered),
-        seed,
+        title="Fine-tuned model",
+        what="The base model, fine-tuned on `data/demonstrations.jsonl`, whose writers were of mixed quality.",
+        metrics=on_each(answered),
+        seed=seed,
     )
 
 
@@ -189,13 +190,13 @@ def build_reward_start(out, seed):
         model,
         tokenizer,
         out / "models/reward_start",
-        "Reward model before any feedback",
-        "The fine-tuned model with its last layer changed to one number. It has learned *facts from the tables*, by a "
-        "quiz on train questions (`world.quiz`) and by sentences of the pre-training text, true against altered "
+        title="Reward model before any feedback",
+        what="The fine-tuned model with its last layer changed to one number. It has learned *facts from the tables*, "
+        "by a quiz on train questions (`world.quiz`) and by sentences of the pre-training text, true against altered "
         "(`world.proofreading`); and to guess remarks about answers (`world.remarked`). So it prefers a right answer "
         "to a wrong one, and sees tone and length with hardly any preference: *taste comes from the labels*.",
-        on_each(quizzed),
-        seed,
+        metrics=on_each(quizzed),
+        seed=seed,
     )
 
 
@@ -237,11 +238,11 @@ def build_reward(out, seed):
         model,
         tokenizer,
         out / "models/reward",
-        "Reward model",
-        "`data/models/reward_start`, trained on "
+        title="Reward model",
+        what="`data/models/reward_start`, trained on "
         "`data/feedback.jsonl`, which is simulated, with some rows of `world.lessons` among the labels.",
-        metrics,
-        seed,
+        metrics=metrics,
+        seed=seed,
     )
 
 
@@ -266,7 +267,9 @@ def align(out, seed, on_update=None, reward_model=None, splits=MEASURED):
     judge = ppo.normalized_reward(
         lambda p, r: reward.score(reward_model, tokenizer, p, r), asked, generate(model, tokenizer, asked, seed=seed)
     )
-    history, _ = ppo.train(model, tokenizer, judge, asked, recipe.PPO, seed, on_update, frozen=(reward_model,))
+    history, _ = ppo.train(
+        model, tokenizer, judge, asked, recipe.PPO, seed, on_update=on_update, frozen=(reward_model,)
+    )
     return model, tokenizer, history, before, sampled_answers(model, tokenizer, splits, seed)
 
 
@@ -282,10 +285,10 @@ def build_policy(out, seed):
         model,
         tokenizer,
         out / "models/policy",
-        "Aligned policy",
-        "The fine-tuned model after recipe.PPO against `data/models/reward`.",
-        {**on_each(compared), "kl_nats": history[-1]["kl"]},
-        seed,
+        title="Aligned policy",
+        what="The fine-tuned model after recipe.PPO against `data/models/reward`.",
+        metrics={**on_each(compared), "kl_nats": history[-1]["kl"]},
+        seed=seed,
     )
     write_json(out / "models/policy/history.json", history)
 

@@ -197,7 +197,7 @@ def peak_memory():
     return size if sys.platform == "darwin" else 1024 * size
 
 
-def table(rows):
+def closing_table(rows):
     """The closing table; `rows` are (notebook, seconds, key result)."""
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{'notebook':<{width}}  seconds  key result"]
@@ -205,7 +205,7 @@ def table(rows):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def run(paths, runs, parameters=None, outputs=False):
+def run_chapters(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
     Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.
@@ -235,7 +235,7 @@ def run(paths, runs, parameters=None, outputs=False):
         finally:
             bar.close()
             if rows:
-                print("\n" + table(rows))
+                print("\n" + closing_table(rows))
     memory = peak_memory()
     print(
         f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
@@ -274,7 +274,7 @@ def main(arguments=None):
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        run(chapters(options.only), runs, parameters, options.refresh)
+        run_chapters(chapters(options.only), runs, parameters, options.refresh)
     except WorkbookError as e:
         print(f"\n{e}", file=sys.stderr)
         return 1

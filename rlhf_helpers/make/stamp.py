@@ -23,7 +23,7 @@ from ..engine import files, memory
 from ..engine.files import ROOT, WorkbookError
 
 MARK = re.compile(r"(<!-- stamp(\s.*?)-->)(.*?)(<!-- /stamp -->)", re.S)
-SPLITS = {
+SPLIT_NAMES = {
     "heldout": "reworded questions, an earlier build of `data/`",
     "reworded": "reworded questions",
     "dev": "dev questions",
@@ -45,7 +45,7 @@ def interval(values):
     return mean, mean - half, mean + half
 
 
-def verdict(values, bound, above, below):
+def side(values, bound, above, below):
     """`above` or `below` where the 95 % interval lies on one side of `bound`, else "inconclusive"."""
     _, low, high = interval(values)
     return above if low > bound else below if high < bound else "inconclusive"
@@ -58,9 +58,9 @@ def with_interval(values, digits):
 
 
 SAY = {
-    "wins": lambda values, _: verdict(values, 0.5, "wins", "loses"),
-    "differs": lambda values, _: verdict(values, 0, "higher", "lower"),
-    "worse": lambda values, margin: verdict(values, -float(margin), "no worse", "worse"),
+    "wins": lambda values, _: side(values, 0.5, "wins", "loses"),
+    "differs": lambda values, _: side(values, 0, "higher", "lower"),
+    "worse": lambda values, margin: side(values, -float(margin), "no worse", "worse"),
 }
 
 
@@ -124,7 +124,7 @@ class Result:
     __getattr__ = __getitem__
 
     def _groups(self, runs, key):
-        named = {s: f"{s}_{key}" for s in SPLITS if runs and f"{s}_{key}" in runs[0]} or {"": key}
+        named = {s: f"{s}_{key}" for s in SPLIT_NAMES if runs and f"{s}_{key}" in runs[0]} or {"": key}
         try:
             return {split: column(runs, k) for split, k in named.items()}
         except KeyError:
@@ -138,10 +138,10 @@ class Result:
     @property
     def where(self):
         """What was measured on, in words."""
-        splits = [s for s in SPLITS if any(k.startswith(f"{s}_") for k in self.runs[0])]
+        splits = [s for s in SPLIT_NAMES if any(k.startswith(f"{s}_") for k in self.runs[0])]
         if not splits and "split" not in self.content:
             raise WorkbookError(f'{self.name} does not say on which prompts it was measured: it needs a "split"')
-        return " and ".join(SPLITS[s] for s in splits or [self.content["split"]])
+        return " and ".join(SPLIT_NAMES[s] for s in splits or [self.content["split"]])
 
     @property
     def by(self):
@@ -204,7 +204,7 @@ class Sources(dict):
             self[name] = Lookup(lambda model: Result(f"data/checksums.json, {model}", {"runs": [models[model]]}))
         elif name == "memory":
             copies = sum(memory.COPIES["PPO"].values())
-            self[name] = {"table": memory.table(tasks.PPO), "copies": copies, "ppo": tasks.PPO}
+            self[name] = {"table": memory.sizes_table(tasks.PPO), "copies": copies, "ppo": tasks.PPO}
         else:
             self[name] = Result(name, read(ROOT / "benchmarks" / "results" / f"{name}.json"))
         return self[name]
@@ -252,7 +252,7 @@ def stamps(text, sources):
             raise WorkbookError(f"line {line}: {e}") from None
 
 
-def stamped(text, sources):
+def filled_in(text, sources):
     """The text of a page with every place filled."""
     filled = iter([new for _, _, _, new in stamps(text, sources)])
     return MARK.sub(lambda found: found[1] + next(filled) + found[4], text)
@@ -267,7 +267,7 @@ def main(arguments=None):
         try:
             stale = [p for p in stamps(text, sources) if p[2] != p[3]]
             if stale and not check:
-                files.write_text(path, stamped(text, sources))
+                files.write_text(path, filled_in(text, sources))
         except WorkbookError as e:
             print(f"{name}: {e}.", file=sys.stderr)
             return 1

@@ -229,7 +229,7 @@ def test_functions_in_view_are_those_of_the_package(path):
     ],
 )
 def test_a_loose_end_is_named(source, tag, fault):
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": [tag] * bool(tag)})
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": [tag] if tag else []})
     assert loose_ends(cell, package_definitions()) == [fault]
 
 

@@ -4,7 +4,9 @@ A CPU has bf16 and fp16 too, so all of it is tested without a GPU; `WORKBOOK_ARI
 """
 
 import copy
+import gc
 import types
+import weakref
 
 import pytest
 import torch
@@ -54,12 +56,12 @@ def shipped(name="finetuned"):
 def test_device_card_and_size_choose_the_arithmetic(monkeypatch, device, parameters, capability, bf16, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    assert arithmetic.candidates(torch.device(device), parameters) == expected
+    assert arithmetic.possible(torch.device(device), parameters) == expected
 
 
 def test_of_two_the_one_nearer_to_fp32_is_taken(monkeypatch):
     model = causal("gpt2")
-    monkeypatch.setattr(arithmetic, "candidates", lambda device, parameters: (FP16, BF16))
+    monkeypatch.setattr(arithmetic, "possible", lambda device, parameters: (FP16, BF16))
     assert arithmetic.rounding(model, FP16) < arithmetic.rounding(model, BF16)
     assert arithmetic.arithmetic_of(model) is FP16
     loud = causal("gpt2")
@@ -146,6 +148,24 @@ def test_one_sampler_serves_batches_of_one_shape_and_sees_new_weights():
     assert copy.deepcopy(model)._sampler is None, "a copy of a model makes its own"
 
 
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
+def test_model_and_sampler_are_gone_at_once_when_nobody_uses_them(asked, name):
+    """Not when Python next looks for circles, which may be a hundred batches later."""
+    asked(name)
+    model = causal("gpt2")
+    gc.disable()
+    try:
+        rolled(model, "static")
+        theirs = weakref.ref(model._sampler), weakref.ref(model._sampler.cache.layers[0].keys)
+        rolled(model, "static", how=(0.5, 0, 1.0))
+        assert not any(gone() for gone in theirs), "the sampler of another shape stayed"
+        everything = weakref.ref(model), weakref.ref(model._sampler), weakref.ref(model.lm_head.weight)
+        del model
+        assert not any(gone() for gone in everything)
+    finally:
+        gc.enable()
+
+
 @both
 def test_the_sampler_in_16_bits_sees_new_weights_too_and_keeps_the_head(asked, name):
     asked(name)
@@ -185,9 +205,9 @@ def test_wrong_numbers_of_a_sampler_are_noticed_before_it_is_used(monkeypatch, c
     right = sampler.Slots.update
 
     def forgetful(self, keys, values, *args, **kwargs):
-        columns, self.sampler.columns = self.sampler.columns, self.sampler.columns.clamp(max=3)
+        now, self.columns.now = self.columns.now, self.columns.now.clamp(max=3)
         out = right(self, keys, values)
-        self.sampler.columns = columns
+        self.columns.now = now
         return out
 
     monkeypatch.setattr(sampler.Slots, "update", forgetful)

@@ -1,11 +1,13 @@
 """The closed loop and the chat, on a tiny model that says one of a few things to everybody."""
 
 import copy
+import gc
 import json
 import math
 import random
 import statistics
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +28,7 @@ PROMPTS = [
     for b in ("box", "door", "cake", "book", "lamp", "coat", "cup", "hat", "rope", "ball", "shoe", "key")
 ]
 TRAIN, HELD_OUT = PROMPTS[::2], PROMPTS[1::2]
-SETTINGS = loop.Settings(
+SETTINGS = loop.RoundSettings(
     labels=128, ppo=ppo.Settings(updates=20, beta=0.2, batch_size=48, minibatches=2, lr=1e-3, max_new_tokens=16)
 )
 
@@ -100,6 +102,50 @@ def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
     assert not promoted and "must lie above 50%" in reason
 
 
+def in_memory():
+    """{address: bytes} of all that tensors hold, those of a gradient or of a model included."""
+    found = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+    return {x.data_ptr(): x.nbytes() for x in (t.untyped_storage() for t in found)}
+
+
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_round_after_round_keeps_nothing_but_the_weights_of_the_model(tiny, no_gold, monkeypatch, bits):
+    """Python's search for circles is off, so what keeps itself alive is seen, too."""
+    monkeypatch.setenv("WORKBOOK_ARITHMETIC", bits)
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    small = loop.RoundSettings(labels=24, ppo=ppo.Settings(updates=2, batch_size=16, minibatches=2, max_new_tokens=16))
+    latest, earlier, held, resident = model, [], [], []
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(6):
+            data = latest, tokenizer, TRAIN, HELD_OUT[:32], annotator(), small, n
+            latest, report = loop.one_round(*data, anchor=model, earlier=earlier)
+            earlier = [*earlier, *report.pop("rows")]
+            assert all(p.grad is None for p in latest.parameters()), "a trained model carries its last gradient"
+            held.append(in_memory())
+            resident.append(psutil.Process().memory_info().rss)
+            del data
+    finally:
+        gc.enable()
+    assert [len(x) for x in held[3:]] == [len(held[2])] * 3
+    assert [sum(x.values()) for x in held[3:]] == [sum(held[2].values())] * 3
+    if bits == "fp32":  # in 16 bits a CPU's library keeps a compiled kernel for each of the last 1024 shapes
+        assert resident[-1] - resident[2] < 64 * 2**20
+
+
+def test_what_is_read_of_many_answers_is_read_of_a_few_at_a_time(tiny):
+    """Logits and hidden states of all at once are the largest blocks of a round, and leave the heap in pieces."""
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    rows = []
+    model.base_model.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    loop.sample_answers(tiny[0], model, tokenizer, TRAIN + HELD_OUT, 16)
+    assert sum(rows) == 120 and max(rows) <= 32
+    rows.clear()
+    probe.features(model, tokenizer, TRAIN + HELD_OUT, ["Yes."] * 120)
+    assert sum(rows) == 120 and max(rows) <= 64
+
+
 @pytest.mark.slow
 def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
     model, tokenizer = tiny
@@ -128,7 +174,7 @@ def test_history_is_kept_and_a_refused_round_changes_nothing(tiny, no_gold):
 
 def test_the_same_seed_gives_the_same_round(tiny):
     model, tokenizer = tiny
-    few = loop.Settings(labels=16, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
+    few = loop.RoundSettings(labels=16, ppo=ppo.Settings(updates=2, batch_size=16, max_new_tokens=16))
     reports = [loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, seed=s)[1] for s in (1, 1, 2)]
     for r in reports:
         r.pop("seconds")
@@ -139,7 +185,7 @@ def test_labels_of_a_person_can_be_used(tiny):
     model, tokenizer = tiny
     pair = {"pair_id": "1", "prompt": TRAIN[0], "response_a": "Yes.", "response_b": "No, no, no, not now."}
     labels = [feedback.label_event({**pair, "pair_id": str(i)}, "a", "a", "you") for i in range(8)]
-    few = loop.Settings(ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
+    few = loop.RoundSettings(ppo=ppo.Settings(updates=1, batch_size=8, max_new_tokens=16))
     _, report = loop.one_round(model, tokenizer, TRAIN, HELD_OUT, annotator(), few, labels=labels)
     assert report["labelled_by"] == ["you"] and len(report["rows"]) == 8
 
@@ -164,13 +210,13 @@ def test_what_a_round_cannot_use_is_said(tiny):
 def test_the_probe_finds_the_direction_and_ties_hold_the_rest_still():
     torch.manual_seed(0)
     x = torch.randn(300, 5)
-    w = probe.fit(x, (x[:, 0] > 0).float())
+    w = probe.logistic_weights(x, (x[:, 0] > 0).float())
     assert w[0] > 1 and w[0] > 4 * w[1:].abs().max()
     p = torch.sigmoid(x.double() @ w.double())  # the gradient of the penalised loss is zero there
     assert (x.double().T @ (p - (x[:, 0] > 0).double()) + probe.RIDGE * w).abs().max() < 1e-3
     one = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    with_ties = probe.fit(one, torch.tensor([1.0, 1.0, 0.5, 0.5]))
-    without = probe.fit(one[:2], torch.tensor([1.0, 1.0]))
+    with_ties = probe.logistic_weights(one, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    without = probe.logistic_weights(one[:2], torch.tensor([1.0, 1.0]))
     assert abs(without[0] - without[1]) < 1e-6 and with_ties[0] > with_ties[1] + 0.1
 
 

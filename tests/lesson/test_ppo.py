@@ -983,7 +983,7 @@ def long_run(checkpoint=None, stop=None, reward=letters, prompts=PROMPTS, model_
         prompts,
         settings(**{"updates": 6, "batch_size": 7} | changes),
         seed,
-        on_update,
+        on_update=on_update,
         checkpoint=checkpoint,
     )
     return weights(model), history, card

@@ -78,7 +78,7 @@ def stages(seed, folder):
         prompts[:30],
         prompts[30:],
         Annotator("brief", seed=seed),
-        loop.Settings(16, 3, SETTINGS),
+        loop.RoundSettings(16, 3, SETTINGS),
         seed,
     )
     made["a round of the loop"] = digest_of([digest(candidate), {k: v for k, v in report.items() if k != "seconds"}])

@@ -89,7 +89,7 @@ def test_paragraphs_are_wrapped_and_tables_are_not():
 def test_what_cannot_be_filled_is_said_in_a_sentence(text, words):
     sources = stamp.Sources(SOURCES)
     with pytest.raises(WorkbookError) as e:
-        stamp.stamped("\n" + text, sources)
+        stamp.filled_in("\n" + text, sources)
     assert str(e.value).startswith(words)
 
 

@@ -321,7 +321,7 @@ def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
     runs = tmp_path / "runs"
     words = r"^01_bad stopped in cell \[4\], which begins `# the trouble`: KeyError: 'k' \("
     with pytest.raises(WorkbookError, match=words):
-        series.run(paths, runs, {"FAST": True, "RUNS_DIR": str(runs)})
+        series.run_chapters(paths, runs, {"FAST": True, "RUNS_DIR": str(runs)})
     shown = capsys.readouterr().out
     assert re.search(r"^00_good +\d+\.\d  all is well$", shown, re.M), shown
     made = sorted(p.name for p in (runs / "series").iterdir())

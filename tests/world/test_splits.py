@@ -264,7 +264,7 @@ def test_the_loop_trains_on_no_other_prompts_than_it_is_given(monkeypatch):
         return [{"reward": 0.0}], []
 
     monkeypatch.setattr(ppo, "train", train)
-    settings = loop.Settings()
+    settings = loop.RoundSettings()
     settings.ppo.max_new_tokens = 8
     asked = world.prompts("train")[::40]
     _, report = loop.one_round(
