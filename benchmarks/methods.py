@@ -1,11 +1,11 @@
 """Best-of-n, DPO, RLOO and PPO, each at its best: `python benchmarks/methods.py --sweep`, then without `--sweep`.
 
 All start from data/models/finetuned, see the same reward (data/models/reward, scaled as in chapter 05) and may sample
-equally many answers to train on; the gold judge only measures.  The sweep tries the settings of `GRIDS`, one seed, on
-dev questions.  For each value of a method's first dial (the points of its frontier) it keeps the settings with the
-highest gold score, and of those points the best within `LIMIT` as the one to compare; these are then measured on
-reworded and test questions, several seeds.  Writes methods.json after every run, so that an interrupted benchmark goes
-on, and methods.png beside this file; `make stamp` takes its tables to docs/results.md.
+equally many answers to train on; the gold judge only measures.  The sweep tries the settings of `GRIDS` on dev
+questions and chooses by `RULE`: some settings of each method as the points of its frontier, and one of them to compare.
+All points are then measured on reworded and test questions, several seeds.  Writes methods.json after every run, so
+that an interrupted benchmark goes on, and methods.png beside this file; `make stamp` takes its tables to
+docs/results.md.
 """
 
 import argparse
@@ -44,9 +44,10 @@ BEYOND = {  # tried since the best lay at the edge of the grid
     "RLOO": [(0.01, 1e-3)],
 }
 POINTS = {"best-of-n": (2, 8, 32)}  # where not all values of the first dial are measured on all seeds
+SWEEP_SEEDS = 3
 RULE = (
-    "For each value of the first dial the settings with the highest gold score on dev are kept; of these the highest "
-    f"within {LIMIT:g} nats is compared with the other methods."
+    "For each n or beta the settings with the highest gold score on dev questions are kept (one seed), and of these "
+    f"those with the highest mean of {SWEEP_SEEDS} seeds within {LIMIT:g} nats are compared with the other methods."
 )
 
 
@@ -154,16 +155,22 @@ def tried(method):
     return [dict(zip(GRIDS[method], values)) for values in grid]
 
 
+def ranked(sweep, method):
+    """{value of the first dial: the rows of seed 0 with it, the highest gold score on dev first}."""
+    dial = next(iter(GRIDS[method]))
+    rows = sorted((r for r in sweep if r["method"] == method and not r["seed"]), key=lambda r: -r["dev_gold"])
+    return {v: [r for r in rows if r["settings"][dial] == v] for v in sorted({r["settings"][dial] for r in rows})}
+
+
 def choose(sweep):
     """By `RULE`: {method: {"points": settings along the frontier, "best": the one to compare}}."""
     chosen = {}
     for method, grid in GRIDS.items():
-        dial, rows = next(iter(grid)), [r for r in sweep if r["method"] == method]
-        of = {v: [r for r in rows if r["settings"][dial] == v] for v in POINTS.get(method, grid[dial])}
-        tops = [max(some, key=lambda r: r["dev_gold"]) for some in of.values()]
-        near = [r for r in tops if r["dev_kl"] <= LIMIT] or tops
-        best = max(near, key=lambda r: r["dev_gold"])
-        chosen[method] = {"points": [r["settings"] for r in tops], "best": best["settings"]}
+        of = ranked(sweep, method)
+        tops = [of[v][0]["settings"] for v in POINTS.get(method, next(iter(grid.values())))]
+        gold, kl = ([mean({"sweep": sweep}, method, p, f"dev_{k}", "sweep") for p in tops] for k in ("gold", "kl"))
+        best = max((g, i) for i, g in enumerate(gold) if kl[i] <= LIMIT)[1]
+        chosen[method] = {"points": tops, "best": tops[best]}
     return chosen
 
 
@@ -207,7 +214,8 @@ def told(values):
 
 
 def table(head, *rows):
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def named(result, method, settings):
@@ -217,19 +225,19 @@ def named(result, method, settings):
 
 
 def dev_rows(result):
-    """What the sweep found: for each point of a frontier the best settings, and the gold scores of the others."""
-    yield "method", "settings", "gold", "right", "KL (nats)", "gold of the others"
-    for method, settings in points(result)[1:]:
-        dial = next(iter(GRIDS[method]))
-        rows = [r for r in result["sweep"] if r["method"] == method and r["settings"][dial] == settings[dial]]
-        (top,) = (r for r in rows if r["settings"] == settings)
-        rest = sorted((r["dev_gold"] for r in rows if r is not top), reverse=True)
-        cells = [f"{top[k]:.2f}" for k in ("dev_gold", "dev_right", "dev_kl")]
-        yield *named(result, method, settings), *cells, ", ".join(f"{g:.2f}" for g in rest) or "–"
+    """What the sweep found: for each value of the first dial the best settings, and the gold scores of the others."""
+    yield "method", "settings", "gold", "right", "KL (nats)", "gold of the others", f"gold, {SWEEP_SEEDS} seeds"
+    for method in result["chosen"]:
+        for top, *rest in ranked(result["sweep"], method).values():
+            cells = [f"{top[k]:.2f}" for k in ("dev_gold", "dev_right", "dev_kl")]
+            others = ", ".join(f"{r['dev_gold']:.2f}" for r in rest)
+            seeds = column(result, method, top["settings"], "dev_gold", "sweep")
+            again = f"{statistics.mean(seeds):.2f}" if len(seeds) > 1 else "–"
+            yield *named(result, method, top["settings"]), *cells, others or "–", again
 
 
 def seed_rows(result):
-    """What several seeds gave, with intervals, and what it cost, in means."""
+    """What several seeds gave, with intervals."""
     yield "method", "settings", "gold, test", "gold, reworded", "win rate, test", "right, test", "KL, test (nats)"
     for method, settings in points(result):
         keys = ("test_gold", "reworded_gold", "test_win_rate", "test_right")
@@ -253,13 +261,15 @@ def gap_rows(result):
 
 def markdown(result):
     """What docs/results.md shows of methods.json."""
+    counts = ", ".join(f"{len(tried(m))} settings of {m}" for m in GRIDS)
+    seeds = len(column(result, "fine-tuned", {}, "seed"))
     return (
         f"Each method may sample {result['answers']:,} answers to train on, as many as {result['updates']} updates of "
-        f"PPO. {result['rule']} Tried with one seed on dev questions: "
-        f"{', '.join(f'{len(tried(m))} settings of {m}' for m in GRIDS)}.\n\n{table(*dev_rows(result))}\n\n"
-        f"Then {len(column(result, 'fine-tuned', {}, 'seed'))} seeds on questions that chose nothing; the settings to "
-        f"compare are bold.\n\n{table(*seed_rows(result))}\n\nThe cost, in means: a token is trained on once for each "
-        f"pass over it. Best-of-n trains nothing and pays in use.\n\n{table(*cost_rows(result))}\n\n"
+        f"PPO. {result['rule']} Tried: {counts}.\n\n{table(*dev_rows(result))}\n\n"
+        f"Then {seeds} seeds on questions that chose nothing; the settings to compare are bold.\n\n"
+        f"{table(*seed_rows(result))}\n\n"
+        "The cost, in means: a token is trained on once for each pass over it. Best-of-n trains nothing and pays in "
+        f"use, with every answer.\n\n{table(*cost_rows(result))}\n\n"
         "The differences are paired by seed: at the settings to compare, and at an equal distance (straight lines over "
         f"√KL between start and points; best-of-n at its bound).\n\n{table(*gap_rows(result))}\n"
     )
@@ -296,18 +306,23 @@ def main():
     result |= {"updates": UPDATES, "answers": UPDATES * build.PPO.batch_size}
     if not options.sweep and not result["chosen"]:
         raise WorkbookError("There are no settings yet: run benchmarks/methods.py --sweep first.")
-    part, splits, seeds = ("sweep", ("dev",), 1) if options.sweep else ("runs", tuple(build.MEASURED), options.seeds)
-    plan = [(m, t) for m in GRIDS for t in tried(m)] if options.sweep else points(result)
-    for seed, (method, settings) in itertools.product(range(seeds), plan):
-        if seed not in column(result, method, settings, "seed", part):
-            result[part].append(one(method, settings, seed, splits))
-            write_json(path, result)
-            print(result[part][-1], flush=True)
+
+    def measure(part, plan, splits):
+        for seed, (method, settings) in plan:
+            if seed not in column(result, method, settings, "seed", part):
+                result[part].append(one(method, settings, seed, splits))
+                write_json(path, result)
+                print(result[part][-1], flush=True)
+
     if options.sweep:
+        measure("sweep", [(0, (m, t)) for m in GRIDS for t in tried(m)], ("dev",))
+        result["chosen"] = choose(result["sweep"])
+        measure("sweep", itertools.product(range(SWEEP_SEEDS), points(result)[1:]), ("dev",))
         result["chosen"] = choose(result["sweep"])
         write_json(path, result)
         print(table(*dev_rows(result)))
     else:
+        measure("runs", itertools.product(range(options.seeds), points(result)), tuple(build.MEASURED))
         draw(result, options.out / "methods.png")
         print(markdown(result))
 
