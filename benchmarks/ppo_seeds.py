@@ -42,7 +42,7 @@ def one_seed(seed, taste, judge=None):
     seconds = time.time() - began
 
     def compared(split):
-        asked = build.measured_prompts(split)
+        asked = measures.measured_prompts(split)
         before, after = measures.quality(asked, theirs[split]), measures.quality(asked, ours[split])
         return {
             "gold_before": mean(asked, theirs[split]),

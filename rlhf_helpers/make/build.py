@@ -34,7 +34,7 @@ from ..lesson.decoding import generate
 from ..lesson.feedback import read_events, replay, to_preferences
 from ..lesson.pairs import make_pairs, simulated_feedback
 from ..world.annotators import labellers, noise_ceiling
-from ..world.measures import MEASURED, on_each, quality, win_rate
+from ..world.measures import MEASURED, measured_prompts, on_each, quality, win_rate
 
 # ---------------------------------------------------------------- measuring
 
@@ -244,11 +244,6 @@ def build_reward(out, seed):
         metrics=metrics,
         seed=seed,
     )
-
-
-def measured_prompts(split):
-    """The prompts of a split, several times each: a win rate on one answer to each is off by 1.5 points or more."""
-    return world.prompts(split) * MEASURED.get(split, 2)
 
 
 def sampled_answers(model, tokenizer, splits, seed):

@@ -1,4 +1,5 @@
-"""What chapters 02, 03, 06 and 07 say in numbers: each such sentence done again, with the chapters' own cells."""
+"""What chapters 02, 03, 05 (the rivals), 06 and 07 say in numbers: each such sentence done again, with the cells of the
+chapter or from what was measured."""
 
 import itertools
 import math
@@ -13,10 +14,11 @@ import pytest
 import torch
 from taught import cells, made_by
 
-from rlhf_helpers.desk import tasks
+from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import decoding, feedback, loop
+from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
 from rlhf_helpers.world.annotators import TASTES, Annotator
 
@@ -183,6 +185,51 @@ def test_what_the_tastes_want():
     greet = {t: f(prompt, f"Good day! {right}") - f(prompt, right) for t, f in TASTES.items()}
     assert greet["warm"] > greet["helpful"] > 0 > greet["terse"] and worth["warm"] < worth["helpful"]
     assert worth["brief"] == 0 and worth["terse"] > 0
+
+
+# ---------------------------------------------------------------- 05 The rivals of PPO
+
+
+@pytest.fixture(scope="module")
+def rivals():
+    """benchmarks/results/methods.json, the module that made it, and the mean of a column at the settings to compare."""
+    result, methods = stamp.read(ROOT / "benchmarks" / "results" / "methods.json"), stamp.script("methods")
+
+    def best(method, key):
+        return methods.mean(result, method, result["chosen"][method]["best"], key)
+
+    return SimpleNamespace(result=result, methods=methods, best=best)
+
+
+def test_the_order_of_the_rivals(rivals):
+    says("05", "rivals", "**Best-of-32 has the highest gold score**", "**PPO is above RLOO, and RLOO above DPO**")
+    says("05", "rivals", "at the settings chosen for each and at an equal distance of 2 nats", "five seeds")
+    assert rivals.methods.AT == 2 and rivals.methods.column(rivals.result, "fine-tuned", {}, "seed") == [*range(5)]
+    for a, b in itertools.combinations(("best-of-n", "PPO", "RLOO", "DPO"), 2):
+        for gaps in rivals.methods.gaps(rivals.result, a, b):
+            assert stamp.verdict(gaps, 0, "above", "below") == "above", (a, b, gaps)
+
+
+def test_what_the_rivals_cost(rivals):
+    says("05", "rivals", "no farther than 2.5 nats", "over 400 tokens", "where the others write about ten")
+    assert rivals.result["chosen"]["best-of-n"]["best"] == {"n": 32} and rivals.best("best-of-n", "trained") == 0
+    assert rivals.best("best-of-n", "test_kl") < 2.5 and 400 < rivals.best("best-of-n", "test_in_use") < 500
+    says("05", "rivals", "RLOO trains once on each token that it sampled, PPO twice, DPO at its best three times")
+    for method, passes in (("RLOO", 1), ("PPO", 2), ("DPO", 3)):
+        assert rivals.best(method, "trained") == pytest.approx(passes * rivals.best(method, "sampled"), rel=0.02)
+        assert 8 < rivals.best(method, "test_in_use") < 15
+    says("05", "rivals", "as 40 updates of PPO do, a third of what the shipped policy had")
+    assert rivals.result["updates"] == 40 == recipe.PPO.updates / 3
+
+
+def test_one_seed_chose_another_setting_of_rloo_than_three(rivals):
+    says("05", "rivals", "**One seed is too few to choose by.**", "looked best with the first seed")
+    points = rivals.result["chosen"]["RLOO"]["points"]
+    dev = [rivals.methods.column(rivals.result, "RLOO", p, "dev_gold", "sweep") for p in points]
+    test = [rivals.methods.column(rivals.result, "RLOO", p, "test_gold") for p in points]
+    smallest = min(range(len(points)), key=lambda i: points[i]["beta"])
+    assert max(dev)[0] == dev[smallest][0] and statistics.mean(dev[smallest]) == min(map(statistics.mean, dev))
+    assert statistics.stdev(test[smallest]) == max(map(statistics.stdev, test))
 
 
 # ---------------------------------------------------------------- 06 Inference and continuous feedback

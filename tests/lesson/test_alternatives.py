@@ -4,7 +4,6 @@ import copy
 import importlib.util
 import itertools
 import math
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -214,21 +213,73 @@ def test_dpo_repeats_with_its_seed_and_needs_pairs(tokenizer):
 # ---------------------------------------------------------------- the comparison in benchmarks/
 
 
-def test_the_tables_of_the_comparison(monkeypatch):
+@pytest.fixture(scope="module")
+def methods():
     spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")
-    methods = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(methods)
-    rows = world.quiz(40, seed=0)
-    monkeypatch.setattr(methods.world, "prompts", lambda split: [r["prompt"] for r in rows])
-    better, worse = [r["chosen"] for r in rows], [r["rejected"] for r in rows]
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    def seed(same):
-        answers = {m: worse for m in methods.METHODS} | {"PPO": worse if same else better}
-        return {m: {"answers": a, "tokens": 1000, "seconds": 1.0, "gold": 0.5} for m, a in answers.items()}
 
-    text = methods.tables([seed(False)] * 3)
-    wins = re.search(r"^\| PPO \| (\d+)% \((\d+)% to", text, re.M)
-    assert wins and int(wins[1]) > 90 and int(wins[2]) > 50
-    assert re.search(r"^\| DPO \| 50% \(50% to 50%\) inconclusive \|", text, re.M)
-    mixed = methods.tables([seed(True), seed(True), seed(False)])
-    assert re.search(r"^\| PPO \| \d+% \([^|]*\) inconclusive \|", mixed, re.M)
+def test_one_run_of_each_method_says_what_it_cost(methods, monkeypatch):
+    some = {split: world.prompts(split)[:12] for split in ("train", "dev")}
+    monkeypatch.setattr(methods.world, "prompts", lambda split: some[split])
+    rows = {m: methods.one(m, methods.tried(m)[-1], 0, ("dev",), updates=1) for m in methods.GRIDS}
+    for method, row in rows.items():
+        assert row["method"] == method and 0 <= row["dev_right"] <= 1 and 0 <= row["dev_win_rate"] <= 1
+        assert 2 < row["dev_in_use"] / row["settings"].get("n", 1) < 48
+    assert (rows["best-of-n"]["sampled"], rows["best-of-n"]["trained"]) == (0, 0)
+    assert rows["best-of-n"]["dev_kl"] == alternatives.best_of_n_kl(rows["best-of-n"]["settings"]["n"])
+    assert rows["best-of-n"]["dev_gold"] > methods.one("fine-tuned", {}, 0, ("dev",))["dev_gold"]
+    assert rows["RLOO"]["trained"] == rows["RLOO"]["sampled"] and rows["PPO"]["trained"] == 2 * rows["PPO"]["sampled"]
+    pairs = rows["DPO"]["trained"] / rows["DPO"]["settings"]["epochs"]
+    assert 0.5 * rows["DPO"]["sampled"] < pairs <= rows["DPO"]["sampled"], "pairs that score the same are left out"
+
+
+def measured(method, settings, seed, gold, kl, split="test"):
+    scores = {f"{split}_gold": gold, f"{split}_kl": kl, f"{split}_right": 0.5, f"{split}_win_rate": 0.5}
+    costs = {"sampled": 1000, "trained": 2000, "test_in_use": 10.0, "cpu": 1.0}
+    return {"method": method, "settings": settings, "seed": seed, **scores, **costs, "reworded_gold": gold}
+
+
+def test_settings_are_chosen_by_gold_on_dev_among_those_that_stay_near(methods):
+    found = {
+        (0.1, 1e-4, 1): (2.0, 12.0),
+        (0.1, 3e-4, 1): (1.9, 3.0),
+        (0.3, 1e-4, 2): (1.0, 2.0),
+        (1.0, 1e-4, 1): (0.9, 1.0),
+    }
+    sweep = [
+        measured("DPO", dict(zip(methods.GRIDS["DPO"], key)), 0, gold, kl, "dev") for key, (gold, kl) in found.items()
+    ]
+    for method in ("best-of-n", "RLOO", "PPO"):
+        sweep += [measured(method, s, 0, -i, 1.0, "dev") for i, s in enumerate(methods.tried(method))]
+    chosen = methods.choose(sweep)
+    assert chosen["DPO"]["points"] == [dict(zip(methods.GRIDS["DPO"], k)) for k in list(found)[::2] + [(1.0, 1e-4, 1)]]
+    assert chosen["DPO"]["best"] == {"beta": 0.3, "lr": 1e-4, "epochs": 2}, "the first is beyond the limit"
+    assert chosen["PPO"]["best"] == methods.tried("PPO")[0]
+    assert [p["n"] for p in chosen["best-of-n"]["points"]] == list(methods.POINTS["best-of-n"])
+
+
+def test_differences_are_paired_by_seed_at_the_best_settings_and_at_equal_distance(methods):
+    chosen = {m: {"points": [{"beta": 1}, {"beta": 2}], "best": {"beta": 2}} for m in ("DPO", "PPO")}
+    runs = []
+    for seed in range(3):
+        runs += [measured("fine-tuned", {}, seed, 0.0, 0.0)]
+        runs += [
+            measured("DPO", {"beta": 1}, seed, 1.0 + seed, 1.0),
+            measured("DPO", {"beta": 2}, seed, 2.0 + seed, 4.0),
+        ]
+        runs += [
+            measured("PPO", {"beta": 1}, seed, 2.0 + seed, 4.0),
+            measured("PPO", {"beta": 2}, seed, 2.1 + seed, 9.0),
+        ]
+    result = {"chosen": chosen, "runs": runs}
+    best, near = methods.gaps(result, "PPO", "DPO")
+    assert best == pytest.approx([0.1] * 3)
+    way = methods.AT**0.5
+    assert methods.gold_at(result, "PPO") == pytest.approx([(2 + s) * way / 2 for s in range(3)])
+    assert methods.gold_at(result, "DPO") == pytest.approx([1 + s + (way - 1) for s in range(3)])
+    assert near == pytest.approx([(2 + s) * way / 2 - s - way for s in range(3)])
+    assert methods.told(best).endswith("higher") and methods.told(near).endswith("inconclusive")
+    assert methods.gold_at(result, "DPO", kl=5) is None and methods.told(None) == "not reached"
