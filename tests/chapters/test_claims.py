@@ -207,7 +207,7 @@ def test_the_order_of_the_rivals(rivals):
     assert rivals.methods.AT == 2 and rivals.methods.column(rivals.result, "fine-tuned", {}, "seed") == [*range(5)]
     for a, b in itertools.combinations(("best-of-n", "PPO", "RLOO", "DPO"), 2):
         for gaps in rivals.methods.gaps(rivals.result, a, b):
-            assert stamp.verdict(gaps, 0, "above", "below") == "above", (a, b, gaps)
+            assert stamp.side(gaps, 0, "above", "below") == "above", (a, b, gaps)
 
 
 def test_what_the_rivals_cost(rivals):
