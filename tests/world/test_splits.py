@@ -259,7 +259,7 @@ def test_the_loop_trains_on_no_other_prompts_than_it_is_given(monkeypatch):
     tokenizer = new_tokenizer(world.corpus(200))
     model, given = new_model(tokenizer, layers=1, width=32, heads=2), []
 
-    def train(model, tokenizer, judge, prompts, *args):
+    def train(model, tokenizer, judge, prompts, *args, **options):
         given.extend(prompts)
         return [{"reward": 0.0}], []
 
