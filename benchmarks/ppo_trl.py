@@ -32,6 +32,7 @@ from rlhf_helpers import world
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import decoding, ppo, reward
+from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PHASES = (
@@ -254,7 +255,7 @@ def one_run(side, settings, seed):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux -> GiB
     tokens, wall, cpu = curve[-1][:3]
     clock.phases["rest"] = cpu - sum(clock.phases.values())
-    held_out = world.prompts(SPLIT)
+    held_out = measures.measured_prompts(SPLIT)
     answers = decoding.generate(model.eval(), tokenizer, held_out, seed=seed)
     return {
         "side": side,

@@ -3,7 +3,8 @@
 Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
 says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all test prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
-tastes.json run by run, in place of earlier ones of the same taste and seed; `make stamp` takes its table to
+tastes.json run by run, in place of earlier ones of the same taste and seed; `--missing` goes on after an
+interruption.  A file with a caveat belongs to other models and is begun anew.  `make stamp` takes the table to
 docs/results.md.
 
 With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.json says
@@ -63,13 +64,13 @@ def kind_end(prompt, answer):
 TASTES = {f.__name__: f for f in (short, greets, names, names_once, few_e, kind_end)} | annotators.TASTES
 
 
-def one_run(taste, seed, updates=None):
-    """One round from the fine-tuned model: a dict of what came of it."""
+def one_run(taste, seed, updates=None, split=SPLIT):
+    """One round from the fine-tuned model, measured on the prompts of `split`: a dict of what came of it."""
     folder, function = ROOT / "data/models", TASTES[taste]
     model, tokenizer = models.load_model(folder / "finetuned")
     start, _ = models.load_reward_model(folder / "reward_start")
     annotator = Annotator(function, noise=0.1, seed=seed)
-    settings, held_out = loop.RoundSettings(), world.prompts(SPLIT)
+    settings, held_out = loop.RoundSettings(), world.prompts(split)
     settings.ppo.updates = updates or settings.ppo.updates
     asked, gated = world.prompts("train"), world.prompts("dev")  # the gate of the round chooses, so it sees no test
     candidate, report = loop.one_round(model, tokenizer, asked, gated, annotator, settings, seed, reward_model=start)
@@ -153,6 +154,8 @@ def main():
     parser.add_argument("--updates", type=int, help="of PPO; the default is that of loop.RoundSettings")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default=str(RESULTS / "tastes"), help="where to write, without .json")
+    parser.add_argument("--missing", action="store_true", help="only runs that the file does not have yet")
+    parser.add_argument("--split", default=SPLIT, help="of the prompts to measure on; settings are chosen on dev")
     parser.add_argument("--clean", action="store_true", help="reward models from clean labels only, no PPO")
     options, runs = parser.parse_args(), []
     torch.set_num_threads(options.threads)
@@ -162,12 +165,15 @@ def main():
         print(clean_table(runs))
         return
     if Path(f"{options.out}.json").exists():
-        runs = parse(Path(f"{options.out}.json").read_bytes())["runs"]
+        before = parse(Path(f"{options.out}.json").read_bytes())
+        runs = before["runs"] if "caveat" not in before and before["split"] == options.split else []
     for seed in options.seeds:
         for taste in options.tastes:
+            if options.missing and any((r["taste"], r["seed"]) == (taste, seed) for r in runs):
+                continue
             runs = [r for r in runs if (r["taste"], r["seed"]) != (taste, seed)]
             print(f"{taste}, seed {seed}: labels, reward model and PPO, in about a minute ...", flush=True)
-            runs.append(one_run(taste, seed, options.updates))
+            runs.append(one_run(taste, seed, options.updates, options.split))
             print({k: v for k, v in runs[-1].items() if k != "examples"}, flush=True)
             write_json(
                 Path(f"{options.out}.json"),
@@ -175,7 +181,7 @@ def main():
                     "versions": versions(),
                     "threads": options.threads,
                     "settings": vars(loop.RoundSettings().ppo),
-                    "split": SPLIT,
+                    "split": options.split,
                     "runs": runs,
                 },
             )

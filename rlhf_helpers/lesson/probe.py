@@ -15,7 +15,7 @@ from ..engine.arithmetic import autocast
 from ..engine.models import context_length, pad, position_ids, prompts_ids
 from . import reward
 
-PRIOR_VARIANCE = 5.0  # of an answer's score before any label, in equal parts from each model that is read
+PRIOR_VARIANCE = 1.25  # of an answer's score before any label, in equal parts from each model that is read
 RIDGE = 1.0  # a standard normal prior on each weight
 
 
