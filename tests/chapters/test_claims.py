@@ -204,10 +204,14 @@ def rivals():
 def test_the_order_of_the_rivals(rivals):
     says("05", "rivals", "**Best-of-32 has the highest gold score**", "**PPO is above RLOO, and RLOO above DPO**")
     says("05", "rivals", "at the settings chosen for each and at an equal distance of 2 nats", "five seeds")
-    assert rivals.methods.AT == 2 and rivals.methods.column(rivals.result, "fine-tuned", {}, "seed") == [*range(5)]
+    says("05", "rivals", "at 1.5 nats PPO and RLOO can't be told apart")
+    assert rivals.methods.AT == (1.5, 2) and rivals.methods.column(rivals.result, "fine-tuned", {}, "seed") == [
+        *range(5)
+    ]
     for a, b in itertools.combinations(("best-of-n", "PPO", "RLOO", "DPO"), 2):
-        for gaps in rivals.methods.gaps(rivals.result, a, b):
-            assert stamp.side(gaps, 0, "above", "below") == "above", (a, b, gaps)
+        found = [stamp.side(g, 0, "above", "below") for g in rivals.methods.gaps(rivals.result, a, b)]
+        near = "inconclusive" if (a, b) == ("PPO", "RLOO") else "above"
+        assert found == ["above", near, "above"], (a, b)
 
 
 def test_what_the_rivals_cost(rivals):

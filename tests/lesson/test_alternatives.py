@@ -275,11 +275,12 @@ def test_differences_are_paired_by_seed_at_the_best_settings_and_at_equal_distan
             measured("PPO", {"beta": 2}, seed, 2.1 + seed, 9.0),
         ]
     result = {"chosen": chosen, "runs": runs}
-    best, near = methods.gaps(result, "PPO", "DPO")
-    assert best == pytest.approx([0.1] * 3)
-    way = methods.AT**0.5
-    assert methods.gold_at(result, "PPO") == pytest.approx([(2 + s) * way / 2 for s in range(3)])
-    assert methods.gold_at(result, "DPO") == pytest.approx([1 + s + (way - 1) for s in range(3)])
-    assert near == pytest.approx([(2 + s) * way / 2 - s - way for s in range(3)])
-    assert methods.told(best).endswith("higher") and methods.told(near).endswith("inconclusive")
-    assert methods.gold_at(result, "DPO", kl=5) is None and methods.told(None) == "not reached"
+    best, *near = methods.gaps(result, "PPO", "DPO")
+    assert best == pytest.approx([0.1] * 3) and methods.told(best).endswith("higher")
+    for kl, found in zip(methods.AT, near, strict=True):
+        ours, theirs = (methods.gold_at(result, m, kl) for m in ("PPO", "DPO"))
+        assert ours == pytest.approx([(2 + s) * kl**0.5 / 2 for s in range(3)])
+        assert theirs == pytest.approx([1 + s + (kl**0.5 - 1) for s in range(3)])
+        assert found == pytest.approx([a - b for a, b in zip(ours, theirs)])
+        assert methods.told(found).endswith("inconclusive")
+    assert methods.gold_at(result, "DPO", 5) is None and methods.told(None) == "not reached"
