@@ -233,13 +233,17 @@ def test_a_loose_end_is_named(source, tag, fault):
     assert loose_ends(cell, package_definitions()) == [fault]
 
 
-def test_no_function_of_the_lesson_is_called_by_tests_only():
-    """What neither package nor chapters nor benchmarks use is not kept for its tests."""
-    text = "\n".join(p.read_text(encoding="utf-8") for p in [*ROOT.glob("benchmarks/*.py"), *PATHS])
-    package = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "rlhf_helpers").rglob("*.py"))]
-    for name in package_definitions():
-        uses = len(re.findall(rf"\b{name}\b", "\n".join(package))) + len(re.findall(rf"\b{name}\b", text))
-        assert uses > 1, name
+def test_the_package_keeps_no_twin_that_only_tests_call():
+    """A function that a chapter shows stands in the package, too, only if the package or another chapter calls it."""
+    package = {p.stem: p.read_text(encoding="utf-8") for p in sorted((ROOT / "rlhf_helpers").rglob("*.py"))}
+    code = {path: "\n".join(c.source for c in code_cells(path)) for path in PATHS}
+    for path in PATHS:
+        for cell in code_cells(path):
+            for name, module in lesson.driven(parse(cell)).items():
+                others = [text for stem, text in package.items() if stem != module]
+                others += [text for other, text in code.items() if other != path]
+                own = len(re.findall(rf"(?<!`)\b{name}\b(?!`)", package[module]))
+                assert own > 1 or any(re.search(rf"\b{name}\b", text) for text in others), f"{module}.{name}"
 
 
 def test_the_comparison_ignores_docstrings_only():
