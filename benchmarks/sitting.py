@@ -6,7 +6,7 @@ of 12 comparisons and the gate; then a second round, in which the reward model l
 test prompts, one sampled answer each: how often the candidate of a round beats the *start* by the taste itself, ties
 split, and the same for the model that is in use after the gate.  Runs are added to results/sitting.json one by one.
 
-With --split dev the tastes can be those of `TUNING`, which chose the dials, and nothing is saved.
+The dials were chosen on the tastes of `TUNING` and dev prompts (--split dev; that saves nothing).
 """
 
 import argparse
@@ -27,7 +27,6 @@ from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
 from rlhf_helpers.lesson import loop
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.world import annotators, measures
-from rlhf_helpers.world.annotators import Annotator
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sitting.json"
 CELLS = "answer", "pairs", "read", "learn", "sides", "logprob", "policy-gradient", "ship"
@@ -44,12 +43,12 @@ def right(prompt, answer):
 
 
 def full_words(prompt, answer):
-    """The longer the words are on average, the better (for tuning)."""
+    """The longer the words are on average, the better."""
     return len(answer.replace(" ", "")) / max(len(answer.split()), 1)
 
 
 def filler(prompt, answer):
-    """Says something that says nothing, or not (for tuning)."""
+    """Says something that says nothing, or not."""
     return float(world.gold_axes(prompt, answer)["filler"] > 0)
 
 
@@ -65,11 +64,7 @@ def chapter(seed, model, tokenizer):
     ws = SimpleNamespace(seed=seed, device=torch.device("cpu"), fast=False, general=False)
     scope = {"ws": ws, "start": model, "tokenizer": tokenizer, "train": world.prompts("train")}
     for name in ("setup", *CELLS, "train"):
-        source = cells[name]
-        if name == "setup":  # imports only
-            source = source.partition("ws =")[0]
-        if name == "train":  # the dials only
-            source = source.partition("policy =")[0]
+        source = cells[name].partition("ws =")[0].partition("policy =")[0]  # only the imports, and only the dials
         exec(compile(source, f"00:{name}", "exec"), scope)
     return SimpleNamespace(**scope)
 
@@ -84,22 +79,25 @@ def one_round(c, taste, labels, model, number, prompts):
     fresh = random.Random(c.ws.seed + number).sample(prompts, 128)
     after, before = (c.answer(m, fresh, c.ws.seed + k) for m, k in ((policy, 12), (model, 11)))
     pairs = [x for x in list(zip(fresh, after, before))[6:] if x[1] != x[2]][:12]
-    judge = Annotator(taste, noise=0.1, seed=c.ws.seed + 50)
+    judge = annotators.Annotator(taste, noise=0.1, seed=c.ws.seed + 50)
     blind = loop.blind_test(*zip(*pairs), judge, c.ws.seed)
     ours, kl, ended = loop.sample_answers(policy, c.start, c.tokenizer, prompts, seed=c.ws.seed + 10)
     shipped, why = c.ship_it(blind, kl, ended)
     theirs, _, _ = loop.sample_answers(c.start, c.start, c.tokenizer, prompts, seed=c.ws.seed + 11)
-    win = measures.win_rate(prompts, ours, theirs, taste)
-    ties = sum(x["choice"] == "tie" for x in labels)
-    numbers = {"win": win, "kl": kl, "ended": ended, "ties": ties, "words": loop.words(ours), "seconds": seconds}
-    return policy, numbers | {"shipped": shipped, "why": why}
+    best = max(taste(p, a) for p, a in zip(prompts, theirs))
+    return policy, {
+        "win": measures.win_rate(prompts, ours, theirs, taste),
+        "ceiling": statistics.mean(1 - (taste(p, a) == best) / 2 for p, a in zip(prompts, theirs)),
+        **{"kl": kl, "ended": ended, "words": loop.words(ours), "seconds": seconds, "shipped": shipped, "why": why},
+        "ties": sum(x["choice"] == "tie" for x in labels),
+    }
 
 
 def one_run(name, taste, seed, split):
     """Both rounds of one taste and seed."""
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     c, labels, in_use, win_in_use = chapter(seed, model, tokenizer), [], model, 0.5
-    row, annotator = {"taste": name, "seed": seed}, Annotator(taste, noise=0.1, seed=seed)
+    row, annotator = {"taste": name, "seed": seed}, annotators.Annotator(taste, noise=0.1, seed=seed)
     for number in (1, 2):
         pairs = c.pairs_from([model, model, in_use, in_use], 24, seed + 1000 * number, f"round {number}, pair")
         labels += simulated_feedback(pairs, annotator, seed + number)
@@ -112,8 +110,8 @@ def one_run(name, taste, seed, split):
 
 def markdown(result):
     """What docs/results.md shows: one row for each taste, and the means of the two kinds."""
-    columns = "win_24", "in_use_24", "shipped_24", "win_48", "in_use_48", "shipped_48", "kl_48", "ties_48"
-    heads = "win, 24", "in use, 24", "shipped, 24", "win, 48", "in use, 48", "shipped, 48", "KL, 48", "ties of 48"
+    columns = [f"{k}_{n}" for n in (24, 48) for k in ("win", "in_use", "shipped")] + ["ceiling_48", "kl_48", "ties_48"]
+    heads = [c.replace("_", " ").replace(" 24", ", 24").replace(" 48", ", 48") for c in columns]
     lines = [f"| taste | seeds | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
 
     def line(name, some):
@@ -130,7 +128,7 @@ def markdown(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Chapter 00 on ten tastes.")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--tastes", nargs="+", choices=WORDS | FACTS | TUNING, default=list(WORDS | FACTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--split", choices=("dev", "test"), default="test")
