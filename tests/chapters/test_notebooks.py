@@ -276,7 +276,7 @@ def check_00(runs, metrics):
     """Without a person there, both the choices and the blind test are simulated, and the log says so."""
     for name, n in (("sitting", 24), ("sitting_blind", 12)):
         labels = [e for e in files.read_jsonl(runs / f"{name}.jsonl") if e["event"] == "label"]
-        assert len(labels) == n and {e["annotator"] for e in labels} == {"simulated:warm"}
+        assert len(labels) == n and {e["annotator"] for e in labels} == {"simulated:brief"}
     first, last = metrics["loss"]
     assert abs(first - math.log(2)) < 1e-4 and last < 0.6
     assert metrics["environment"]["torch"] and metrics["shipped"] in (True, False)
