@@ -18,7 +18,7 @@ from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import series
 
 NAMES = [
-    "00_start_here",
+    "00_rlhf_in_one_sitting",
     "01_pretraining_and_finetuning",
     "02_decoding",
     "03_human_feedback",
@@ -277,7 +277,13 @@ def load(kind, folder):
 
 
 def check_00(runs, metrics):
-    assert metric(metrics, "version", "torch")
+    """Without a person there, both the choices and the blind test are simulated, and the log says so."""
+    for name, n in (("sitting", 24), ("sitting_blind", 12)):
+        labels = [e for e in files.read_jsonl(runs / f"{name}.jsonl") if e["event"] == "label"]
+        assert len(labels) == n and {e["annotator"] for e in labels} == {"simulated:brief"}
+    first, last = metrics["loss"]
+    assert abs(first - math.log(2)) < 1e-4 and last < 0.6
+    assert metrics["environment"]["torch"] and metrics["shipped"] in (True, False)
 
 
 def check_01(runs, metrics):

@@ -70,9 +70,10 @@ def test_the_stamp_changes_owner_name_and_tag_everywhere(monkeypatch):
 
 def test_a_badge_gets_the_path_of_its_own_file():
     nb = json.loads(colab.stampable()[0].read_text(encoding="utf-8"))
-    nb["cells"][0]["source"] = "".join(nb["cells"][0]["source"]).replace("00_start_here.ipynb)", "99_other.ipynb)")
-    head = "".join(colab.stamp(nb, "00_start_here.ipynb")["cells"][0]["source"])
-    assert "/blob/main/notebooks/00_start_here.ipynb)" in head and "99_other" not in head
+    name = "00_rlhf_in_one_sitting.ipynb"
+    nb["cells"][0]["source"] = "".join(nb["cells"][0]["source"]).replace(f"{name})", "99_other.ipynb)")
+    head = "".join(colab.stamp(nb, name)["cells"][0]["source"])
+    assert f"/blob/main/notebooks/{name})" in head and "99_other" not in head
 
 
 def test_notebooks_ask_for_a_gpu():

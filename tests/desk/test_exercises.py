@@ -143,8 +143,9 @@ def test_the_solution_passes_its_checker(exercise):
 # ---------------------------------------------------------------- mistakes
 
 
-def counted(tie):
-    return lambda a, b: sum(1 if x > y else tie if x == y else 0 for x, y in zip(a, b)) / len(a)
+def plain_advantages(rewards):
+    mean = sum(rewards) / len(rewards)
+    return [(r - mean) / (sum((x - mean) ** 2 for x in rewards) / len(rewards)) ** 0.5 for r in rewards]
 
 
 def padded_perplexity(losses, mask):
@@ -182,20 +183,18 @@ def relative_length(report):
 
 # checker: [(a part of the sentence, a wrong answer that a reader might give)]
 WRONG = {
-    "check_whose": [
-        ("not row b. It goes on", ["policy"] + ["fine-tuned"] * 5),
-        ("not row a. It is kind", ["fine-tuned", "base", "policy", "base", "policy", "fine-tuned"]),
-        ("not row c. It is rude", ["policy", "base", "policy", "base", "fine-tuned", "fine-tuned"]),
-        ("not row a. It answers and stops", ["base"] * 6),
-        ("six names", "policy"),
-        ("six names", ["policy", "base", "tuned", "base", "policy", "tuned"]),
+    "check_advantages": [
+        ("every reward counts as praise", lambda rewards: list(rewards)),
+        ("every reward counts as praise", lambda rewards: list(np.array(rewards) / (np.std(rewards) or 1))),
+        ("turned round", lambda rewards: list((np.mean(rewards) - rewards) / (np.std(rewards) or 1))),
+        ("in points", lambda rewards: [r - np.mean(rewards) for r in rewards]),
+        ("square root", lambda rewards: list((rewards - np.mean(rewards)) / (np.var(rewards) or 1))),
+        ("n - 1", lambda rewards: list((rewards - np.mean(rewards)) / (np.std(rewards, ddof=1) or 1))),
+        ("return zeros", plain_advantages),
     ],
     "check_wins": [
-        ("ties count as losses", counted(0)),
-        ("ties count as wins", counted(1)),
-        ("ties are left out", lambda a, b: np.mean([x > y for x, y in zip(a, b) if x != y])),
-        ("theirs", lambda a, b: counted(0.5)(b, a)),
-        ("compare the means", lambda a, b: np.mean(a) - np.mean(b)),
+        ("9 is too few: its interval reaches from 47% to 91%", 9),
+        ("fewer would do", 11),
     ],
     "check_perplexity": [
         ("average over padding", lambda losses, mask: torch.exp(losses.mean())),
@@ -403,7 +402,7 @@ def raises(*case):
 BROKEN = [raises, lambda: 0, lambda *case: "text", lambda *case: object(), lambda *case: torch.zeros(7, 7)]
 BROKEN += [lambda *case: [], lambda *case: math.nan, lambda *case: {}]
 BROKEN += [3.5, "text", object(), [[]], torch.zeros(3), math]
-OF_A_FUNCTION = sorted(set(CHECKERS) - {"check_whose", "check_labels_for_bias", "check_comparisons", "check_eleventh"})
+OF_A_FUNCTION = sorted(set(CHECKERS) - {"check_wins", "check_labels_for_bias", "check_comparisons", "check_eleventh"})
 
 
 @pytest.mark.parametrize("name", CHECKERS)
@@ -442,7 +441,7 @@ def test_an_answer_cannot_spoil_the_cases_of_the_checker():
 def test_right_answers_of_other_kinds_pass():
     """In single precision, as arrays, or written in another way."""
     assert CHECKERS["check_row_mask"](lambda a, s, p: torch.tensor([0] * a + [1] * (s + 1) + [0] * p)).right
-    assert CHECKERS["check_wins"](lambda a, b: np.mean((np.sign(np.subtract(a, b)) + 1) / 2)).right
+    assert CHECKERS["check_advantages"](lambda r: (np.array(r) - np.mean(r)) / (np.std(r) + 1e-12)).right
     assert CHECKERS["check_perplexity"](lambda x, m: math.exp(float(x.float()[m.bool()].mean()))).right
     assert CHECKERS["check_loss_of_gap"](lambda d: F.softplus(torch.tensor(-d, dtype=torch.float64))).right
     assert CHECKERS["check_leave_one_out"](

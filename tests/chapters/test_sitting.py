@@ -1,0 +1,79 @@
+"""Chapter 00 with a reader in it: their choices, their blind test, and a second round."""
+
+import contextlib
+import io
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from rlhf_helpers.desk import plots
+from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.lesson.feedback import read_events
+
+(PATH,) = (ROOT / "notebooks").glob("00_*.ipynb")
+CODE = {c.id: c.source for c in nbformat.read(PATH, 4).cells if c.cell_type == "code"}
+ORDER = list(CODE)[: list(CODE).index("decide") + 1]
+
+
+def run(scope, first, last, sources=CODE):
+    """What the cells from `first` to `last` print."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for name in ORDER[ORDER.index(first) : ORDER.index(last) + 1]:
+            exec(compile(sources[name], name, "exec"), scope)
+    plt.close("all")
+    return said.getvalue()
+
+
+def choose_shorter(labeller):
+    """A reader who likes short answers."""
+    while not labeller.done:
+        pair, left = labeller.current["pair"], labeller.current["left"]
+        shorter = min("ab", key=lambda side: len(pair[f"response_{side}"].split()))
+        labeller.choose("a" if shorter == left else "b")
+
+
+def without_a_page(monkeypatch):
+    """A scope for the cells, in which nothing is drawn."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+    monkeypatch.setattr(plots, "live_figure", lambda figure: lambda: None)
+    return {}
+
+
+@pytest.mark.slow
+def test_a_reader_chooses_judges_and_goes_round_again(tmp_path, monkeypatch):
+    scope = without_a_page(monkeypatch)
+    begin = f'{CODE["parameters"]}\nFAST, DEVICE, RUNS_DIR = True, "cpu", {str(tmp_path)!r}'
+    run(scope, "parameters", "widget", CODE | {"parameters": begin})
+    choose_shorter(scope["mine"])
+    said = run(scope, "labels", "decide")
+    assert "24 choices by you" in said and "Keep the old model: you have not judged all pairs yet" in said
+    choose_shorter(scope["blind"])
+    assert "not judged" not in run(scope, "verdict", "decide")
+    assert scope["judge"] == "you" and scope["result"]["n"] == 12
+    second = CODE | {"round": CODE["round"].replace("ROUND = 1", "ROUND = 2")}
+    first = scope["queue"]
+    run(scope, "round", "widget", second)
+    assert scope["queue"][:24] == first and len(scope["queue"]) == 48 and len(scope["mine"].labels) == 24
+    assert not {p["prompt"] for p in scope["queue"]} & set(scope["test"])
+    choose_shorter(scope["mine"])
+    assert "48 choices by you" in run(scope, "labels", "decide", second)
+    assert set(scope["in_use"]) == {0, 1, 2}
+    for log in ("sitting", "sitting_blind"):
+        assert {e["annotator"] for e in read_events(tmp_path / f"{log}.jsonl")[0]} == {"you"}
+
+
+@pytest.mark.slow
+def test_an_edited_cell_changes_the_result(tmp_path, monkeypatch):
+    """The penalty is what keeps the policy near the start, and the sign of the advantage is what it learns by."""
+    scope = without_a_page(monkeypatch)
+    begin = f'{CODE["parameters"]}\nFAST, DEVICE, RUNS_DIR = True, "cpu", {str(tmp_path)!r}'
+    run(scope, "parameters", "watch-def", CODE | {"parameters": begin})
+    gains = []
+    for loss in ("-(advantage * now).mean()", "(advantage * now).mean()"):
+        source = CODE["policy-gradient"].replace("-(advantage * now).mean()", loss)
+        run(scope, "policy-gradient", "policy-gradient", CODE | {"policy-gradient": source})
+        run(scope, "train", "train")
+        gains.append(scope["last"][1] - scope["first"][1])
+    assert gains[0] > gains[1]
