@@ -221,6 +221,7 @@ def methods():
     return module
 
 
+@pytest.mark.slow
 def test_one_run_of_each_method_says_what_it_cost(methods, monkeypatch):
     some = {split: world.prompts(split)[:12] for split in ("train", "dev")}
     monkeypatch.setattr(methods.world, "prompts", lambda split: some[split])
