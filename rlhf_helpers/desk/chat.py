@@ -16,8 +16,8 @@ from IPython.display import display
 
 from ..engine.files import WorkbookError, storable
 from ..engine.models import prompt_ids
-from ..lesson import feedback
-from ..lesson.decoding import adjust, draw, end_tokens
+from ..lesson import decoding, feedback
+from ..lesson.decoding import draw, end_tokens
 from ..lesson.reward import context_length
 from .labeller import BOX, DOUBLE_CLICK, TEXT, escape, key_guard
 
@@ -33,7 +33,7 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
         inputs = (
             logits.argmax(-1, keepdim=True)
             if temperature == 0
-            else draw(adjust(logits, temperature, 0, top_p), generator)
+            else draw(decoding.adjust(logits, temperature, 0, top_p), generator)
         )
         if inputs.item() in eos:
             return

@@ -13,7 +13,7 @@ from statistics import median
 
 from ..engine.files import shown, storable
 from ..lesson import feedback
-from ..lesson.feedback import PAIR_FIELDS, WorkbookError, pair_key
+from ..lesson.feedback import PAIR_FIELDS, WorkbookError
 
 DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
 RANDOM_SHARE = 0.2  # of the pairs keep a random place when a function orders the rest
@@ -126,25 +126,25 @@ class Labeller:
         if self.path.exists():
             self.size = self.path.stat().st_size
             events, self.warnings = feedback.read_events(self.path)
-        asked = {pair_key(pair) for pair, _ in self.queue}
+        asked = {feedback.pair_key(pair) for pair, _ in self.queue}
         mine = [x for x in feedback.replay(events) if x["annotator"] == self.annotator]
-        self._set([x for x in mine if pair_key(x) in asked])
+        self._set([x for x in mine if feedback.pair_key(x) in asked])
 
     def _set(self, labels):
-        self.labels, self.judged = labels, {(*pair_key(x), bool(x.get("is_repeat"))): x for x in labels}
+        self.labels, self.judged = labels, {(*feedback.pair_key(x), bool(x.get("is_repeat"))): x for x in labels}
 
     def _open(self, pair, again):
         """Is this item of the queue still to be judged?  The repeat of a skipped pair is not."""
-        first = self.judged.get((*pair_key(pair), False))
+        first = self.judged.get((*feedback.pair_key(pair), False))
         again = again and first is not None and first["choice"] != "skip"
-        return first is None or (again and (*pair_key(pair), True) not in self.judged)
+        return first is None or (again and (*feedback.pair_key(pair), True) not in self.judged)
 
     @property
     def current(self):
         """The item to judge now: {"pair", "left": "a" or "b", "is_repeat"}; None when all is done."""
         for pair, again in self.queue:
             if self._open(pair, again):
-                first = self.judged.get((*pair_key(pair), False)) if again else None
+                first = self.judged.get((*feedback.pair_key(pair), False)) if again else None
                 left = other(first["left"]) if first else left_side(pair["pair_id"], self.seed)
                 return {"pair": pair, "left": left, "is_repeat": first is not None}
         return None
@@ -184,8 +184,8 @@ class Labeller:
             return None
         label = self.labels[-1]
         self._append(feedback.undo_event(label))
-        undone = (pair_key(label), label["is_repeat"])  # to the front, should the order have changed since
-        self.queue.sort(key=lambda item: (pair_key(item[0]), item[1]) != undone)
+        undone = (feedback.pair_key(label), label["is_repeat"])  # to the front, should the order have changed since
+        self.queue.sort(key=lambda item: (feedback.pair_key(item[0]), item[1]) != undone)
         return label
 
     def _append(self, event):

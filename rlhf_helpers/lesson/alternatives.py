@@ -13,9 +13,9 @@ from ..engine.arithmetic import autocast, memory_guard, take_step
 from ..engine.files import WorkbookError
 from ..engine.memory import recompute_if_needed
 from ..engine.models import encode_prompts, position_ids
+from . import lm, ppo
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
-from .lm import demonstration_batch
-from .ppo import Settings, check_run, token_logprobs
+from .ppo import Settings, check_run
 
 # ---------------------------------------------------------------- best of n
 
@@ -53,7 +53,7 @@ def answer_logprobs(model, ids, mask, start):
             position_ids=position_ids(mask)[:, :-1],
             logits_to_keep=ids.shape[1] - start,
         ).logits
-    return token_logprobs(logits, ids[:, start:])
+    return ppo.token_logprobs(logits, ids[:, start:])
 
 
 @memory_guard("RLOO", "batch_size or max_new_tokens")
@@ -153,7 +153,7 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
         some = [
             {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
         ]
-        ids, mask, answer = demonstration_batch(tokenizer, some, device)
+        ids, mask, answer = lm.demonstration_batch(tokenizer, some, device)
         with torch.no_grad():
             there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)
         here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)

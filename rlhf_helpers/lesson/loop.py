@@ -19,9 +19,9 @@ import torch
 from ..engine.arithmetic import arithmetic_of
 from ..engine.files import WorkbookError
 from ..engine.models import encode_prompts
-from . import ppo
+from . import feedback, ppo
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
-from .feedback import tie_rows, to_preferences, wilson
+from .feedback import tie_rows
 from .pairs import simulated_feedback
 from .probe import Probe
 
@@ -58,7 +58,7 @@ def verdict(wins, ties, losses):
     n, points = wins + ties + losses, wins + ties / 2
     if n == 0:
         raise WorkbookError("There is no comparison to count. Compare at least one pair of answers.")
-    low, high = wilson(points, n)
+    low, high = feedback.wilson(points, n)
     words = "better" if low > 0.5 else "worse" if high < 0.5 else "inconclusive"
     counts = {"n": n, "wins": wins, "ties": ties, "losses": losses}
     rate = {"win_rate": points / n, "low": low, "high": high}
@@ -197,7 +197,7 @@ def two_halves(groups, probe, annotator, seed, earlier=()):
     """Labels in two halves: pairs that differ most, then pairs that check what was learned from the first half."""
     half = (len(groups) + 1) // 2
     labels = ask(groups[:half], most_different, annotator, seed)
-    rows = [*earlier, *to_preferences(labels)[0], *tie_rows(labels)]
+    rows = [*earlier, *feedback.to_preferences(labels)[0], *tie_rows(labels)]
     if rows and groups[half:]:
         probe.learn(rows)
         labels += ask(groups[half:], best_and_another(probe), annotator, seed, half)
@@ -216,7 +216,7 @@ def teach(model, tokenizer, prompts, annotator, settings, seed=0, *, labels=None
     probe = Probe(model, tokenizer, [p for p, _ in pool], [text for _, text in pool], reward_model)
     if labels is None:
         labels = two_halves(groups[: settings.labels], probe, annotator, seed, earlier)
-    (rows, left_out), ties = to_preferences(labels), tie_rows(labels)
+    (rows, left_out), ties = feedback.to_preferences(labels), tie_rows(labels)
     rows = rows + ties
     if all(r.get("tie") for r in [*earlier, *rows]):
         raise WorkbookError(

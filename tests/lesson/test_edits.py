@@ -1,5 +1,6 @@
 """A reader who edits a cell changes the full run of its chapter, and nobody who leaves it alone changes anything."""
 
+import ast
 import copy
 import linecache
 
@@ -9,10 +10,12 @@ import torch
 from taught import cells
 
 from rlhf_helpers import lesson, world
+from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine import arithmetic, checkpoints, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError, read_jsonl
 from rlhf_helpers.lesson import alternatives, decoding, drives, feedback, lm, loop, ppo, reward
 from rlhf_helpers.lesson.pairs import make_pairs
+from rlhf_helpers.world.annotators import Annotator
 
 DATA = ROOT / "data"
 MODULES = {"arithmetic": arithmetic, "models": models, "alternatives": alternatives, "decoding": decoding}
@@ -246,6 +249,42 @@ def test_an_edit_in_chapter_01_reaches_fine_tuning(kernel, what):
     cell, edit = EDITS_01[what]
     kernel("01", cell, edit)
     assert fine_tune() != shipped
+
+
+def test_an_edited_key_of_chapter_03_is_the_widgets(kernel, tmp_path):
+    """With a key that is the question alone, another pair of answers to it counts as judged."""
+    pair = {"pair_id": "p1", "prompt": "Why?", "response_a": "So.", "response_b": "No."}
+    pairs, log = [pair, pair | {"pair_id": "p2", "response_a": "Perhaps."}], tmp_path / "log.jsonl"
+    Labeller(pairs, log, repeat_share=0, min_seconds=0).choose("a")
+    kernel("03", "pair-key")
+    assert Labeller(pairs, log, repeat_share=0).current is not None
+    kernel("03", "pair-key", ('("pair_id", "prompt", "response_a", "response_b")', '("prompt",)'))
+    assert Labeller(pairs, log, repeat_share=0).current is None
+
+
+def test_an_edited_blind_test_of_chapter_06_judges_the_rounds(kernel, embedded, monkeypatch):
+    kernel("06", "blind-test", ('counts = {"win": 0, "tie": 0, "loss": 0}', 'counts = {"win": 7, "tie": 0, "loss": 0}'))
+    model, tokenizer, _ = embedded
+    annotator = Annotator("brief", seed=0)
+    how = {"annotator": annotator, "scores": words, "max_new_tokens": 8, "seed": 0}
+    report = loop.held_out_report(model, model, model, tokenizer, world.prompts("dev")[:8], **how)
+    assert report["blind"]["n"] == 8 + 7
+
+
+def test_nobody_takes_by_name_what_a_chapter_drives():
+    """A name that was imported would go on meaning the package's own after an edit."""
+    driven = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            if "shared" in cell.metadata.get("tags", []):
+                driven |= {(module, name): path.stem for name, module in lesson.driven(ast.parse(cell.source)).items()}
+    taken = set()
+    for path in [*ROOT.glob("rlhf_helpers/lesson/*.py"), *ROOT.glob("rlhf_helpers/desk/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                module = node.module.split(".")[-1]
+                taken |= {(module, a.name) for a in node.names if (module, a.name) in driven}
+    assert taken == {("arithmetic", "take_step")}, "chapter 01 shows both the step and `fit`, which calls it"
 
 
 # ---------------------------------------------------------------- the mechanism itself
