@@ -6,14 +6,21 @@ from functools import cache
 
 import nbformat
 
-from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.make import series
+
+PATHS = series.chapters(deeper=True)  # the core chapters, then the deeper ones
+CORE = series.chapters()
+
+
+def path_of(chapter):
+    """The notebook of a chapter: "05", or "bug_museum"."""
+    return series.chapters([chapter])[0]
 
 
 @cache
 def cells(chapter):
-    """{id: source} of the cells of a chapter, such as "05"."""
-    (path,) = (ROOT / "notebooks").glob(f"{chapter}_*.ipynb")
-    return {c.id: c.source for c in nbformat.read(path, 4).cells}
+    """{id: source} of the cells of a chapter: "05", or "bug_museum"."""
+    return {c.id: c.source for c in nbformat.read(path_of(chapter), 4).cells}
 
 
 def undriven(source):

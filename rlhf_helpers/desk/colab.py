@@ -61,7 +61,8 @@ def stamp_text(text, file=None):
 def stamp(nb, name, url=None):
     """Stamp a notebook (a dict, changed in place): its badge, the cell `colab` after its header, and a GPU runtime.
 
-    name: that of its file.  url: what the cell clones instead of the repository on GitHub; for tests.
+    name: that of its file, from notebooks/ on, such as "deeper/bug_museum.ipynb".
+    url: what the cell clones instead of the repository on GitHub; for tests.
     """
     head, source = nb["cells"][0], CELL.format(url=url or f"https://github.com/{REPOSITORY}", tag=TAG)
     head["source"] = stamp_text("".join(head["source"]), f"notebooks/{name}").splitlines(keepends=True)
@@ -87,13 +88,15 @@ def stamped(path):
     text = Path(path).read_text(encoding="utf-8")
     if Path(path).suffix != ".ipynb":
         return stamp_text(text)
-    nb = stamp(json.loads(text), Path(path).name)
+    nb = stamp(json.loads(text), Path(path).relative_to(files.ROOT / "notebooks").as_posix())
     return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def stampable(root=files.ROOT):
     """The files that carry the stamp."""
-    return [*sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")), root / "README.md"]
+    notebooks = root / "notebooks"
+    chapters = [*sorted(notebooks.glob("[0-9][0-9]_*.ipynb")), *sorted((notebooks / "deeper").glob("*.ipynb"))]
+    return [*chapters, notebooks / "deeper" / "README.md", root / "README.md"]
 
 
 # ---------------------------------------------------------------- keeping what was made

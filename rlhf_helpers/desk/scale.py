@@ -2,7 +2,7 @@
 
     accelerate launch --config_file CONFIG.yaml -m rlhf_helpers.desk.scale reward|policy FOLDER
 
-runs TRL's RewardTrainer or RLOOTrainer on what chapter 07 exported to FOLDER, in as many processes as the
+runs TRL's RewardTrainer or RLOOTrainer on what "Scaling up" exported to FOLDER, in as many processes as the
 configuration says.  Which part of the work a process does, and how they agree on the weights, is left to torch,
 Accelerate and TRL.  TRL is imported inside the functions that need it, so that the workbook runs without it.
 """
@@ -180,7 +180,7 @@ PROCESS = ("common_arguments", "train_reward", "train_policy", "finish", "check_
 
 
 def hand_over_edits(folder):
-    """Write those functions of PROCESS that were edited in chapter 07 to FOLDER/edits.py, which every process reads."""
+    """Write those functions of PROCESS that were edited in "Scaling up" to FOLDER/edits.py, for every process."""
     changed = [inspect.getsource(globals()[name]) for name in PROCESS if edited(__name__, name)]
     source = "\n\n".join(re.sub(r"(?m)^@drives\(\w+\)\n", "", text) for text in changed)
     write_text(folder / "edits.py", source)
@@ -189,7 +189,7 @@ def hand_over_edits(folder):
 def launch(config, what, folder):
     """Run the command and wait; what it prints goes to FOLDER/`what`.log.  Returns its run.json as a dict.
 
-    The processes use the functions of chapter 07 as they stand in its cells (see `hand_over_edits`).
+    The processes use the functions of that chapter as they stand in its cells (see `hand_over_edits`).
 
     Raises WorkbookError, with the last line of the log, when it fails or the engine is not installed.
     """

@@ -83,7 +83,7 @@ def _publish(executed, folder, name):
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(executed, {"metadata": {"name": name}})
-    page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)  # previous and next chapter
+    page = re.sub(r'href="(?:\.\./|deeper/)?(\w+)\.ipynb"', r'href="\1.html"', page)  # all pages lie in one folder
     files.write_text(folder / f"{name}.ipynb", nbformat.writes(executed))
     files.write_text(folder / f"{name}.html", page)
 
@@ -163,17 +163,20 @@ def refresh(path, executed):
 # ---------------------------------------------------------------- the series
 
 
-def chapters(only=(), folder=ROOT / "notebooks"):
-    """The notebooks of the series in order, or those whose numbers are in `only`, such as ("04", "05")."""
-    paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
-    numbers = [p.name[:2] for p in paths]
-    wanted = [str(n).zfill(2) for n in only] or numbers
-    unknown = [n for n in wanted if n not in numbers]
-    if not paths:
+def chapters(only=(), folder=ROOT / "notebooks", deeper=False):
+    """The core chapters in order and, with `deeper`, those of notebooks/deeper after them.
+
+    Or those in `only`, by the number of a core chapter ("04") or the name of a deeper one ("bug_museum").
+    """
+    core = {p.name[:2]: p for p in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
+    every = core | {p.stem: p for p in sorted((Path(folder) / "deeper").glob("*.ipynb"))}
+    wanted = [str(n).zfill(2) for n in only] or list(every if deeper else core)
+    unknown = [n for n in wanted if n not in every]
+    if not core:
         raise WorkbookError(f"There are no chapters in {folder}; get a fresh copy of the workbook.")
     if unknown:
-        raise WorkbookError(f"There is no chapter {', '.join(unknown)} in {folder}; choose from {', '.join(numbers)}.")
-    return [p for p, n in zip(paths, numbers) if n in wanted]
+        raise WorkbookError(f"There is no chapter {', '.join(unknown)} in {folder}; choose from {', '.join(every)}.")
+    return [path for name, path in every.items() if name in wanted]
 
 
 def key_result(runs, name, since):
@@ -251,7 +254,8 @@ def main(arguments=None):
         description=("Execute the notebooks in order; the executed copies go to runs/series/."),
     )
     parser.add_argument("--fast", action="store_true", help="a short run with smaller numbers")
-    parser.add_argument("--only", nargs="+", metavar="NN", default=(), help="these chapters, such as 04 05")
+    parser.add_argument("--only", nargs="+", metavar="NN", default=(), help="these chapters, such as 04 05 bug_museum")
+    parser.add_argument("--deeper", action="store_true", help="the chapters of notebooks/deeper, too")
     parser.add_argument("--seed", type=int, help="the SEED of every chapter (0)")
     parser.add_argument(
         "--annotator",
@@ -274,7 +278,7 @@ def main(arguments=None):
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        run_chapters(chapters(options.only), runs, parameters, options.refresh)
+        run_chapters(chapters(options.only, deeper=options.deeper), runs, parameters, options.refresh)
     except WorkbookError as e:
         print(f"\n{e}", file=sys.stderr)
         return 1

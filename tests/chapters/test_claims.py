@@ -1,5 +1,5 @@
-"""What chapters 02, 03, 05 (the rivals), 06 and 07 say in numbers: each such sentence done again, with the cells of the
-chapter or from what was measured."""
+"""What chapters 02, 03, 05 (the rivals), 06 and Scaling up say in numbers: each such sentence done again, with the
+cells of the chapter or from what was measured."""
 
 import itertools
 import math
@@ -306,34 +306,34 @@ def test_the_sentence_about_the_poisoned_round_follows_the_numbers(gain, promote
     assert ("let it in" in shown[0]) == (gain > 0.2 and not promoted)
 
 
-# ---------------------------------------------------------------- 07 Scaling up
+# ---------------------------------------------------------------- Scaling up
 
 
 @pytest.fixture(scope="module")
 def paper():
-    """Section 1 and 7 of chapter 07, with a run of its own size."""
+    """Section 1 and 7 of Scaling up, with a run of its own size."""
     given = {"updates": 50, "batch": 64, "learn": [0] * 2000, "prompt_tokens": 10.4, "answer_tokens": 12.6}
     ids = "count-parameters shapes-table memory-formulas update-flops cost-defs card cost-table-inputs cost-def cost"
-    return made_by("07", *ids.split(), "writing-share", **given, people=[], feedback=feedback, math=math, pd=pd)
+    return made_by("scaling_up", *ids.split(), "writing-share", **given, people=[], feedback=feedback, math=math, pd=pd)
 
 
 def test_what_a_parameter_takes(paper):
     training = paper["training_bytes"]
-    says("07", "memory-head", "16 bytes: 2 for the weight and 2 for the gradient", "4 each for an fp32 copy")
+    says("scaling_up", "memory-head", "16 bytes: 2 for the weight and 2 for the gradient", "4 each for an fp32 copy")
     assert 2 + 2 + 4 + 4 + 4 == 16 and training(1, 0) - 2 == 16
-    says("07", "memory-read", "five ninths", "20 bytes per parameter against 36", "Not even 7B fits one card")
+    says("scaling_up", "memory-read", "five ninths", "20 bytes per parameter against 36", "Not even 7B fits one card")
     assert (training(1, 1), training(1, 1, 1)) == (20, 36) and 20 / 36 == pytest.approx(5 / 9)
     seven = paper["count_parameters"](**paper["SHAPES"]["7B"])
     assert paper["cards_needed"](training(seven, seven)) > 1
     says("06", "size-read", "at least ten")
     assert training(1, 1) / 2 == 10
-    says("07", "ex-lora-solution", "a 7B model is aligned on one card")
+    says("scaling_up", "ex-lora-solution", "a 7B model is aligned on one card")
     assert paper["cards_needed"](2 * seven + 16 * 0.01 * seven + 2 * seven) == 1
 
 
 def test_forward_two_training_six(paper):
     says(
-        "07",
+        "scaling_up",
         "cost-head",
         "about 2 operations per parameter and token, a *training step* 6",
         "costs twice the forward one",
@@ -344,7 +344,7 @@ def test_forward_two_training_six(paper):
 def test_where_the_hours_go(paper):
     share, costs, runs = paper["writing_share"], paper["costs"], paper["RUNS"]
     says(
-        "07",
+        "scaling_up",
         "cost-read",
         "With 512 answers at a time writing is the smaller part",
         "at 7B writing takes more than half",
@@ -353,7 +353,7 @@ def test_where_the_hours_go(paper):
     assert share("7B", 16) > 0.5
     assert all(share(s, 16) > share(s, 64) > share(s, 512) for s in ("7B", "70B"))
     says(
-        "07",
+        "scaling_up",
         "cost-read",
         "the 7B model",
         "spends its time reading from memory",
@@ -367,7 +367,7 @@ def test_where_the_hours_go(paper):
             "arithmetic": paper["decoding_seconds"](n, cache, 512, 256, 256, math.inf, speeds["flops"]),
         }
         assert max(only, key=only.get) == bound
-    says("07", "cost-read", "most of its arithmetic is the reward model's", "Memory grows as the parameters do")
+    says("scaling_up", "cost-read", "most of its arithmetic is the reward model's", "Memory grows as the parameters do")
     n = paper["count_parameters"](**paper["SHAPES"]["70B"])
     judge = runs["70B"]["labels"] * 2 * 6 * n * 512
     assert judge > 0.5 * costs["70B"]["arithmetic (FLOP)"] and judge < costs["70B"]["arithmetic (FLOP)"]
@@ -404,7 +404,10 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
-    (n, *found) for n in ("02", "03", "06", "07") for text in cells(n).values() for found in EXAMPLE.findall(text)
+    (n, *found)
+    for n in ("02", "03", "06", "scaling_up")
+    for text in cells(n).values()
+    for found in EXAMPLE.findall(text)
 ]
 
 

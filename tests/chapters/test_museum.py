@@ -1,4 +1,4 @@
-"""The bug museum: each exhibit of chapter 08, flipped for two updates, is noticed by the check that the chapter names.
+"""The bug museum: each exhibit, flipped for two updates, is noticed by the check that the chapter names.
 
 The bugs stand in the notebook and nowhere else: its tagged cells are executed here.
 """
@@ -9,12 +9,12 @@ import re
 
 import nbformat
 import pytest
+from taught import path_of
 
-from rlhf_helpers.desk.exercises import chapter_08 as exercises
-from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.desk.exercises import bug_museum as exercises
 from rlhf_helpers.lesson import decoding, ppo
 
-CELLS = {c.id: c for c in nbformat.read(ROOT / "notebooks" / "08_bug_museum.ipynb", as_version=4).cells}
+CELLS = {c.id: c for c in nbformat.read(path_of("bug_museum"), as_version=4).cells}
 EXHIBITS = [i.removesuffix("-flip") for i in CELLS if re.fullmatch(r"x\d+-flip", i)]
 SILENT = {"x4", "x8", "x10"}  # the loop does not stop: what the bench of the chapter is for
 NAMED = re.compile(r"\*\*Caught by\*\* the (loop|bench): \*(.+?)\*\.")

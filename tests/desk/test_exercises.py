@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import io
 import math
+import pkgutil
 import re
 import sys
 from functools import cache
@@ -16,15 +17,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
+from taught import PATHS
 
 from rlhf_helpers.desk import exercises as folder
-from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson.loop import gate
 
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADING = re.compile(r"### Exercise (\d+): \S.*\n\n\*(easy|medium|hard) · (\d+) minutes\*\n\n\S")
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```\n.*?</details>", re.S)
-MODULES = [importlib.import_module(f"{folder.__name__}.chapter_{n:02}") for n in range(9)]
+MODULES = [importlib.import_module(f"{folder.__name__}.{name}") for _, name, _ in pkgutil.iter_modules(folder.__path__)]
 CHECKERS = {name: f for m in MODULES for name, f in vars(m).items() if re.match("check_(?!cases)", name)}
 
 
@@ -66,7 +66,7 @@ def checker_of(exercise):
 
 
 def test_every_chapter_has_two_to_four_exercises():
-    assert {f"{n:02d}" for n in range(9)} <= {e.path.stem[:2] for e in EXERCISES}
+    assert {e.path for e in EXERCISES} == set(PATHS)
     for path in {e.path for e in EXERCISES}:
         numbers = [e.number for e in EXERCISES if e.path == path]
         assert numbers == list(range(1, len(numbers) + 1)) and 2 <= len(numbers) <= 4, (path.name, numbers)

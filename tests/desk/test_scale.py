@@ -1,4 +1,4 @@
-"""Exports, configurations and costs of chapter 07; with TRL (marker `scale`), the runs themselves."""
+"""Exports, configurations and costs of "Scaling up"; with TRL (marker `scale`), the runs themselves."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from taught import cells, made_by, taught
+from taught import cells, made_by, path_of, taught
 
 from rlhf_helpers import lesson, world
 from rlhf_helpers.desk import scale
@@ -21,7 +21,7 @@ from rlhf_helpers.make import series
 
 TAUGHT = SimpleNamespace(
     **made_by(
-        "07",
+        "scaling_up",
         *("count-parameters", "memory-formulas", "update-flops", "cost-defs", "fsdp", "launch-config"),
         math=math,
         WorkbookError=WorkbookError,
@@ -34,8 +34,8 @@ SHAPES = {
 
 
 def preference_row(tokenizer, row):
-    prompt = taught("07", "prompt_row", models)
-    return taught("07", "preference_row", SimpleNamespace(prompt_row=prompt))(tokenizer, row)
+    prompt = taught("scaling_up", "prompt_row", models)
+    return taught("scaling_up", "preference_row", SimpleNamespace(prompt_row=prompt))(tokenizer, row)
 
 
 NODES = {"machines": 2, "address": "10.0.0.1", "sharded": True}
@@ -60,7 +60,7 @@ def test_an_edited_cell_of_the_chapter_reaches_the_processes(tmp_path, monkeypat
     """What differs from the package's goes to edits.py, and the process that reads it runs that."""
     scale.hand_over_edits(tmp_path)
     assert (tmp_path / "edits.py").read_text() == ""
-    source = cells("07")["common-arguments"].replace('"seed": settings["seed"]', '"seed": 1 + settings["seed"]')
+    source = cells("scaling_up")["common-arguments"].replace('"seed": settings["seed"]', '"seed": 1 + settings["seed"]')
     linecache.cache["<edited>"] = len(source), None, source.splitlines(keepends=True), "<edited>"
     monkeypatch.setattr(scale, "common_arguments", scale.common_arguments)  # put back afterwards
     monkeypatch.setattr(lesson, "SHIPPED", {})
@@ -251,16 +251,16 @@ def test_trl_sees_the_tokens_that_we_see(tokenizer, tmp_path):
 
 
 @pytest.mark.scale
-def test_chapter_07_with_trl_in_two_processes(tmp_path):
+def test_scaling_up_with_trl_in_two_processes(tmp_path):
     """The whole chapter, unshortened: TRL's reward model is as good as ours, and its policy wins the blind test."""
     runs = tmp_path / "runs"
-    nb = series.execute(ROOT / "notebooks/07_scaling_up.ipynb", tmp_path / "executed", {"RUNS_DIR": str(runs)})
+    nb = series.execute(path_of("scaling_up"), tmp_path / "executed", {"RUNS_DIR": str(runs)})
     assert series.widget_errors(nb) == []
     for name in ("trl_reward", "trl_policy"):
         run = json.loads((runs / "scale" / name / "run.json").read_text(encoding="utf-8"))
         assert (run["processes"], run["backend"]) == (2, "gloo")
         assert sorted(p.suffix for p in (runs / "scale" / name).iterdir() if p.suffix in (".bin", ".pt", ".pkl")) == []
-    metrics = json.loads((runs / "metrics" / "07_scaling_up.json").read_text(encoding="utf-8"))
+    metrics = json.loads((runs / "metrics" / "scaling_up.json").read_text(encoding="utf-8"))
     tests, blind = metrics["reward"], metrics["blind"]
     assert metrics["same_tokens"] == metrics["rows"]
     assert tests["TRL"]["accuracy"] > tests["before"]["accuracy"]

@@ -454,7 +454,7 @@ def test_a_card_that_is_too_small_or_without_16_bits_is_named_before_anything_is
 
 # ---------------------------------------------------------------- through the chapters
 
-THROUGH = [("embedded", name, n) for name in ("bf16", "fp16") for n in ("04", "05", "06", "08")]
+THROUGH = [("embedded", name, n) for name in ("bf16", "fp16") for n in ("04", "05", "06", "bug_museum")]
 THROUGH += [(model, name, "02 03 04 05 06") for model in ("gpt2", "llama") for name in ("bf16", "fp16")]
 IN_THE_SUITE = [("embedded", "bf16", "05")]  # the others: `make test-matrix`
 one_of_them = pytest.mark.parametrize(

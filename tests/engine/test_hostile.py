@@ -498,7 +498,7 @@ def sources():
     """The text of every module of the package and of every code cell of the notebooks: (name, text)."""
     for path in sorted((ROOT / "rlhf_helpers").rglob("*.py")):
         yield path.name, path.read_text(encoding="utf-8")
-    for path in series.chapters():
+    for path in series.chapters(deeper=True):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 yield path.name, "".join(cell["source"])

@@ -7,7 +7,7 @@ import linecache
 import nbformat
 import pytest
 import torch
-from taught import cells
+from taught import PATHS, cells, path_of
 
 from rlhf_helpers import lesson, world
 from rlhf_helpers.desk.labeller import Labeller
@@ -93,7 +93,7 @@ SHARED_05 = [
 
 
 def test_every_shared_cell_of_chapter_05_is_tried_here():
-    (path,) = (ROOT / "notebooks").glob("05_*.ipynb")
+    path = path_of("05")
     shared = [c.id for c in nbformat.read(path, 4).cells if "shared" in c.metadata.get("tags", [])]
     assert shared == SHARED_05
 
@@ -274,7 +274,7 @@ def test_an_edited_blind_test_of_chapter_06_judges_the_rounds(kernel, embedded, 
 def test_nobody_takes_by_name_what_a_chapter_drives():
     """A name that was imported would go on meaning the package's own after an edit."""
     driven = {}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in PATHS:
         for cell in nbformat.read(path, 4).cells:
             if "shared" in cell.metadata.get("tags", []):
                 driven |= {(module, name): path.stem for name, module in lesson.driven(ast.parse(cell.source)).items()}

@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from taught import PATHS
 
 import rlhf_helpers
 from rlhf_helpers.desk import plots
@@ -265,7 +266,7 @@ def prose(path):
     return " ".join(text.split())
 
 
-WRITTEN = PAGES + sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "rlhf_helpers").rglob("*.py"))
+WRITTEN = PAGES + PATHS + sorted((ROOT / "rlhf_helpers").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))

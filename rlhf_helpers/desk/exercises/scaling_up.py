@@ -1,10 +1,10 @@
-"""The checkers of chapter 07."""
+"""The checkers of "Scaling up"."""
 
 from .checking import check_cases, tensor
 
 
 def check_share_out(answer):
-    """07.1: (answers per process, steps to accumulate) that keep the whole batch the same."""
+    """1: (answers per process, steps to accumulate) that keep the whole batch the same."""
 
     def right(batch, processes, most):
         share = batch // processes
@@ -37,7 +37,7 @@ def check_share_out(answer):
 
 
 def check_lora_bytes(answer):
-    """07.2: the memory of RLOO with LoRA."""
+    """2: the memory of RLOO with LoRA."""
 
     def right(policy, judge, share=0.01):
         return 2 * policy + 16 * share * policy + 2 * judge
@@ -62,7 +62,7 @@ def check_lora_bytes(answer):
 
 
 def check_combine(answer):
-    """07.3: one gradient from those of processes with unequal parts of a batch."""
+    """3: one gradient from those of processes with unequal parts of a batch."""
 
     def right(gradients, pairs):
         return sum(g * n for g, n in zip(gradients, pairs)) / sum(pairs)

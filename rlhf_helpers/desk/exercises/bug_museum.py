@@ -1,10 +1,10 @@
-"""The checkers of chapter 08."""
+"""The checkers of the bug museum."""
 
 from .checking import check_cases, not_done, tell
 
 
 def check_eleventh(answer):
-    """08.1: which of three runs has advantages of its own reward only."""
+    """1: which of three runs has advantages of its own reward only."""
     if answer is None:
         return not_done(1)
     said = {
@@ -18,7 +18,7 @@ def check_eleventh(answer):
 
 
 def check_clip_alarm(answer):
-    """08.2: an alarm for a clip that is never used."""
+    """2: an alarm for a clip that is never used."""
 
     def right(row, clip):
         return row["ratio_off"] > clip and row["clip_fraction"] == 0
