@@ -61,6 +61,14 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR):
             )
 
 
+def _home(path):
+    """`path` as a Path, with ~ for the home folder; as it stands where it has characters that no path can have."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:
+        return Path(path)
+
+
 def _make(runs):
     """Make the folder `runs`; raise WorkbookError where it can't be made."""
     try:
@@ -82,8 +90,7 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
     models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
     _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR)
-    data = Path(os.path.expanduser(DATA_DIR)) if DATA_DIR else ROOT / "data"
-    runs = Path(os.path.expanduser(RUNS_DIR)) if RUNS_DIR else ROOT / "runs"
+    data, runs = _home(DATA_DIR or ROOT / "data"), _home(RUNS_DIR or ROOT / "runs")
     if not os.path.isdir(data):
         raise WorkbookError(
             f'The parameter DATA_DIR names the folder {shown(str(data), 300)}, which does not exist. Use "" for the '

@@ -244,7 +244,8 @@ def test_a_checkpoint_with_any_change_is_the_same_or_refused(folder, checkpoint,
 @often
 @given(
     st.one_of(
-        TEXTS, st.sampled_from([".", "..", "/", "../../etc/passwd", "~no-such-user/x", "a\0b", "x" * 5000, "C:\\x"])
+        TEXTS,
+        st.sampled_from([".", "..", "/", "../../etc/passwd", "~no-such-user/x", "~\0", "a\0b", "x" * 5000, "C:\\x"]),
     )
 )
 def test_any_parameter_is_used_or_refused_and_nothing_lies_outside_of_runs(folder, text):
