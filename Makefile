@@ -90,4 +90,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "Python could not make a virtual environment; on Debian or Ubuntu, install python3-venv."; exit 1; }
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
 	  -c constraints.txt -e ".[notebooks,test]"
+	@mkdir -p $(VENV)/share/jupyter/lab/settings && \
+	  echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+	  > $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@

@@ -1,4 +1,4 @@
-"""Google Colab and Kaggle: the cell that fetches the workbook there, the links, and how to keep what was made.
+"""The first cells of a notebook: Colab and Kaggle, the links, the map; and how to keep what was made there.
 
 Owner and name of the repository stand here and nowhere else: `python -m rlhf_helpers.desk.colab` stamps them, with the
 tag of this version, into every notebook and the README.  After a change of REPOSITORY or of the version, run it.
@@ -41,6 +41,16 @@ if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
         )
     sys.path.insert(0, str(root))"""
 
+STATIONS = {
+    "01_pretraining_and_finetuning": "Learn to talk",
+    "02_decoding": "Say it twice",
+    "03_human_feedback": "Choose",
+    "04_reward_model": "Score",
+    "05_ppo": "Learn from it",
+    "06_inference_and_continuous_feedback": "Judge, again",
+}  # the map at the top of each core chapter
+FOLDED = {"colab": "Colab and Kaggle", "parameters": "Parameters", "setup": "Imports and workspace"}  # tag: title
+
 BADGE = re.compile(r"((?:\(|: )https://colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(/blob/main/)[^)\s]+")
 
 
@@ -58,8 +68,26 @@ def stamp_text(text, file=None):
     return re.sub(r"(git clone https://github\.com/)[\w.-]+/[\w.-]+", rf"\g<1>{REPOSITORY}", text)
 
 
+def map_of(stem):
+    """The map of the series as a table in HTML, which every front end shows, with the chapter `stem` marked."""
+    boxes = []
+    for name, words in STATIONS.items():
+        number, here = name[:2], name == stem
+        style = ' style="border:2px solid #D55E00"' if here else ""
+        label = f"<b>{number} · you are here</b>" if here else f'<a href="{name}.ipynb">{number}</a>'
+        boxes.append(f'<td align="center"{style}>{label}<br>{words}</td>')
+    return "<table><tr>\n" + "\n<td>→</td>\n".join(boxes) + "\n</tr></table>"
+
+
+def fold(cell, title):
+    """Fold a code cell (a dict, changed in place) in JupyterLab, VS Code and Colab; `title` is its first line."""
+    lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("# @title")]
+    cell["source"] = "\n".join([f"# @title {title}", *lines]).splitlines(keepends=True)
+    cell["metadata"] |= {"cellView": "form", "jupyter": {"source_hidden": True}}
+
+
 def stamp(nb, name, url=None):
-    """Stamp a notebook (a dict, changed in place): its badge, the cell `colab` after its header, and a GPU runtime.
+    """Stamp a notebook (a dict, changed in place): its link to Colab, the map, the folded first cells, a GPU runtime.
 
     name: that of its file, from notebooks/ on, such as "deeper/bug_museum.ipynb".
     url: what the cell clones instead of the repository on GitHub; for tests.
@@ -79,6 +107,12 @@ def stamp(nb, name, url=None):
             },
         )
     nb["cells"][1]["source"] = source.splitlines(keepends=True)
+    drawn = f"<!-- map -->\n{map_of(Path(name).stem)}\n<!-- /map -->"
+    text = re.sub(r"<!-- map -->.*?<!-- /map -->", drawn, "".join(head["source"]), flags=re.S)
+    head["source"] = text.splitlines(keepends=True)
+    for cell in nb["cells"]:
+        for tag in set(cell["metadata"].get("tags", [])) & set(FOLDED):
+            fold(cell, FOLDED[tag])
     nb["metadata"] |= {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
     return nb
 

@@ -26,7 +26,7 @@ SCHEMA = 1
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 PAIR_FIELDS = ("pair_id", "prompt", "response_a", "response_b")
 NEWER = "a newer version of the workbook wrote it"
-ENOUGH = 16  # with fewer labels of one's own, `labels_of` lets a simulated annotator fill up
+ENOUGH = 24  # labels of one's own from which the chapters learn from them alone
 
 
 # ---------------------------------------------------------------- events

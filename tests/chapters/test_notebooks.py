@@ -37,8 +37,7 @@ PARAMETERS = {
     "RUNS_DIR": "",
 }
 BADGE = re.compile(
-    r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
-    r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+\.ipynb)\)"
+    r"\[Open in Colab\]\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+\.ipynb)\)"
 )
 FOREIGN_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|Users|private|mnt|usr)/\w|\b[A-Z]:\\\\?\w")
 
@@ -165,15 +164,42 @@ def test_text_is_not_in_pieces(path):
 @every_notebook
 def test_cells_are_short(path):
     for cell in code_cells(path):
-        lines = cell.source.splitlines()
-        assert sum(bool(s.strip()) for s in lines) <= 40, cell.id
-        assert not [s for s in lines if len(s) > 79], cell.id
+        assert lines(cell) <= 40, cell.id
+        assert not [s for s in cell.source.splitlines() if len(s) > 79], cell.id
+
+
+def lines(cell):
+    """How many lines of a code cell hold anything."""
+    return sum(bool(s.strip()) for s in cell.source.splitlines())
+
+
+def in_view(path):
+    """The code cells that are not folded away."""
+    return [c for c in code_cells(path) if not c.metadata.get("jupyter", {}).get("source_hidden")]
 
 
 def test_half_of_the_cells_have_at_most_eight_lines():
-    lengths = [sum(bool(s.strip()) for s in cell.source.splitlines()) for path in PATHS for cell in code_cells(path)]
-    assert statistics.median(lengths) <= 8
+    assert statistics.median(lines(cell) for path in PATHS for cell in in_view(path)) <= 8
     assert {path.name: len(read(path).cells) for path in PATHS if len(read(path).cells) > 120} == {}
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_a_newcomer_can_finish_a_core_chapter(path):
+    """Cells, words, code in view, and the minutes of reading that the header states, at 200 words or 20 lines each."""
+    words = sum(len(text.split()) for text in prose(path))
+    code = sum(lines(cell) for cell in in_view(path))
+    minutes = words / 200 + code / 20
+    stated = re.search(r"[Rr]eading\D*(\d+) minutes", " ".join(prose(path)[:3]))
+    assert len(read(path).cells) <= 65 and words <= 2200 and code <= 250 and minutes <= 45, (words, code, minutes)
+    assert stated and abs(int(stated[1]) - minutes) <= 3, minutes
+
+
+@every_notebook
+def test_every_folded_cell_says_what_it_is_and_folds_everywhere(path):
+    """In JupyterLab and VS Code by `source_hidden`, in Colab as a form, whose title is the first line."""
+    for cell in code_cells(path):
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert (cell.metadata.get("cellView") == "form") == hidden == cell.source.startswith("# @title "), cell.id
 
 
 @every_notebook
