@@ -2,6 +2,7 @@
 
 import ast
 import html
+import json
 import os
 import re
 import shutil
@@ -442,3 +443,17 @@ def test_what_was_measured_is_as_good_as_the_chapters_say_over_five_seeds(name):
         for group, values in figure.groups.items():
             mean = sum(values) / len(values)
             assert len(values) >= 5 and (-mean if key == "below" else mean) >= least, (key, group, mean)
+
+
+def test_the_devcontainer_sets_up_what_the_readme_says():
+    """Its commands are targets of the Makefile, the interpreter is the one they make, and what it opens exists."""
+    made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert made["postCreateCommand"] == "make setup" and re.search(r"^setup:", makefile, re.M)
+    assert re.search(r"^VENV := \.venv$", makefile, re.M)
+    custom = made["customizations"]
+    assert custom["vscode"]["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
+    assert all((ROOT / name).is_file() for name in custom["codespaces"]["openFiles"])
+    lowest = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    version = made["image"].rpartition(":")[2]
+    assert lowest == ">=3.11" and tuple(map(int, version.split("."))) >= (3, 11)
