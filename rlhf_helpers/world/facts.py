@@ -660,25 +660,27 @@ def prompts(split):
 # ---------------------------------------------------------------- leaks
 
 
-def _plain(text):
-    """Lower-case words with single spaces, and one at each end."""
-    return f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
+def _words(text):
+    """Its words in lower case, as a tuple."""
+    return tuple(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 @lru_cache(maxsize=None)
 def _wordings():
-    """Every wording of every question -> its key; of a polite one, what follows the opening: "where a dog lives"."""
+    """(the words of each question -> its key, the lengths that occur); of a polite one, the words after the opening:
+    "where a dog lives"."""
     table = {}
     for q in questions():
         wording = re.sub(r"^(Can you tell me|Do you know|Please tell me) (?=how|wh)", "", q.prompt)
-        table[_plain(wording)] = q.key
-    return table
+        table[_words(wording)] = q.key
+    return table, set(map(len, table))
 
 
 def asks(text):
     """The keys of the questions that a text asks, in any wording of the world, whatever stands around it."""
-    plain = _plain(text)
-    return {key for wording, key in _wordings().items() if wording in plain}
+    (table, lengths), words = _wordings(), _words(text)
+    spans = (words[i : i + n] for n in lengths for i in range(len(words) - n + 1))
+    return {table[span] for span in spans if span in table}
 
 
 def leaks(rows, splits=("dev", "test")):

@@ -4,12 +4,13 @@ import random
 from collections import Counter
 
 import pytest
+import torch
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine.files import ROOT, read_jsonl
 from rlhf_helpers.engine.models import new_model, new_tokenizer
-from rlhf_helpers.lesson import lm, loop, ppo, reward
+from rlhf_helpers.lesson import lm, loop, pairs, ppo, reward
 from rlhf_helpers.lesson.feedback import read_events, replay
 from rlhf_helpers.make import build
 from rlhf_helpers.world import texts
@@ -168,7 +169,7 @@ def test_nothing_that_is_made_asks_or_tells_what_dev_and_test_ask(seed):
 
 
 class Recorder:
-    """Stands in for everything that trains, and keeps what it was given to train on."""
+    """Stands in for everything that trains, and keeps what it was given to train on; answers without a model."""
 
     def __init__(self, monkeypatch):
         self.seen = {}
@@ -176,7 +177,10 @@ class Recorder:
         monkeypatch.setattr(reward, "train_reward_model", self.rows("reward model"))
         monkeypatch.setattr(build, "learn_remarks", self.rows("remarks"))
         monkeypatch.setattr(ppo, "train", self.ppo)
-        monkeypatch.setattr(build, "generate", self.generate)
+        for module in (build, pairs):
+            monkeypatch.setattr(module, "generate", self.generate)
+        monkeypatch.setattr(reward, "score", lambda model, tokenizer, prompts, answers: torch.zeros(len(prompts)))
+        monkeypatch.setattr(reward, "evaluate", lambda model, tokenizer, rows: {"accuracy": 0.5})
 
     def keep(self, name, texts):
         self.seen.setdefault(name, []).extend(texts)
@@ -209,7 +213,9 @@ class Recorder:
 def recorded(monkeypatch, tmp_path):
     """A small build whose models learn nothing: `run()` returns the recorder with what each training was given."""
     recorder = Recorder(monkeypatch)
-    for name, value in {"CORPUS_DOCUMENTS": 400, "DEMONSTRATIONS": 400, "PAIRS": 100, "LABELLED": 400}.items():
+    small = {"CORPUS_DOCUMENTS": 400, "DEMONSTRATIONS": 400, "PAIRS": 100, "LABELLED": 400}
+    small |= {"LESSONS": ((3000, 0.8), (3000, 0.45)), "REMARKED": (6000, 0.3), "REFRESHER": 2000, "REHEARSAL": 2000}
+    for name, value in small.items():
         monkeypatch.setattr(recipe, name, value)
     for name in ("PRETRAINING", "FINE_TUNING", "COOL_DOWN"):
         monkeypatch.setattr(recipe, name, getattr(recipe, name) | {"steps": 12})
