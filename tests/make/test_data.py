@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import statistics
+from functools import cache
 
 import pytest
 import torch
@@ -31,27 +32,22 @@ from rlhf_helpers.world import annotators, measures
 
 DATA = ROOT / "data"
 STAGES = ("base", "finetuned", "reward_start", "reward", "policy")
+GREEDY = {"temperature": 0}
 
 
 def metrics(stage):
     return json.loads((DATA / "models" / stage / "metrics.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def answers():
-    """Answers of the fine-tuned model and of the policy to reworded and test prompts: [split] -> (prompts, answers)."""
-    return {split: answers_to(world.prompts(split)) for split in measures.MEASURED}
+@cache
+def answers(stage, split, **how):
+    """What the model of a stage answers to the prompts of a split, drawn or greedily; no test asks it twice."""
+    return generate(*load_model(DATA / "models" / stage), world.prompts(split), **how)
 
 
-def answers_to(prompts):
-    """The prompts, and answers of two models drawn with two seeds and greedily."""
-    out = {}
-    for stage in ("finetuned", "policy"):
-        model, tokenizer = load_model(DATA / "models" / stage)
-        out[stage] = generate(model, tokenizer, prompts, seed=0)
-        out[stage, "other seed"] = generate(model, tokenizer, prompts, seed=1)
-        out[stage, "greedy"] = generate(model, tokenizer, prompts, temperature=0)
-    return prompts, out
+def finetuned_quality(split):
+    """`measures.quality` of the fine-tuned model's sampled answers, and of its greedy ones."""
+    return (measures.quality(world.prompts(split), answers("finetuned", split, **how)) for how in ({}, GREEDY))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -80,10 +76,8 @@ def test_all_of_data_is_small():
 
 
 @pytest.mark.parametrize("split", measures.MEASURED)
-def test_finetuned_model_scores_what_its_card_says(answers, split):
-    prompts, out = answers[split]
-    sampled, greedy = measures.quality(prompts, out["finetuned"]), measures.quality(prompts, out["finetuned", "greedy"])
-    card = metrics("finetuned")
+def test_finetuned_model_scores_what_its_card_says(split):
+    (sampled, greedy), card = finetuned_quality(split), metrics("finetuned")
     for name in ("right", "wrong", "in_format", "polite", "rude"):
         assert sampled[name] == pytest.approx(card[f"{split}_{name}"], abs=0.03), name
     assert greedy["right"] == pytest.approx(card[f"{split}_right_greedy"], abs=0.03)
@@ -95,17 +89,20 @@ def test_finetuned_model_answers_what_it_was_never_asked():
 
 
 @pytest.mark.parametrize("split", measures.MEASURED)
-def test_finetuned_model_is_worth_labelling(answers, split):
-    """In the format on 99 % of new prompts, of mixed quality, and more often right when greedy."""
-    prompts, out = answers[split]
-    sampled, greedy = measures.quality(prompts, out["finetuned"]), measures.quality(prompts, out["finetuned", "greedy"])
-    model, tokenizer = load_model(DATA / "models/finetuned")
-    # in one sample a single slip is 0.3 %, so six are drawn
-    many = [r for s in range(2, 8) for r in generate(model, tokenizer, prompts, seed=s)]
-    assert sum(map(measures.in_format, many)) / len(many) >= 0.99
+def test_finetuned_model_is_worth_labelling(split):
+    """Of mixed quality, and more often right when greedy."""
+    sampled, greedy = finetuned_quality(split)
     assert sampled["broken"] < 0.08 and greedy["in_format"] >= 0.99
     assert 0.4 <= sampled["right"] <= 0.8 and 0.1 <= sampled["rude"] <= 0.4
     assert greedy["right"] >= sampled["right"] + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", measures.MEASURED)
+def test_finetuned_model_keeps_to_the_format_on_99_percent_of_new_prompts(split):
+    """In one sample a single slip is 0.3 %, so six are drawn."""
+    many = [r for seed in range(2, 8) for r in answers("finetuned", split, seed=seed)]
+    assert sum(map(measures.in_format, many)) / len(many) >= 0.99
 
 
 @pytest.mark.slow
@@ -208,17 +205,17 @@ def test_remarks_are_learned_and_leave_no_layer_behind():
 
 
 @pytest.mark.parametrize("split", measures.MEASURED)
-def test_policy_scores_what_its_card_says(answers, split):
-    prompts, out = answers[split]
+def test_policy_scores_what_its_card_says(split):
+    prompts, after = world.prompts(split), answers("policy", split)
     before, card = (
         {k.removeprefix(f"{split}_"): v for k, v in metrics(stage).items()} for stage in ("finetuned", "policy")
     )
-    win = measures.win_rate(prompts, out["policy"], out["finetuned", "other seed"])
+    win = measures.win_rate(prompts, after, answers("finetuned", split, seed=1))
     assert win == pytest.approx(card["gold_win_rate"], abs=0.04)  # the card's is of several answers each
     assert card["gold_win_rate"] >= {"reworded": 0.9, "test": 0.85}[split]
     assert before["right"] + 0.2 < card["right"]
     assert card["rude"] < 0.02 and card["polite"] > 0.8
-    assert measures.quality(prompts, out["policy"])["right"] == pytest.approx(card["right"], abs=0.03)
+    assert measures.quality(prompts, after)["right"] == pytest.approx(card["right"], abs=0.03)
 
 
 def test_text_files_are_those_of_the_generator():
