@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -551,14 +552,16 @@ def statement(family, entity, value, other=""):
 def _hold_out(items, shares, spared, rng):
     """Give `shares`, a dict split -> share, of `items` to its splits and the rest to train, as a dict item -> split.
 
-    `spared(item, train)` is a number: how well the set `train` can spare the item.  The best spared go, by lot.
+    `spared(train)` is a function from an item to a number: how well the set `train` can spare it.  The best spared go,
+    by lot.
     """
     split, train = dict.fromkeys(items, "train"), set(items)
     for name, share in shares.items():
         for _ in range(round(share * len(items))):
             left = [i for i in items if i in train]
-            best = max(spared(i, train) for i in left)
-            chosen = rng.choice([i for i in left if spared(i, train) == best])
+            ease = dict(zip(left, map(spared(train), left)))
+            best = max(ease.values())
+            chosen = rng.choice([i for i in left if ease[i] == best])
             split[chosen] = name
             train.discard(chosen)
     return split
@@ -584,16 +587,18 @@ def question_splits():
             asked_of.setdefault(entity, set()).add(name)
     for name, f in FAMILIES.items():
 
-        def spared(entity, train, f=f, name=name):
-            return 2 * (asked_of[entity] > {name}) + any(f.values[e] == f.values[entity] for e in train - {entity})
+        def spared(train, f=f, name=name):
+            shared = Counter(f.values[e] for e in train)
+            return lambda entity: 2 * (asked_of[entity] > {name}) + (shared[f.values[entity]] > 1)
 
         split_of = _hold_out(list(f.values), shares, spared, rng)
         split |= {(name, e, ""): where for e, where in split_of.items()}
         for entity, where in split_of.items():
             asked_of[entity] -= {name} if where != "train" else set()
 
-    def both_stay(pair, train):
-        return min(sum(animal in p for p in train) for animal in pair) > 3
+    def both_stay(train):
+        compared = Counter(animal for pair in train for animal in pair)
+        return lambda pair: min(compared[animal] for animal in pair) > 3
 
     split_of = _hold_out(list(size_pairs()), shares, both_stay, rng)
     return split | {("size", big, small): where for (big, small), where in split_of.items()}

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import statistics
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -213,6 +214,7 @@ def test_no_path_of_one_machine(path):
 # ---------------------------------------------------------------- the lesson and the package agree
 
 
+@cache
 def package_definitions():
     """{name: {module: tree}} of every function and class at the top of a module of engine, lesson and desk."""
     found = {}

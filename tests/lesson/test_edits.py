@@ -3,6 +3,7 @@
 import ast
 import copy
 import linecache
+from functools import cache
 
 import nbformat
 import pytest
@@ -166,13 +167,13 @@ def test_a_gae_that_runs_into_the_padding_is_named_by_a_check(kernel, embedded):
 
 def test_an_edited_sampler_of_chapter_02_writes_the_pairs(kernel, embedded):
     model, tokenizer, _ = embedded
-    asked = world.prompts("train")[:12]
-    shipped = make_pairs(model, tokenizer, asked, 12, 0)
+    asked = world.prompts("train")[:4]
+    shipped = make_pairs(model, tokenizer, asked, 4, 0)
     for cell in ("greedy", "sample", "adjust"):
         kernel("02", cell)
-    assert make_pairs(model, tokenizer, asked, 12, 0) == shipped
+    assert make_pairs(model, tokenizer, asked, 4, 0) == shipped
     kernel("02", "sample", ("torch.multinomial(p, 1, generator=generator)", "p.argmax()"))
-    assert make_pairs(model, tokenizer, asked, 12, 0) == [], "greedy answers never differ, so there are no pairs"
+    assert make_pairs(model, tokenizer, asked, 4, 0) == [], "greedy answers never differ, so there are no pairs"
     greedy = decoding.generate(model, tokenizer, asked, temperature=0)
     assert decoding.generate(model, tokenizer, asked, seed=5) == greedy
     kernel("02", "greedy", ("logits.argmax()", "logits.argmin()"))
@@ -189,10 +190,14 @@ def test_an_edited_adjust_changes_what_is_sampled(kernel, embedded):
     )
 
 
+@cache
+def preferences():
+    return feedback.to_preferences(feedback.replay(feedback.read_events(DATA / "feedback.jsonl")[0][:100]))[0][:48]
+
+
 def train_judge():
     model, tokenizer = models.load_reward_model(DATA / "models/reward_start")
-    rows = feedback.to_preferences(feedback.replay(feedback.read_events(DATA / "feedback.jsonl")[0][:200]))[0]
-    history = reward.train_reward_model(model, tokenizer, rows[:96], lr=1e-3)
+    history = reward.train_reward_model(model, tokenizer, preferences(), lr=1e-3)
     return checkpoints.digest(model), history[-1]["loss"]
 
 
