@@ -201,6 +201,12 @@ def train_judge():
     return checkpoints.digest(model), history[-1]["loss"]
 
 
+@pytest.fixture(scope="module")
+def judge():
+    """What the training of chapter 04 makes as it ships."""
+    return train_judge()
+
+
 EDITS_04 = {
     "a loss with another margin": ("preference-loss", ("chosen - rejected", "chosen - rejected - 1")),
     "scores of the first token": (
@@ -220,14 +226,13 @@ EDITS_04 = {
 
 
 @pytest.mark.parametrize("what", EDITS_04)
-def test_an_edit_in_chapter_04_reaches_the_full_run(kernel, what):
-    shipped = train_judge()
+def test_an_edit_in_chapter_04_reaches_the_full_run(judge, kernel, what):
     for cell in ("pair-ids", "last-token-scores", "preference-loss", "usable-pairs", "padded-scores", "training-steps"):
         kernel("04", cell)
-    assert train_judge() == shipped
+    assert train_judge() == judge
     cell, edit = EDITS_04[what]
     kernel("04", cell, edit)
-    assert train_judge()[0] != shipped[0]
+    assert train_judge()[0] != judge[0]
 
 
 def fine_tune():
