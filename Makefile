@@ -26,7 +26,7 @@ run: $(READY)  ## execute the whole series into runs/series/ (options: make run 
 test: $(READY)  ## run all the tests
 	@$(IN_VENV) $(PYTEST) $(ARGS)
 
-test-fast: $(READY)  ## run the tests that take under three minutes together
+test-fast: $(READY)  ## run the tests that take two minutes together
 	@$(IN_VENV) $(PYTEST) -m "$(FAST_TIER)" $(ARGS)
 
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out

@@ -422,5 +422,5 @@ def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
     assert eval(call, scope) == eval(result, scope)
 
 
-def test_most_exercises_have_a_worked_example():
-    assert len(WORKED) == 9
+def test_nine_exercises_or_more_have_a_worked_example():
+    assert len(WORKED) >= 9

@@ -90,6 +90,13 @@ def test_format(path):
 
 
 @every_notebook
+def test_the_outputs_are_those_of_one_run_from_top_to_bottom(path):
+    """What was written after it, such as a new exercise, has no number yet: `--refresh` executes the chapter."""
+    cells = code_cells(path)
+    assert [c.id for n, c in enumerate(cells, 1) if c.execution_count != n] == []
+
+
+@every_notebook
 def test_parameters(path):
     cells = [c for c in code_cells(path) if "parameters" in tags(c)]
     assert len(cells) == 1
