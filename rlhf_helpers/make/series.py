@@ -143,6 +143,8 @@ def execute(path, folder, parameters=None, on_cell=lambda cell: None):
 def refresh(path, executed):
     """Give the notebook `path` the outputs of `executed`; its source and metadata stay as they are.
 
+    A cell that papermill put in for the parameters is not counted.
+
     Widget views are left out, since without a kernel they show nothing but an error.  Text that came in pieces is
     joined, or a page would set each piece apart.
     """
@@ -150,9 +152,11 @@ def refresh(path, executed):
     from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
     nb, done = nbformat.read(path, 4), {c.id: c for c in executed.cells}
+    put_in = [c.execution_count for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.execution_count = done[cell.id].execution_count
+            count = done[cell.id].execution_count
+            cell.execution_count = count and count - sum(n < count for n in put_in if n)
             cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
