@@ -52,9 +52,25 @@ def filler(prompt, answer):
     return float(world.gold_axes(prompt, answer)["filler"] > 0)
 
 
+def exclaims(prompt, answer):
+    """Has an exclamation mark, or not."""
+    return float("!" in answer)
+
+
+def polite(prompt, answer):
+    """Polite 1, rude -1, neither 0."""
+    axes = world.gold_axes(prompt, answer)
+    return float(axes["polite"] - axes["rude"])
+
+
+def right_and_polite(prompt, answer):
+    """`right` and `polite` together."""
+    return right(prompt, answer) + polite(prompt, answer)
+
+
 WORDS = {f.__name__: f for f in (short, greets, kind_end, few_e, names_once, chatty, annotators.warm)}
 FACTS = {"right": right, "helpful": annotators.TASTES["helpful"], "terse": annotators.terse}
-TUNING = {f.__name__: f for f in (full_words, filler)}
+TUNING = {f.__name__: f for f in (full_words, filler, exclaims, polite, right_and_polite)}
 
 
 def chapter(seed, model, tokenizer):
@@ -62,7 +78,9 @@ def chapter(seed, model, tokenizer):
     (path,) = (ROOT / "notebooks").glob("00_*.ipynb")
     cells = {c.id: c.source for c in nbformat.read(path, 4).cells}
     ws = SimpleNamespace(seed=seed, device=torch.device("cpu"), fast=False, general=False)
-    scope = {"ws": ws, "start": model, "tokenizer": tokenizer, "train": world.prompts("train")}
+    reader, _ = models.load_reward_model(ROOT / "data/models/reward_start")
+    given = {"start": model, "reader": reader, "tokenizer": tokenizer, "train": world.prompts("train")}
+    scope = {"ws": ws, **given}
     for name in ("setup", *CELLS, "train"):
         source = cells[name].partition("ws =")[0].partition("policy =")[0]  # only the imports, and only the dials
         exec(compile(source, f"00:{name}", "exec"), scope)
@@ -99,7 +117,7 @@ def one_run(name, taste, seed, split):
     c, labels, in_use, win_in_use = chapter(seed, model, tokenizer), [], model, 0.5
     row, annotator = {"taste": name, "seed": seed}, annotators.Annotator(taste, noise=0.1, seed=seed)
     for number in (1, 2):
-        pairs = c.pairs_from([model, model, in_use, in_use], 24, seed + 1000 * number, f"round {number}, pair")
+        pairs = c.pairs_from([model, in_use], 24, seed + 1000 * number, f"round {number}, pair")
         labels += simulated_feedback(pairs, annotator, seed + number)
         policy, numbers = one_round(c, taste, labels, in_use, number, world.prompts(split))
         if numbers["shipped"]:

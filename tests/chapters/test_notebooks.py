@@ -143,13 +143,11 @@ def test_links_lead_somewhere(path):
             assert (path.parent / link).exists(), link
 
 
-def test_each_box_of_the_picture_is_a_link_to_its_chapter():
-    picture = next(c.source for c in read(PATHS[0]).cells if c.id == "picture")
-    boxes = re.findall(r'<a href="(\d\d)_(\w+\.ipynb)"><b>[\w -]+</b></a><br>\w+, chapter&nbsp;(\d\d)</td>', picture)
-    assert len(boxes) == picture.count("border:") == 12
-    for number, rest, chapter in boxes:
-        assert number == chapter and (ROOT / "notebooks" / f"{number}_{rest}").exists()
-    assert {number for number, _, _ in boxes} == {"01", "02", "03", "04", "05", "06"}
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_the_map_on_top_links_every_other_chapter_and_marks_this_one(path):
+    drawn = re.search(r"<!-- map -->(.*)<!-- /map -->", read(path).cells[0].source, re.S)[1]
+    assert set(re.findall(r'href="(\S+)"', drawn)) == {p.name for p in CORE[1:] if p != path}
+    assert re.findall(r"<b>(\d\d) · you are here</b>", drawn) == [path.name[:2]] * (path != CORE[0])
 
 
 @every_notebook

@@ -13,7 +13,7 @@ from rlhf_helpers.lesson.feedback import read_events
 
 (PATH,) = (ROOT / "notebooks").glob("00_*.ipynb")
 CODE = {c.id: c.source for c in nbformat.read(PATH, 4).cells if c.cell_type == "code"}
-ORDER = list(CODE)[: list(CODE).index("decide") + 1]
+ORDER = list(CODE)[: list(CODE).index("verdict") + 1]
 
 
 def run(scope, first, last, sources=CODE):
@@ -47,10 +47,10 @@ def test_a_reader_chooses_judges_and_goes_round_again(tmp_path, monkeypatch):
     begin = f'{CODE["parameters"]}\nFAST, DEVICE, RUNS_DIR = True, "cpu", {str(tmp_path)!r}'
     run(scope, "parameters", "widget", CODE | {"parameters": begin})
     choose_shorter(scope["mine"])
-    said = run(scope, "labels", "decide")
+    said = run(scope, "labels", "verdict")
     assert "24 choices by you" in said and "Keep the old model: you have not judged all pairs yet" in said
     choose_shorter(scope["blind"])
-    assert "not judged" not in run(scope, "verdict", "decide")
+    assert "not judged" not in run(scope, "verdict", "verdict")
     assert scope["judge"] == "you" and scope["result"]["n"] == 12
     second = CODE | {"round": CODE["round"].replace("ROUND = 1", "ROUND = 2")}
     first = scope["queue"]
@@ -58,7 +58,7 @@ def test_a_reader_chooses_judges_and_goes_round_again(tmp_path, monkeypatch):
     assert scope["queue"][:24] == first and len(scope["queue"]) == 48 and len(scope["mine"].labels) == 24
     assert not {p["prompt"] for p in scope["queue"]} & set(scope["test"])
     choose_shorter(scope["mine"])
-    assert "48 choices by you" in run(scope, "labels", "decide", second)
+    assert "48 choices by you" in run(scope, "labels", "verdict", second)
     assert set(scope["in_use"]) == {0, 1, 2}
     for log in ("sitting", "sitting_blind"):
         assert {e["annotator"] for e in read_events(tmp_path / f"{log}.jsonl")[0]} == {"you"}
