@@ -14,6 +14,7 @@ from statistics import median
 from ..engine.files import shown, storable
 from ..lesson import feedback
 from ..lesson.feedback import PAIR_FIELDS, WorkbookError
+from ..lesson.pairs import check_known
 
 DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
 RANDOM_SHARE = 0.2  # of the pairs keep a random place when a function orders the rest
@@ -199,8 +200,10 @@ class Labeller:
     def label_with(self, annotator, n=None):
         """A simulated annotator judges `n` pairs (default: all) on the same path; returns how many it judged.
 
-        `annotator` has a name, which the log keeps; choose(prompt, left, right): "left", "right", "tie".
+        `annotator` has a name, which the log keeps; choose(prompt, left, right): "left", "right", "tie".  Raises
+        WorkbookError, before it is asked anything, where it knows nothing of a prompt (see `tasks.annotator_for`).
         """
+        check_known(annotator, [pair["prompt"] for pair, again in self.queue if not again])
         mine, self.annotator, made = self.annotator, annotator.name, 0
         try:
             self.reload()

@@ -1,7 +1,8 @@
-"""What a chapter asks and how it measures: the embedded world, or general prompts for a MODEL of the reader's own.
+"""What a chapter asks and how it measures: the embedded world, or general prompts for what is the reader's own.
 
-The embedded world has a gold judge.  The general prompts (`data/general_prompts.jsonl`) have none: there the labels
-are the reader's own or those of the simulated taste `brief`, and what a chapter calls gold is that taste too.
+The embedded world has a gold judge.  The general prompts (`data/general_prompts.jsonl`), and those of the reader, have
+none: there the labels are the reader's own or those of the simulated taste `brief`, and what a chapter calls gold is
+that taste too.  No simulated judge is asked about prompts that it does not know (`Task.judges`, `annotator_for`).
 """
 
 import statistics
@@ -9,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import world
-from ..engine.files import read_jsonl
 from ..lesson import ppo
 from ..world import annotators, measures
-from . import recipe
+from . import prompts, recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,15 @@ class Task:
     def judges(self, prompt):
         """Whether `score` and `axes` can say anything of this prompt."""
         return prompt in self.families or self.tastes is GENERAL_TASTES
+
+    def judged(self, rows):
+        """The rows whose prompts `score` and `axes` can say something of."""
+        return [r for r in rows if self.judges(r["prompt"])]
+
+    def question(self, prompt):
+        """What a prompt asks, in whatever words, as a text; a prompt that the world does not know stands alone."""
+        known = {} if self.tastes is GENERAL_TASTES else world.question_by_prompt()
+        return str(known[prompt].key) if prompt in known else prompt
 
 
 def embedded():
@@ -122,9 +131,13 @@ def general_splits(rows):
     return splits | {"dev": splits["dev"] or splits["test"], "test": splits["test"] or splits["dev"]}
 
 
-def general(data):
-    """The prompts in `data`/general_prompts.jsonl, and no gold judge."""
-    rows = read_jsonl(data / "general_prompts.jsonl", ("prompt", "family", "split"))
+def general(data, rows=None, embedded_model=False):
+    """Prompts without a gold judge: `rows` {"prompt", "family", "split"}, else those of `data`/general_prompts.jsonl.
+
+    embedded_model: what learns is the small embedded model, which takes larger steps than others.
+    """
+    if rows is None:
+        rows, _ = prompts.read(data / "general_prompts.jsonl", "DATA_DIR")
     return Task(
         families={r["prompt"]: r["family"] for r in rows},
         splits=general_splits(rows),
@@ -137,19 +150,50 @@ def general(data):
         tastes=GENERAL_TASTES,
         stand_in="brief",
         users="brief",
-        ppo=PPO,
-        reward=REWARD,
+        ppo=recipe.PPO if embedded_model else PPO,
+        reward=recipe.REWARD if embedded_model else REWARD,
         card=plain_card,
     )
 
 
+def annotator_for(rows, taste, seed=0):
+    """A simulated annotator for pairs or labels: of the `taste`, or of `brief` where that does not know their prompts.
+
+    Says so, since what is learned from these labels then is another taste.
+    """
+    unknown = [r for r in rows if not annotators.knows(taste, r["prompt"])]
+    if unknown:
+        print(
+            f"The simulated taste {taste} knows only the embedded world, and {len(unknown)} of {len(rows)} pairs are "
+            "of other prompts. The SIMULATED taste `brief`, by which fewer words are better, stands in for it."
+        )
+    return annotators.Annotator("brief" if unknown else taste, seed=seed)
+
+
+def own_prompts(ws):
+    """(rows of the reader's own prompts or None, where they are from): PROMPTS, else what PREFERENCES asks."""
+    if ws.prompts is not None:
+        return ws.prompts, "those of PROMPTS"
+    if ws.preferences is None:
+        return None, "those of general_prompts.jsonl"
+    splits = {}
+    for r in ws.preferences.rows:
+        splits.setdefault(r["prompt"], r["split"])
+    found = [{"prompt": p, "family": "own", "split": splits.get(p, "")} for p in ws.preferences.prompts()]
+    if len(found) < prompts.ENOUGH:
+        return None, f"those of general_prompts.jsonl, since PREFERENCES has only {len(found)}"
+    return prompts.with_splits(found)[0], "those of PREFERENCES"
+
+
 def choose(ws):
-    """The task of a workspace; for a model that is not of the embedded world it says what is different."""
+    """The task of a workspace; where it is not the embedded world's, it says what is different."""
     if not ws.general:
         return embedded()
+    rows, source = own_prompts(ws)
     print(
-        f"MODEL is {ws.model!r}, so the prompts are those of general_prompts.jsonl, and what is made goes to "
-        f"{ws.runs.parent.name}/{ws.runs.name}. No gold judge knows these prompts. Where this chapter says gold, "
-        "read the SIMULATED taste `brief`, by which fewer words are better, and for the fine-tuned model read MODEL."
+        f"{f'MODEL is {ws.model!r}' if ws.own_model else 'What is learned from is your own'}, so the prompts are "
+        f"{source}, and what is made goes to {ws.runs.parent.name}/{ws.runs.name}. No gold judge knows these prompts. "
+        "Where this chapter says gold, read the SIMULATED taste `brief`, by which fewer words are better"
+        f"{', and for the fine-tuned model read MODEL' if ws.own_model else ''}."
     )
-    return general(ws.data)
+    return general(ws.data, rows, not ws.own_model)

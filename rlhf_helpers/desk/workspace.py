@@ -6,6 +6,7 @@
 import os
 import random
 import re
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,8 @@ import torch
 
 from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
 from ..world.annotators import TASTES
+from ..world.facts import question_by_prompt
+from . import preferences, prompts
 
 
 def _check(name, value, kind, example):
@@ -35,7 +38,7 @@ def pick_device(name="auto"):
     return torch.device(name)
 
 
-def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR):
+def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES="", PROMPTS=""):
     """Raise WorkbookError for the first parameter that can't be meant, whatever is on the disk."""
     for name, value in (
         ("MODEL", MODEL),
@@ -43,6 +46,8 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR):
         ("DEVICE", DEVICE),
         ("DATA_DIR", DATA_DIR),
         ("RUNS_DIR", RUNS_DIR),
+        ("PREFERENCES", PREFERENCES),
+        ("PROMPTS", PROMPTS),
     ):
         _check(name, value, str, 'text in quotes, such as "" or "cpu"')
     _check("SEED", SEED, int, "a whole number, such as 0")
@@ -80,27 +85,33 @@ def _make(runs):
         ) from None
 
 
-def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR=""):
+def setup(
+    MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR="", PREFERENCES="", PROMPTS=""
+):
     """Check a notebook's parameters, seed every generator and return the workspace.
 
     The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
     `device` (torch.device), `fast`, `data` and `runs` (Paths), `made_with` (what goes beside a model that is saved: the
-    seed and the versions), and `general`: whether MODEL is none of the
-    embedded world's.  What is made of such a model lies in a folder of its own in RUNS_DIR, so that nothing of two
-    models is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
+    seed and the versions), `preferences` (`preferences.Preferences`, or None), `prompts` (rows, or None), `own_model`:
+    whether MODEL is none of the embedded world's, and `general`: whether that, or the prompts, are the reader's own.
+    What is made of a reader's own model, prompts or preferences lies in a folder of its own in RUNS_DIR, so that
+    nothing of two is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
-    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR)
+    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES, PROMPTS)
     data, runs = _home(DATA_DIR or ROOT / "data"), _home(RUNS_DIR or ROOT / "runs")
     if not os.path.isdir(data):
         raise WorkbookError(
             f'The parameter DATA_DIR names the folder {shown(str(data), 300)}, which does not exist. Use "" for the '
             "data that ships with the workbook."
         )
-    general, runs = is_general(MODEL, data), made_in(runs, MODEL, data)
+    own_model, runs = is_general(MODEL, data), made_in(runs, MODEL, data, PROMPTS, PREFERENCES)
+    asked = read_prompts(PROMPTS)
+    preferred = read_preferences(PREFERENCES)
+    general = own_model or asked is not None or (preferred is not None and not of_the_world(preferred.prompts()))
     if general and ANNOTATOR not in ("you", "brief"):
         raise WorkbookError(
             f"The parameter ANNOTATOR is {shown(ANNOTATOR)}, a taste that knows only the embedded "
-            'world. With a MODEL of your own choose "you" or "brief".'
+            'world. With a MODEL, PROMPTS or PREFERENCES of your own choose "you" or "brief".'
         )
     _make(runs)
     random.seed(SEED)
@@ -114,6 +125,9 @@ def setup(MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR
         data=data.resolve(),
         runs=runs.resolve(),
         general=general,
+        own_model=own_model,
+        prompts=asked,
+        preferences=preferred,
         made_with={"seed": SEED, "versions": versions()},
     )
 
@@ -130,12 +144,43 @@ def is_general(model, data):
         return True
 
 
-def made_in(runs, model, data):
-    """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own."""
-    if not is_general(model, data):
-        return runs
-    names = (re.sub(r"[^\w.]+", "-", text).strip("-.") for text in (model, os.path.abspath(model), "model"))
-    return runs / next(filter(None, names))  # "." and ".." have no name of their own
+def read_prompts(path):
+    """The rows of PROMPTS, or None; says what was taken."""
+    if not path:
+        return None
+    rows, said = prompts.read(path)
+    print(said)
+    return rows
+
+
+def read_preferences(path):
+    """What PREFERENCES holds, or None; says what was taken and what was left out."""
+    if not path:
+        return None
+    found = preferences.read(path)
+    print(preferences.report(found, examples=0))
+    return found
+
+
+def of_the_world(asked):
+    """Whether the embedded world knows all of these prompts."""
+    return set(asked) <= set(question_by_prompt())
+
+
+def made_in(runs, model, data, prompts="", preferences=""):
+    """Where a chapter leaves what it makes: `runs`, or a folder in it for a MODEL of the reader's own.
+
+    In that are folders for PROMPTS and PREFERENCES, named after the file and, for others of that name, its place.
+    """
+    if is_general(model, data):
+        names = (re.sub(r"[^\w.]+", "-", text).strip("-.") for text in (model, os.path.abspath(model), "model"))
+        runs = runs / next(filter(None, names))  # "." and ".." have no name of their own
+    for kind, path in (("prompts", prompts), ("preferences", preferences)):
+        if path:
+            place = os.path.abspath(os.path.expanduser(path))
+            name = re.sub(r"[^\w.]+", "-", Path(place).stem).strip("-.")[:40]
+            runs = runs / f"{kind}-{name}-{zlib.crc32(place.encode('utf-8', 'surrogatepass')):08x}"
+    return runs
 
 
 OF_A_MODEL = (
@@ -148,15 +193,36 @@ OF_A_MODEL = (
 )  # these ship for the embedded model only
 
 
+OF_PREFERENCES = ("feedback.jsonl", "models/reward", "models/policy")  # what is made anew for each PREFERENCES
+OF_PROMPTS = ("pairs.jsonl", *OF_PREFERENCES)
+
+
+def homes(ws, name):
+    """The folders in RUNS_DIR where a file may lie: what is made of other preferences or prompts is never taken."""
+    inner = [ws.preferences is not None, ws.prompts is not None]  # one folder in another
+    needed = [name in OF_PREFERENCES, name in OF_PROMPTS]
+    places, here = [ws.runs], ws.runs
+    for own, must in zip(inner, needed):
+        if own and must:
+            break
+        if own:
+            here = here.parent
+            places.append(here)
+    return places
+
+
 def find(ws, name, quiet=False):
     """The path of an artefact: what the reader made in `runs/`, else what ships in `data/`; says which.
 
-    With a MODEL of the reader's own nothing that belongs to the embedded model takes its place; there a shortened
-    run goes on with what a shortened run made.
+    With a MODEL of the reader's own nothing that belongs to the embedded model takes its place, nor with their prompts
+    or preferences what was made of others; there a shortened run goes on with what a shortened run made.
     """
-    own = ws.general and name in OF_A_MODEL
-    places = [(ws.runs, f"{name}-fast", "which a shortened run made")] if own and ws.fast else []
-    places += [(ws.runs, name, "which you made")]
+    own = (ws.own_model and name in OF_A_MODEL) or (ws.prompts is not None and name in OF_PROMPTS)
+    own = own or (ws.preferences is not None and name in OF_PREFERENCES)
+    places = []
+    for folder in homes(ws, name):
+        places += [(folder, f"{name}-fast", "which a shortened run made")] if own and ws.fast else []
+        places += [(folder, name, "which you made")]
     places += [] if own else [(ws.data, name, "which ships with the workbook")]
     put_back(ws.runs / name)
     for folder, file, words in places:
@@ -165,9 +231,10 @@ def find(ws, name, quiet=False):
                 print(f"Using {folder.name}/{file}, {words}.")
             return folder / file
     if own:
+        whose = f"the model {shown(ws.model, 300)}" if ws.own_model else "your own data"
         raise WorkbookError(
-            f"There is no {name} made with the model {shown(ws.model, 300)} in {ws.runs} yet. First run the "
-            "chapter that makes it, with the same MODEL, RUNS_DIR and FAST."
+            f"There is no {name} made with {whose} in {ws.runs} yet. First run the chapter that makes it, with the "
+            "same MODEL, PROMPTS, PREFERENCES, RUNS_DIR and FAST."
         )
     raise WorkbookError(
         f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..engine.files import WorkbookError, shown
 from .decoding import generate
 from .feedback import label_event
 
@@ -31,8 +32,20 @@ def make_pairs(model, tokenizer, prompts, n, seed, families=None):
     return rows
 
 
+def check_known(annotator, prompts):
+    """Raise WorkbookError where an annotator says that it cannot judge a prompt, before it has judged any."""
+    judges = getattr(annotator, "judges", lambda prompt: True)
+    unknown = [p for p in prompts if not judges(p)]
+    if unknown:
+        raise WorkbookError(
+            f"{annotator.name} knows only the embedded world, and {len(unknown)} of {len(prompts)} pairs are of other "
+            f'prompts, such as {shown(unknown[0])}. Label them yourself, or take ANNOTATOR = "brief".'
+        )
+
+
 def simulated_feedback(pairs, annotator, seed=0):
     """Label events for pairs, made by a simulated annotator; which answer is on the left is drawn per pair."""
+    check_known(annotator, [pair["prompt"] for pair in pairs])
     sides = torch.rand(len(pairs), generator=torch.Generator().manual_seed(seed)) < 0.5
     events = []
     for pair, a_left in zip(pairs, sides.tolist()):

@@ -128,12 +128,18 @@ def score(model, tokenizer, prompts, responses, batch_size=256):
 # ---------------------------------------------------------------- data
 
 
-def split_by_prompt(rows, share, seed=0):
-    """(train, held-out): no prompt is on both sides; about `share` of the prompts are held out."""
-    names = sorted({r["prompt"] for r in rows})
+def split_by_prompt(rows, share, seed=0, question=str):
+    """(train, held-out): no prompt is on both sides; about `share` of the prompts, in (0, 1), are held out.
+
+    Of two prompts or more one at least is held out, and one is not.  question(prompt): what must not be on both sides,
+    where several prompts ask the same.
+    """
+    asked = [question(r["prompt"]) for r in rows]
+    names = sorted(set(asked))
     random.Random(seed).shuffle(names)
-    held_out = set(names[: round(share * len(names))])
-    return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]
+    n = min(max(1, round(share * len(names))), len(names) - 1)
+    held_out = set(names[:n])
+    return [r for r, q in zip(rows, asked) if q not in held_out], [r for r, q in zip(rows, asked) if q in held_out]
 
 
 def check_preferences(rows):
@@ -155,6 +161,17 @@ def usable_pairs(tokenizer, rows, limit):
     ]
     kept = [p for p in pairs if p[0] != p[1]]
     return kept, len(pairs) - len(kept)
+
+
+def that_fit(tokenizer, rows, limit):
+    """(the preference rows whose prompt and both answers fit into `limit` tokens, how many do not).
+
+    Counted before anything is computed; what is left can't fail in `pair_ids`.
+    """
+    asked = prompts_ids(tokenizer, [r["prompt"] for r in rows])
+    said = [responses_ids(tokenizer, [r[side] for r in rows]) for side in ("chosen", "rejected")]
+    kept = [r for r, p, a, b in zip(rows, asked, *said) if len(p) + max(len(a), len(b)) <= limit]
+    return kept, len(rows) - len(kept)
 
 
 def pairs_to_learn(tokenizer, rows, limit):

@@ -183,6 +183,20 @@ def chapters(only=(), folder=ROOT / "notebooks", deeper=False):
     return [path for name, path in every.items() if name in wanted]
 
 
+def taken_by(path, parameters):
+    """Those of `parameters` that a chapter takes: not each asks for PROMPTS and PREFERENCES."""
+    import nbformat
+
+    cells = [c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", ())]
+    named = set(re.findall(r"^(\w+) *=", "\n".join(cells), re.M))
+    return {k: v for k, v in parameters.items() if k in named or k not in ("PROMPTS", "PREFERENCES")}
+
+
+def made_with(runs, MODEL="", PROMPTS="", PREFERENCES="", **others):
+    """Where a chapter with these parameters leaves what it makes."""
+    return workspace.made_in(Path(runs), MODEL, ROOT / "data", PROMPTS, PREFERENCES)
+
+
 def key_result(runs, name, since):
     """What a chapter said of itself in metrics/<name>.json, if written after `since` (Unix seconds)."""
     path = Path(runs) / "metrics" / f"{name}.json"
@@ -223,7 +237,7 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
     from tqdm import tqdm
 
     cells = sum(len(nbformat.read(p, 4).cells) + bool(parameters) for p in paths)
-    rows, made = [], workspace.made_in(Path(runs), (parameters or {}).get("MODEL", ""), ROOT / "data")
+    rows = []
     with tqdm(
         total=cells,
         unit="cell",
@@ -234,10 +248,12 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
             for n, path in enumerate(paths, 1):
                 bar.set_description_str(f"{n}/{len(paths)} {path.stem}")
                 began, clock = time.time(), time.perf_counter()
-                nb = execute(path, Path(runs) / "series", parameters, on_cell=lambda cell: bar.update())
+                given = taken_by(path, parameters or {})
+                nb = execute(path, Path(runs) / "series", given, on_cell=lambda cell: bar.update())
                 if outputs:
                     refresh(path, nb)
-                rows.append((path.stem, time.perf_counter() - clock, key_result(made, path.stem, began)))
+                said = key_result(made_with(runs, **given), path.stem, began)
+                rows.append((path.stem, time.perf_counter() - clock, said))
                 bar.write(f"[{n}/{len(paths)}] {path.stem}: {rows[-1][1]:.1f} s")
         finally:
             bar.close()
@@ -249,6 +265,11 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
         + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
         + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html"
     )
+
+
+def absolute(path):
+    """A path as kernels need it, which run in another folder; None if there is none."""
+    return str(Path(path).expanduser().resolve()) if path else None
 
 
 def main(arguments=None):
@@ -267,6 +288,10 @@ def main(arguments=None):
         help='who labels: "you" (your labels, if there are any), or a simulated taste',
     )
     parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
+    parser.add_argument(
+        "--preferences", metavar="FILE", help="your own preferences: a file or folder (docs/your_data.md)"
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="your own prompts: a file or folder (docs/your_data.md)")
     parser.add_argument("--runs-dir", type=Path, help="where everything is written (runs/)")
     parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
     options = parser.parse_args(arguments)
@@ -277,11 +302,15 @@ def main(arguments=None):
         "FAST": options.fast or None,
         "SEED": options.seed,
         "ANNOTATOR": options.annotator,
+        "PREFERENCES": absolute(options.preferences),
+        "PROMPTS": absolute(options.prompts),
         "RUNS_DIR": str(runs) if options.runs_dir else None,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
+        workspace.read_prompts(parameters.get("PROMPTS"))  # what is wrong with a file is said before anything is run
+        workspace.read_preferences(parameters.get("PREFERENCES"))
         run_chapters(chapters(options.only, deeper=options.deeper), runs, parameters, options.refresh)
     except WorkbookError as e:
         print(f"\n{e}", file=sys.stderr)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .facts import question_by_prompt
 from .gold import gold_axes, gold_score
 
 
@@ -41,6 +42,12 @@ def brief(prompt, answer):
 
 
 TASTES = {"helpful": gold_score, "terse": terse, "warm": warm, "brief": brief}
+WORLDLY = ("helpful", "terse", "warm")  # the tastes that ask the gold judge, who knows no other prompts
+
+
+def knows(taste, prompt):
+    """Whether a taste, by name or as a function, can judge answers to a prompt; those of a reader's own always can."""
+    return not (taste in WORLDLY or taste in [TASTES[t] for t in WORLDLY]) or prompt in question_by_prompt()
 
 
 def sigmoid(x):
@@ -75,6 +82,10 @@ class Annotator:
     def name(self):
         taste = self.taste if isinstance(self.taste, str) else getattr(self.taste, "__name__", "taste")
         return f"simulated:{taste}"
+
+    def judges(self, prompt):
+        """Whether this annotator can say anything of a prompt; ask before `choose`."""
+        return knows(self.taste, prompt)
 
     def gap(self, prompt, left, right):
         """Taste of left over right, biases included."""

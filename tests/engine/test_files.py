@@ -225,7 +225,15 @@ def test_a_runs_folder_that_cannot_be_made(tmp_path):
 def ws(tmp_path):
     for name in ("runs", "data"):
         (tmp_path / name).mkdir()
-    return SimpleNamespace(runs=tmp_path / "runs", data=tmp_path / "data", seed=5, fast=True, general=False)
+    return SimpleNamespace(
+        runs=tmp_path / "runs",
+        data=tmp_path / "data",
+        seed=5,
+        fast=True,
+        own_model=False,
+        prompts=None,
+        preferences=None,
+    )
 
 
 def test_find_prefers_what_the_reader_made_and_says_so(ws, capsys):

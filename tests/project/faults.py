@@ -238,7 +238,7 @@ def small_model(seed=0):
 def killed_while_saving(folder, times, rng):
     """At a random moment while a model folder is replaced, again and again: it holds the old model or the new one."""
     models.save_model(*small_model(), folder / "runs" / "models" / "policy", "# 0")
-    ws = SimpleNamespace(runs=folder / "runs", data=folder / "none", general=False)
+    ws = SimpleNamespace(runs=folder / "runs", data=folder / "none", own_model=False, prompts=None, preferences=None)
     known = {checkpoints.digest(small_model(seed)[0]) for seed in range(2)}
     made, wrong = [small_model(seed) for seed in range(2)], 0
 
