@@ -121,10 +121,11 @@ def text(value):
 
 
 def literal(value):
-    """The list or dict that a cell of a table spells out, in JSON or as pandas writes it; else the value itself."""
+    """The list or dict that a cell of a table spells out, in JSON or in Python, also without commas, as arrays are."""
     if not (isinstance(value, str) and value.lstrip()[:1] in ("[", "{") and len(value) < 1_000_000):
         return value
-    for read in (json.loads, ast.literal_eval):
+    readers = (json.loads, ast.literal_eval, lambda v: ast.literal_eval(re.sub(r"\}\s+\{", "}, {", v)))
+    for read in readers if MESSAGES.match(value) else readers[:2]:
         try:
             with warnings.catch_warnings(action="ignore"):
                 found = read(value)
@@ -134,6 +135,7 @@ def literal(value):
     return value
 
 
+MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 TURN = re.compile(r"(?:\A\s*|\n\n)(?:#+ ?)?(Human|User|Assistant|System) ?:[ \n]?")
 
 
@@ -150,6 +152,8 @@ def turns(value):
     if isinstance(value, str) and (spoken := dialogue(value)):
         return spoken
     value = literal(value)
+    if isinstance(value, str) and MESSAGES.match(value):
+        raise Unusable("messages that cannot be read")
     if isinstance(value, dict):
         value = next((value[k] for k in ("messages", "conversations", "conversation") if k in value), [value])
     if not (isinstance(value, list) and value and all(isinstance(m, dict) for m in value)):

@@ -221,7 +221,7 @@ def files_in(folder):
     found = sorted(p for p in folder.rglob("*") if p.is_file())
     found = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     usable = [p for p in found if kind_of(p) in KINDS and p.name not in NO_ROWS]
-    return usable, [p.name for p in found if p not in usable]
+    return usable, sorted({p.name for p in found if p not in usable and p.name not in NO_ROWS})
 
 
 def read(path, parameter):

@@ -386,6 +386,38 @@ def test_a_row_that_says_nothing_sure_is_left_out_and_counted(tmp_path, row):
     assert len(data.rows) == 1
 
 
+MODULES = ("formats", "preferences", "tables")
+PAGE = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
+
+
+def shown_formats():
+    """The formats that the page shows: name -> its example rows."""
+    sections = re.findall(r"^### (.+?)\n.*?```jsonl\n(.*?)```", PAGE, re.M | re.S)
+    return {name: [json.loads(line) for line in lines.splitlines()] for name, lines in sections}
+
+
+@pytest.mark.parametrize("name", shown_formats())
+def test_the_page_shows_rows_that_are_read_as_it_says(tmp_path, name):
+    rows = shown_formats()[name]
+    data = preferences.read(jsonl(tmp_path / "x.jsonl", rows))
+    assert data.formats == {name: 2} and len(rows) == 2 and not data.left_out
+    assert all(r["chosen"] not in ("Stones.", "In a pond.", "What?", "No.") for r in data.rows)
+
+
+def test_the_page_shows_every_format_and_every_reason():
+    own_names = {name for name in FORMATS if not re.match(r"prompt, |preferred_output|this workbook's export", name)}
+    assert own_names <= set(shown_formats())
+    source = "".join((ROOT / "rlhf_helpers" / "desk" / f"{m}.py").read_text(encoding="utf-8") for m in MODULES)
+    cells = set(re.findall(r"^\| (.+?) \|", PAGE, re.M)) - {"reason", "---"}
+    reasons = {r for cell in cells for r in re.split(r", (?!and )", cell)}
+    for reason in reasons:
+        assert f'"{reason}' in source, reason
+    for reason in re.findall(
+        r'(?:Unusable\(|why = |alone = |return )"([a-zS][^"]+ [^"]+|ties|repeats|skipped)"', source
+    ):
+        assert reason in reasons, reason
+
+
 # ---------------------------------------------------------------- what is left out
 
 
@@ -528,6 +560,17 @@ def test_rows_are_found_in_whatever_holds_them(tmp_path, name):
 def test_words_that_look_like_nothing_stay_words_in_a_table(tmp_path):
     (tmp_path / "x.csv").write_text('prompt,chosen,rejected\nnan,None,NA\n"a\nb","say ""x""",1.0\n', encoding="utf-8")
     assert taken(tmp_path / "x.csv") == [("nan", "None", "NA"), ("a\nb", 'say "x"', "1.0")]
+
+
+def test_messages_in_a_cell_are_read_as_python_writes_them_and_never_taken_for_a_text(tmp_path):
+    sides = [[user(Q), said(a)] for a in (GOOD, BAD)]
+    array = [f"[{a}\n {b}]" for a, b in sides]  # as an array of objects is printed
+    for cells in (sides, array):
+        (tmp_path / "x.csv").write_text('chosen,rejected\n"{}","{}"\n'.format(*cells))
+        assert taken(tmp_path / "x.csv") == [(Q, GOOD, BAD)]
+    (tmp_path / "x.csv").write_text('chosen,rejected\n"{} …","{}"\n'.format(*(str(s)[:-1] for s in sides)))
+    with pytest.raises(WorkbookError, match="messages that cannot be read: 1"):
+        preferences.read(tmp_path / "x.csv")
 
 
 def test_an_answer_that_is_json_stays_a_text(tmp_path):
