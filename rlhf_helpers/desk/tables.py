@@ -5,6 +5,7 @@ What cannot be read as a row is kept as an `Unread` in its place, so that it can
 
 import gzip
 import io
+import json
 import re
 import zlib
 from dataclasses import dataclass
@@ -104,9 +105,25 @@ def json_rows(data, path):
     whole = parsed(data)
     if not isinstance(whole, Unread):
         return unpacked(whole)
+    if isinstance(first, Unread) and (values := stream(data)):
+        return [(f"object {n}", "", value) for n, value in enumerate(values, 1)]
     if data.lstrip()[:1] == b"[" and isinstance(first, Unread):
         raise WorkbookError(f"{path}: this list is {whole.why}. Mend the file, or get it again.")
     return [(f"line {n}", "", parsed(x)) for n, x in lines]
+
+
+def stream(data):
+    """The JSON objects that stand one after another, each on several lines; None if there is anything else."""
+    values, at, decoder = [], 0, json.JSONDecoder()
+    try:
+        text = data.decode().rstrip()
+        while at < len(text):
+            at += re.match(r"\s*", text[at : at + 1000]).end()  # type: ignore[union-attr]
+            value, at = decoder.raw_decode(text, at)
+            values.append(value)
+    except (ValueError, RecursionError):
+        return None
+    return values
 
 
 def unpacked(whole):

@@ -390,10 +390,18 @@ MODULES = ("formats", "preferences", "tables")
 PAGE = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
 
 
+def objects(text):
+    """The JSON objects that stand one after another in a text."""
+    while text.strip():
+        value, end = json.JSONDecoder().raw_decode(text := text.strip())
+        yield value
+        text = text[end:]
+
+
 def shown_formats():
     """The formats that the page shows: name -> its example rows."""
-    sections = re.findall(r"^### (.+?)\n.*?```jsonl\n(.*?)```", PAGE, re.M | re.S)
-    return {name: [json.loads(line) for line in lines.splitlines()] for name, lines in sections}
+    sections = re.findall(r"^### (.+?)\n.*?```json\n(.*?)```", PAGE, re.M | re.S)
+    return {name: list(objects(text)) for name, text in sections}
 
 
 @pytest.mark.parametrize("name", shown_formats())
@@ -412,9 +420,7 @@ def test_the_page_shows_every_format_and_every_reason():
     reasons = {r for cell in cells for r in re.split(r", (?!and )", cell)}
     for reason in reasons:
         assert f'"{reason}' in source, reason
-    for reason in re.findall(
-        r'(?:Unusable\(|why = |alone = |return )"([a-zS][^"]+ [^"]+|ties|repeats|skipped)"', source
-    ):
+    for reason in re.findall(r'(?:Unusable\(|why = |alone = )"([a-z][^"]+)"', source):
         assert reason in reasons, reason
 
 
@@ -533,6 +539,7 @@ CONTAINERS = {
     "utf16.jsonl": lambda: "\n".join(map(json.dumps, ROWS)).encode("utf-16"),
     "list.json": lambda: json.dumps(ROWS, indent=2).encode(),
     "lines.json": lambda: b"\n".join(map(as_line, ROWS)),
+    "pretty.jsonl": lambda: "\n".join(json.dumps(r, indent=1) for r in ROWS).encode(),
     "held.json": lambda: as_line({"version": 1, "data": ROWS}),
     "viewer.json": lambda: as_line({"features": [], "rows": [{"row_idx": i, "row": r} for i, r in enumerate(ROWS)]}),
     "splits.json": lambda: as_line({"train": ROWS[:2], "test": ROWS[2:]}),
