@@ -22,7 +22,7 @@ from ..engine.models import encode_prompts
 from . import feedback, ppo
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .feedback import tie_rows
-from .pairs import simulated_feedback
+from .pairs import check_known, simulated_feedback
 from .probe import Probe
 
 PPOSettings = ppo.Settings
@@ -97,7 +97,9 @@ def blind_test(prompts, ours, theirs, annotator, seed=0):
 def inverted(annotator):
     """An annotator that always says the opposite: what a saboteur, or a swapped column, does to labels."""
     return SimpleNamespace(
-        name=f"{annotator.name}, inverted", choose=lambda prompt, left, right: annotator.choose(prompt, right, left)
+        name=f"{annotator.name}, inverted",
+        choose=lambda prompt, left, right: annotator.choose(prompt, right, left),
+        judges=getattr(annotator, "judges", lambda prompt: True),
     )
 
 
@@ -291,6 +293,8 @@ def one_round(
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
+    check_known(annotator, judge_prompts)  # before anything is learned
+    check_known(labels_by or annotator, prompts if labels is None else ())
     anchor, longest = anchor or model, settings.ppo.max_new_tokens
     probe, learned = teach(
         model,

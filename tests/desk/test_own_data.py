@@ -12,7 +12,7 @@ from rlhf_helpers import world
 from rlhf_helpers.desk import labeller, prompts, tasks, workspace
 from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.lesson import feedback
+from rlhf_helpers.lesson import feedback, loop
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import series
 from rlhf_helpers.world import annotators
@@ -265,6 +265,14 @@ def test_no_simulated_annotator_is_asked_about_a_prompt_that_it_does_not_know(tm
     events = simulated_feedback([*KNOWN, *PAIRS], stand_in)
     assert feedback.labels_of(events, "you", stand_in.taste) == events
     assert tasks.annotator_for(KNOWN, taste).name == f"simulated:{taste}" and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("who", [annotators.Annotator("warm"), loop.inverted(annotators.Annotator("warm"))])
+def test_a_round_of_the_loop_asks_first_whether_its_judge_knows_the_prompts(who):
+    """Before anything is sampled or learned: there is no model here."""
+    for asked, judged in ((ASKED, world.prompts("dev")), (world.prompts("train"), ASKED)):
+        with pytest.raises(WorkbookError, match="warm.* knows only the embedded world, and 10 of 10 prompts"):
+            loop.one_round(None, None, asked, judged, who)
 
 
 def test_a_taste_of_the_readers_own_is_asked_about_any_prompt():
