@@ -15,6 +15,7 @@ from . import tables
 from .formats import CHOICES, PEOPLE, RECOGNISERS, Said, Scored, Unusable, pairs_of, plain_names
 from .tables import SPLITS, Unread
 
+OWN = "own-"  # begins the ids of what comes from a file
 EXAMPLE = '{"prompt": "What does a cow eat?", "chosen": "Grass.", "rejected": "A cow is an animal."}'
 
 
@@ -136,8 +137,8 @@ def read(path, parameter="PREFERENCES"):
     Raises WorkbookError, in one sentence, where there are none: with the fields found and a row that works.
     """
     rows, notes = tables.read(path, parameter)
-    if Path(path).expanduser().is_file() and is_log(rows):
-        return from_log(Path(path).expanduser())
+    if is_log(rows) and tables.home(path).is_file():
+        return from_log(tables.home(path))
     data = Preferences(Path(path), read=len(rows), notes=notes)
     found, data.formats = outcomes(rows)
     for row, who, said, why, detail in sifted(found):
@@ -160,7 +161,7 @@ def take(data, row, who, said, why, detail=""):
     split = SPLITS.get(str(named.get("split", "")).strip().lower(), row.split)
     if said.open:
         texts = {"prompt": said.prompt, "response_a": said.better, "response_b": said.worse}
-        data.pairs.append({"pair_id": f"own{len(data.pairs):05d}", **texts})
+        data.pairs.append({"pair_id": f"pair-{len(data.pairs):05d}", **texts})
         return
     made = {"prompt": said.prompt, "chosen": said.better, "rejected": said.worse, "margin": said.margin}
     (data.ties if why else data.rows).append(made | {"annotator": who, "split": split})
@@ -244,21 +245,21 @@ def plural(n, word):
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
-def labels(data):
-    """The preferences as label events, ties included, as if chapter 03 had collected them: a list.
+def labels(rows, ties=()):
+    """Preferences, and ties, as label events, as if chapter 03 had collected them: a list.
 
     Which answer is called a, and which stood on the left, is drawn for each pair: the file does not say.
     """
-    out, rows = [], [*((r, False) for r in data.rows), *((r, True) for r in data.ties)]
-    for n, (row, tie) in enumerate(rows):
+    out, every = [], [*((r, False) for r in rows), *((r, True) for r in ties)]
+    for n, (row, tie) in enumerate(every):
         a_better, left = random.Random(f"{n} {row['prompt']}").choices(("a", "b"), k=2)
         a, b = (row["chosen"], row["rejected"]) if a_better == "a" else (row["rejected"], row["chosen"])
-        pair = {"pair_id": f"own{n:05d}", "prompt": row["prompt"], "response_a": a, "response_b": b}
+        pair = {"pair_id": f"{OWN}{n:05d}", "prompt": row["prompt"], "response_a": a, "response_b": b}
         strength = round(3 * row["margin"]) if 0 < row["margin"] <= 1 else None
         choice = "tie" if tie else a_better
         who = row["annotator"] or "own file"
         event = feedback.label_event(pair, left, choice, who, strength=strength or None)
-        out.append(event | {"event_id": f"own-{n:05d}", "ts": 0.0})
+        out.append(event | {"event_id": pair["pair_id"], "ts": 0.0})
     return out
 
 

@@ -1,5 +1,6 @@
 """A reader's own prompts: text, JSON Lines, CSV or messages, with or without a family and a split."""
 
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -57,8 +58,8 @@ def asked(value):
 
 def rows_of(path, parameter):
     """(rows {"prompt", "family", "split"}, a Counter of what was left out, where each reason was met first, notes)."""
-    file = Path(path).expanduser()
-    if file.is_file() and tables.kind_of(file) in (".txt", ".md", ".text"):
+    file = tables.home(path)
+    if os.path.isfile(file) and tables.kind_of(file) in (".txt", ".md", ".text"):
         found, notes = lines_of(file), []
     else:
         found, notes = tables.read(path, parameter)

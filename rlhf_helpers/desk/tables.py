@@ -6,6 +6,7 @@ What cannot be read as a row is kept as an `Unread` in its place, so that it can
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -241,13 +242,21 @@ def files_in(folder):
     return usable, sorted({p.name for p in found if p not in usable and p.name not in NO_ROWS})
 
 
+def home(path):
+    """`path` as a Path, with ~ for the home folder; as it stands where it has characters that no path can have."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:
+        return Path(path)
+
+
 def read(path, parameter):
     """(rows, notes): every `Row` of a file or folder, and what else is to be said.
 
     Raises WorkbookError, naming the `parameter`, where there is nothing to read.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
+    path = home(path)
+    if not os.path.exists(path):
         raise WorkbookError(
             f"The parameter {parameter} names {shown(str(path), 300)}, which does not exist (seen from {Path.cwd()})."
         )

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import world
+from ..engine.files import WorkbookError
+from ..engine.models import prompts_ids
 from ..lesson import ppo
 from ..world import annotators, measures
-from . import prompts, recipe
+from . import prompts, recipe, workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def general(data, rows=None, embedded_model=False):
     )
 
 
-def annotator_for(rows, taste, seed=0):
+def annotator_for(rows, taste, seed=0, **dials):
     """A simulated annotator for pairs or labels: of the `taste`, or of `brief` where that does not know their prompts.
 
     Says so, since what is learned from these labels then is another taste.
@@ -167,7 +169,29 @@ def annotator_for(rows, taste, seed=0):
             f"The simulated taste {taste} knows only the embedded world, and {len(unknown)} of {len(rows)} pairs are "
             "of other prompts. The SIMULATED taste `brief`, by which fewer words are better, stands in for it."
         )
-    return annotators.Annotator("brief" if unknown else taste, seed=seed)
+    return annotators.Annotator("brief" if unknown else taste, seed=seed, **dials)
+
+
+def that_fit(ws, rows, longest):
+    """The rows of prompts that leave room for an answer of `longest` tokens; says how many do not.
+
+    Raises WorkbookError where too few are left.
+    """
+    tokenizer, limit = workspace.reader(ws)
+    fit = [len(ids) + longest <= limit for ids in prompts_ids(tokenizer, [r["prompt"] for r in rows])]
+    kept = [r for r, fits in zip(rows, fit) if fits]
+    if len(kept) == len(rows):
+        return rows
+    words = (
+        f"{len(rows) - len(kept)} of {len(rows)} prompts are longer than the {limit - longest} tokens that leave room"
+    )
+    if len(kept) < prompts.ENOUGH:
+        raise WorkbookError(
+            f"{words} for an answer, and {prompts.ENOUGH} others are needed at least. Shorten them, or "
+            "choose another MODEL."
+        )
+    print(f"{words} for an answer; they are left out.")
+    return prompts.with_splits(kept)[0]
 
 
 def own_prompts(ws):
@@ -196,4 +220,4 @@ def choose(ws):
         "Where this chapter says gold, read the SIMULATED taste `brief`, by which fewer words are better"
         f"{', and for the fine-tuned model read MODEL' if ws.own_model else ''}."
     )
-    return general(ws.data, rows, not ws.own_model)
+    return general(ws.data, rows and that_fit(ws, rows, PPO.max_new_tokens), not ws.own_model)

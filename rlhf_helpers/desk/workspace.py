@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from transformers import AutoConfig, AutoTokenizer
 
+from ..engine import models
 from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
 from ..world.annotators import TASTES
 from ..world.facts import question_by_prompt
-from . import preferences, prompts
+from . import preferences, prompts, tables
 
 
 def _check(name, value, kind, example):
@@ -66,14 +68,6 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, 
             )
 
 
-def _home(path):
-    """`path` as a Path, with ~ for the home folder; as it stands where it has characters that no path can have."""
-    try:
-        return Path(os.path.expanduser(path))
-    except ValueError:
-        return Path(path)
-
-
 def _make(runs):
     """Make the folder `runs`; raise WorkbookError where it can't be made."""
     try:
@@ -98,7 +92,7 @@ def setup(
     nothing of two is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
     _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES, PROMPTS)
-    data, runs = _home(DATA_DIR or ROOT / "data"), _home(RUNS_DIR or ROOT / "runs")
+    data, runs = tables.home(DATA_DIR or ROOT / "data"), tables.home(RUNS_DIR or ROOT / "runs")
     if not os.path.isdir(data):
         raise WorkbookError(
             f'The parameter DATA_DIR names the folder {shown(str(data), 300)}, which does not exist. Use "" for the '
@@ -177,7 +171,7 @@ def made_in(runs, model, data, prompts="", preferences=""):
         runs = runs / next(filter(None, names))  # "." and ".." have no name of their own
     for kind, path in (("prompts", prompts), ("preferences", preferences)):
         if path:
-            place = os.path.abspath(os.path.expanduser(path))
+            place = os.path.abspath(tables.home(path))
             name = re.sub(r"[^\w.]+", "-", Path(place).stem).strip("-.")[:40]
             runs = runs / f"{kind}-{name}-{zlib.crc32(place.encode('utf-8', 'surrogatepass')):08x}"
     return runs
@@ -193,6 +187,7 @@ OF_A_MODEL = (
 )  # these ship for the embedded model only
 
 
+LONGEST = 1024  # tokens
 OF_PREFERENCES = ("feedback.jsonl", "models/reward", "models/policy")  # what is made anew for each PREFERENCES
 OF_PROMPTS = ("pairs.jsonl", *OF_PREFERENCES)
 
@@ -240,6 +235,22 @@ def find(ws, name, quiet=False):
         f"There is no {name} in {ws.runs} or in {ws.data}. Run the chapter that makes it, or get a "
         "fresh copy of the data folder."
     )
+
+
+def reader(ws):
+    """(tokenizer, the most tokens of prompt and answer that are learned from) of the model of a workspace.
+
+    Not more than `LONGEST`, whatever the model could read: the memory for longer rows is in no estimate.  Without the
+    weights, so that what is too long is known before anything is computed.
+    """
+    source = os.path.expanduser(ws.model) if ws.model else find(ws, "models/finetuned", quiet=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception:  # whatever a damaged or foreign folder makes the libraries say; this says it in a sentence
+        model, tokenizer = models.load_model(ws.model)
+        config = model.config
+    return tokenizer, min(models.context_length(SimpleNamespace(config=config)), LONGEST)
 
 
 def save_metrics(ws, chapter, metrics):

@@ -1,29 +1,60 @@
 """The reader's own labels, the main path of chapters 04 to 06; a simulated annotator's while there are too few."""
 
+import random
+
 from ..engine import files
 from ..lesson import feedback
 from ..lesson.pairs import simulated_feedback
-from ..world.annotators import Annotator
-from . import workspace
+from ..lesson.reward import that_fit
+from . import preferences, tasks, workspace
 
 STAND_IN_LABELS = 64  # of a simulated annotator, where nobody labelled
+MOST = 2000  # comparisons of the reader's own file that a chapter learns from
 
 
 def labels(ws, task):
     """Label events to learn one taste from, and whose they are: (list, "you" or the name of a simulated annotator).
 
-    Those that people gave in `runs`/feedback.jsonl, once there are `feedback.ENOUGH` that were not skipped.
+    Those of PREFERENCES, if that names a file with comparisons, and what was labelled besides.  Otherwise those that
+    people gave in `runs`/feedback.jsonl, once there are `feedback.ENOUGH` that were not skipped.
     With fewer, or with a simulated ANNOTATOR, a program of that taste labels the first pairs of pairs.jsonl.
     """
     log = ws.runs / "feedback.jsonl"
     given = feedback.replay(feedback.read_events(log)[0]) if log.exists() else []
     people = [x for x in feedback.labels_of(given) if x["choice"] != "skip" and not is_simulated(x)]
+    if ws.preferences is not None and ws.preferences.rows:
+        own = of_a_file(ws)
+        own += [x for x in people if not x["event_id"].startswith(preferences.OWN)]  # those are in the file
+        programs = {x["annotator"] for x in own if is_simulated(x)}
+        return own, "you" if len(programs) != 1 or any(not is_simulated(x) for x in own) else programs.pop()
     if ws.annotator == "you" and len(people) >= feedback.ENOUGH:
         return people, "you"
     taste = task.stand_in if ws.annotator == "you" else ws.annotator
-    pairs = files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet=True), feedback.PAIR_FIELDS)
-    annotator = Annotator(taste, noise=0.1, seed=ws.seed)
-    return simulated_feedback(pairs[:STAND_IN_LABELS], annotator, ws.seed), annotator.name
+    some = pairs(ws, quiet=True)[:STAND_IN_LABELS]
+    annotator = tasks.annotator_for(some, taste, ws.seed, noise=0.1)
+    return simulated_feedback(some, annotator, ws.seed), annotator.name
+
+
+def pairs(ws, quiet=False):
+    """The pairs to label: those of PREFERENCES that nobody has judged, if there are any, else those of pairs.jsonl."""
+    if ws.preferences is not None and ws.preferences.pairs:
+        return ws.preferences.pairs
+    return files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet), feedback.PAIR_FIELDS)
+
+
+def of_a_file(ws):
+    """The comparisons of PREFERENCES as label events: those that fit into the model, and at most `MOST` of them.
+
+    Says what is left out.
+    """
+    reader = workspace.reader(ws)
+    rows = preferences.fitting(ws.preferences.rows, *reader)
+    if len(rows) > MOST:
+        print(
+            f"{MOST:,} of {len(rows):,} comparisons are learned from, drawn at random: more would take too long here."
+        )
+        rows = random.Random(ws.seed).sample(rows, MOST)
+    return preferences.labels(rows, that_fit(reader[0], ws.preferences.ties, reader[1])[0][: MOST // 4])
 
 
 def is_simulated(label):

@@ -38,8 +38,8 @@ def check_known(annotator, prompts):
     unknown = [p for p in prompts if not judges(p)]
     if unknown:
         raise WorkbookError(
-            f"{annotator.name} knows only the embedded world, and {len(unknown)} of {len(prompts)} prompts are not of it, "
-            f'such as {shown(unknown[0])}. Label them yourself, or take ANNOTATOR = "brief".'
+            f"{annotator.name} knows only the embedded world, and {len(unknown)} of {len(prompts)} prompts are not of "
+            f'it, such as {shown(unknown[0])}. Label them yourself, or take ANNOTATOR = "brief".'
         )
 
 

@@ -9,7 +9,7 @@ from test_general import language_model
 from test_hostile import TEXTS, VALUES, as_line, attempt, often, one_short_sentence
 
 from rlhf_helpers import world
-from rlhf_helpers.desk import labeller, prompts, tasks, workspace
+from rlhf_helpers.desk import labeller, prompts, tasks, workspace, yours
 from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback, loop
@@ -26,7 +26,7 @@ def jsonl(path, rows):
 
 
 def own_rows(n=12):
-    return [{"prompt": f"Why is {i} odd?", "chosen": f"Because {i}.", "rejected": "No idea."} for i in range(n)]
+    return [{"prompt": f"Why is {i} odd?", "chosen": f"Because {i}.", "rejected": "I have no idea."} for i in range(n)]
 
 
 def world_rows(n=12):
@@ -231,7 +231,7 @@ def test_own_preferences_of_a_model_of_ones_own_lie_in_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["PREFERENCES", "PROMPTS"])
-@pytest.mark.parametrize("value", [7, None, "no such file.jsonl"])
+@pytest.mark.parametrize("value", [7, None, "no such file.jsonl", "a\0b", "~\0", "x" * 5000, "~nobody/x"])
 def test_a_parameter_that_names_no_file_is_named_itself_and_nothing_is_made(tmp_path, name, value):
     with pytest.raises(WorkbookError) as error:
         workspace.setup(RUNS_DIR=str(tmp_path / "runs"), **{name: value})
@@ -298,6 +298,84 @@ def test_own_pairs_in_a_file_are_there_to_be_labelled(tmp_path, capsys):
     task = tasks.choose(ws)
     assert queue.label_with(tasks.annotator_for(ws.preferences.pairs, task.stand_in)) == 12
     assert set(task.families) == {p["prompt"] for p in PAIRS}
+
+
+# ---------------------------------------------------------------- what the chapters learn from
+
+
+def own_workspace(tmp_path, rows, **parameters):
+    return workspace.setup(
+        RUNS_DIR=str(tmp_path / "runs"), PREFERENCES=str(jsonl(tmp_path / "mine.jsonl", rows)), **parameters
+    )
+
+
+def test_the_chapters_learn_from_the_file_and_from_what_was_labelled_besides(tmp_path):
+    ws = own_workspace(tmp_path, own_rows())
+    task = tasks.choose(ws)
+    given, who = yours.labels(ws, task)
+    rows = feedback.to_preferences(given)[0]
+    assert who == "you" and [(r["prompt"], r["chosen"]) for r in rows] == [
+        (r["prompt"], r["chosen"]) for r in own_rows()
+    ]
+    for label in given:  # as chapter 03 may keep them
+        feedback.append_event(ws.runs / "feedback.jsonl", label)
+    feedback.append_event(ws.runs / "feedback.jsonl", feedback.label_event(PAIRS[0], "a", "b", "you"))
+    again, who = yours.labels(ws, task)
+    assert again[:-1] == given and again[-1]["choice"] == "b" and who == "you"
+
+
+def test_simulated_labels_in_a_file_are_called_so(tmp_path):
+    events = simulated_feedback(PAIRS, annotators.Annotator("brief", noise=0))
+    given, who = yours.labels(ws := own_workspace(tmp_path, events), tasks.choose(ws))
+    assert who == "simulated:brief" and all(yours.is_simulated(x) for x in given) and len(given) == len(PAIRS)
+
+
+def test_what_is_too_long_or_too_much_is_left_out_aloud_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+    rows = own_rows(30)
+    rows[0]["chosen"] = "word " * 300
+    ws = own_workspace(tmp_path, rows)
+    monkeypatch.setattr(yours, "MOST", 20)
+    given, _ = yours.labels(ws, tasks.choose(ws))
+    said = capsys.readouterr().out
+    assert len(given) == 20 and "1 of 30 comparisons left out: longer than the 128 tokens" in said
+    assert "20 of 29 comparisons are learned from" in said
+    assert given == yours.labels(ws, tasks.choose(ws))[0], "the same ones twice"
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tmp_path, capsys):
+    long = [{"prompt": "word " * 100 + str(i)} for i in range(3)]
+    asked = jsonl(tmp_path / "asked.jsonl", [{"prompt": p} for p in ASKED] + long)
+    task = tasks.choose(workspace.setup(RUNS_DIR=str(tmp_path / "runs"), PROMPTS=str(asked)))
+    assert (
+        set(task.families) == set(ASKED) and "3 of 13 prompts are longer than the 80 tokens" in capsys.readouterr().out
+    )
+    jsonl(asked, [{"prompt": p} for p in ASKED[:9]] + long)
+    with pytest.raises(WorkbookError, match="3 of 12 prompts are longer.*10 others are needed"):
+        tasks.choose(workspace.setup(RUNS_DIR=str(tmp_path / "runs"), PROMPTS=str(asked)))
+
+
+def test_a_prompt_of_three_thousand_words_is_too_long_for_any_model(tmp_path):
+    folder = language_model(tmp_path / "own", "llama", context=32_768)
+    rows = [*own_rows(), own_rows(1)[0] | {"prompt": "word " * 3000}]
+    ws = own_workspace(tmp_path, rows, MODEL=str(folder))
+    assert workspace.reader(ws)[1] == workspace.LONGEST and len(yours.labels(ws, tasks.choose(ws))[0]) == 12
+
+
+def test_pairs_of_the_file_that_nobody_has_judged_are_those_to_label(tmp_path, capsys):
+    ws = own_workspace(tmp_path, [{k: v for k, v in p.items() if k != "pair_id"} for p in PAIRS])
+    assert [p["prompt"] for p in yours.pairs(ws)] == [p["prompt"] for p in PAIRS]
+    labels, who = yours.labels(ws, tasks.choose(ws))
+    assert who == "simulated:brief" and len(labels) == len(PAIRS)
+    shipped = workspace.setup(RUNS_DIR=str(tmp_path / "runs"))
+    assert yours.pairs(shipped) == files.read_jsonl(ROOT / "data" / "pairs.jsonl")
+
+
+def test_own_pairs_with_the_embedded_model_have_a_stand_in_that_knows_their_prompts(tmp_path, capsys):
+    """A pairs.jsonl of the reader's own in DATA_DIR or RUNS_DIR, and no other parameter set."""
+    jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    ws = workspace.setup(RUNS_DIR=str(tmp_path))
+    labels, who = yours.labels(ws, tasks.choose(ws))
+    assert who == "simulated:brief" and "stands in" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- make run

@@ -481,7 +481,7 @@ def test_an_unknown_format_gets_its_fields_and_a_row_that_works(tmp_path):
 def test_pairs_that_nobody_has_judged_are_kept_for_labelling(tmp_path):
     data = preferences.read(jsonl(tmp_path / "x.jsonl", [{"prompt": Q, "response_a": GOOD, "response_b": BAD}]))
     assert not data.rows and data.prompts() == [Q]
-    assert data.pairs == [{"pair_id": "own00000", "prompt": Q, "response_a": GOOD, "response_b": BAD}]
+    assert data.pairs == [{"pair_id": "pair-00000", "prompt": Q, "response_a": GOOD, "response_b": BAD}]
     assert "1 pair still to be judged" in preferences.report(data) and "No field says" in preferences.report(data)
 
 
@@ -710,8 +710,8 @@ def check_account(data):
         assert r["prompt"].strip() and r["chosen"] and r["rejected"] and r["chosen"] != r["rejected"]
         assert math.isfinite(r["margin"]) and r["margin"] >= 0
     reward.check_preferences(data.rows)
-    json.dumps([feedback.problem_with(e) for e in preferences.labels(data)])
-    assert not any(feedback.problem_with(e) for e in preferences.labels(data))
+    json.dumps([feedback.problem_with(e) for e in preferences.labels(data.rows, data.ties)])
+    assert not any(feedback.problem_with(e) for e in preferences.labels(data.rows, data.ties))
     preferences.report(data).encode("utf-8")
 
 
@@ -768,11 +768,11 @@ def test_preferences_become_labels_of_the_same_order(tmp_path):
         row("tied", GOOD, BAD, score_chosen=1, score_rejected=1)
     ]
     data = preferences.read(jsonl(tmp_path / "x.jsonl", rows))
-    events = preferences.labels(data)
+    events = preferences.labels(data.rows, data.ties)
     back, left_out = feedback.to_preferences(events)
     assert back == [{k: r[k] for k in ("prompt", "chosen", "rejected", "margin")} for r in data.rows]
     assert left_out == {"tie": 1} and len(feedback.tie_rows(events)) == 1
-    assert events == preferences.labels(data)
+    assert events == preferences.labels(data.rows, data.ties)
     s = feedback.summary(events)
     assert 15 < s["choices"]["a"] < 45 and 15 < s["left"] < 45  # no side is favoured
     assert {e["annotator"] for e in events} == {"own file"}
