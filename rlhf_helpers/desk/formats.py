@@ -218,7 +218,7 @@ def plain_apart(prompt, spoken, one, other):
     if spoken:
         return as_prompt(spoken), one, other
     if prompt:
-        if one.startswith(prompt) and other.startswith(prompt):
+        if one.startswith(prompt) and other.startswith(prompt) and len(prompt.split()) > 2:  # not the greeting "Hello"
             one, other = one[len(prompt) :].strip(), other[len(prompt) :].strip()
         return prompt, one, other
     if prompt is not None or one == other:

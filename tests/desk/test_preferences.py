@@ -295,6 +295,11 @@ def test_an_implicit_prompt_is_what_both_begin_with_up_to_a_word(tmp_path):
     assert data.left_out == {"no prompt, and no beginning that both answers share": 1}
 
 
+def test_answers_that_begin_like_a_short_prompt_stay_whole(tmp_path):
+    rows = [row("Hello", "Hello there", "Hello you"), row("Hi there", "Hi there!", "Hi there?")]
+    assert taken(jsonl(tmp_path / "x.jsonl", rows)) == [tuple(r.values()) for r in rows]
+
+
 def test_several_turns_stand_in_the_prompt_as_text(tmp_path):
     before = [user(CONTEXT[0]), said(CONTEXT[1]), user(Q)]
     spoken = "".join(f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {m['content']}" for m in before)
