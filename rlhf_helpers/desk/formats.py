@@ -285,8 +285,8 @@ def side_of(value, suffixes, row, keys):
     if said in TIES or said in NEITHER:
         return "tie" if said in TIES else "neither"
     by_place = [("left", "right"), ("first", "second")] + ([("a", "b")] if suffixes[0].isdigit() else [])
-    for pair in (suffixes, *by_place):
-        forms = (r"(?:[a-z_]*_)?{}(?:_(?:is_)?(?:better|wins|won|chosen|preferred))?", r"[a-z_]*{}")
+    for pair in () if WORSE.search(said) else (suffixes, *by_place):
+        forms = (r"(?:[a-z]+_){{0,2}}{}" + BETTER, r"[a-z_]*{}")
         for form in forms[: 1 + pair[0].isdigit()]:
             named = [i for i, s in enumerate(pair) if re.fullmatch(form.format(s), said)]
             if len(named) == 1:
@@ -294,15 +294,20 @@ def side_of(value, suffixes, row, keys):
     words = text(value)
     same = [i for i, key in enumerate(keys) if words and text(row.get(key)) == words]
     if len(same) != 1:
-        raise Unusable("a choice that names neither answer", shown(value, 40))
+        raise Unusable(NAMES_NEITHER, shown(value, 40))
     return same[0] % 2
+
+
+NAMES_NEITHER = "a choice that names neither answer"
+WORSE = re.compile(r"(?:^|_)(?:not|worse|worst|bad|rejected|loses|lost|loser)(?:_|$)")
+BETTER = r"(?:_(?:is_)?(?:[a-z]+_)?(?:better|best|wins|won|chosen|preferred)(?:_than_.*)?)?"
 
 
 def chosen_side(row, base, suffixes, keys):
     """0, 1, "tie", "neither", or None where the row holds no choice at all."""
     if base == "human_ref" and truth(row.get("labels")) is not None:  # SHP (Ethayarajh et al. 2022): 1 is A
         return 0 if truth(row["labels"]) else 1
-    strength = number(row.get("overall_preference"))  # HelpSteer3: below 0 the first one
+    strength = number(row.get("overall_preference", row.get("preference_strength")))  # HelpSteer: below 0 the first one
     if strength is not None:
         return "tie" if strength == 0 else int(strength > 0)
     flags = [truth(row.get(f"winner_{name}")) for name in (*(f"model_{s}" for s in suffixes), "tie")]
@@ -342,7 +347,7 @@ def prompt_in(row, besides=()):
     found = row.get(name)
     if text(spelled := literal(found)) is not None and isinstance(spelled, dict):  # {"full_text": …} in a cell
         found = spelled
-    before = {"question": "context", "input": "instruction"}.get(name or "", "")
+    before = {"question": "context", "instruction": "context"}.get(name or "", "")
     if name == "instruction" and text(row.get("input")):
         name, found, before = "input", row["input"], "instruction"
     parts = [row.get(n) for n in ("system", "system_prompt", before) if n and n not in besides]
@@ -435,7 +440,7 @@ def listed(row):
     named = next(((literal(row[k]), sign) for k, sign in beside if isinstance(literal(row.get(k)), list)), None)
     if named and len(named[0]) == len(items):
         worths = [None if (w := number(v)) is None else named[1] * w for v in named[0]]
-    elif (best := number(row.get("choice", row.get("best", row.get("label"))))) is not None:
+    elif (best := number(row.get("choice", row.get("best")))) is not None:
         if best not in range(len(items)):
             raise Unusable("a choice that names no answer", f"{best:g} of {len(items)}")
         worths = [float(i == best) for i in range(len(items))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..engine.files import WorkbookError, shown
 from ..lesson import feedback, reward
 from . import tables
-from .formats import CHOICES, PEOPLE, RECOGNISERS, Said, Scored, Unusable, pairs_of, plain_names
+from .formats import CHOICES, NAMES_NEITHER, PEOPLE, RECOGNISERS, Said, Scored, Unusable, pairs_of, plain_names
 from .tables import SPLITS, Unread
 
 OWN = "own-"  # begins the ids of what comes from a file
@@ -141,6 +141,7 @@ def read(path, parameter="PREFERENCES"):
         return from_log(tables.home(path))
     data = Preferences(Path(path), read=len(rows), notes=notes)
     found, data.formats = outcomes(rows)
+    check_numbers(found, parameter)
     for row, who, said, why, detail in sifted(found):
         take(data, row, who, said, why, detail)
     if data.pairs and not data.rows:
@@ -148,6 +149,17 @@ def read(path, parameter="PREFERENCES"):
     if not data.rows and not data.pairs:
         raise WorkbookError(nothing_in(data, rows, parameter))
     return data
+
+
+def check_numbers(found, parameter):
+    """Raise WorkbookError where a choice is a number that no answer has: then nobody knows what the others mean."""
+    details = [said[1].strip("'") for _, _, said in found if isinstance(said, tuple) and said[0] == NAMES_NEITHER]
+    odd = [d for d in details if d in ("0", "1", "2", "0.0", "1.0", "2.0")]
+    if odd:
+        raise WorkbookError(
+            f"{len(odd):,} choices in the file that {parameter} names are {odd[0]}, and no answer is called so: what "
+            'these numbers mean cannot be told. Write "a" and "b" for answers in response_a and response_b.'
+        )
 
 
 def take(data, row, who, said, why, detail=""):

@@ -352,7 +352,8 @@ def test_answers_without_a_counterpart_are_counted(tmp_path):
         ("neither", "both bad"),
         ("", "no choice"),
         (None, "no choice"),
-        (1, "a choice that names neither answer"),  # the first, or true of A: nobody can tell
+        ("not a", "a choice that names neither answer"),
+        ("response_a is worse", "a choice that names neither answer"),
         ("c", "a choice that names neither answer"),
         ("ab", "a choice that names neither answer"),
         ({}, "no choice"),
@@ -362,6 +363,28 @@ def test_a_choice_that_is_none_or_cannot_be_told_is_left_out(tmp_path, choice, w
     rows = [FORMATS["TRL, explicit prompt"]["as documented"][0] | {"prompt": "Another?"}]
     rows += [{"prompt": Q, "response_a": GOOD, "response_b": BAD, "choice": choice}]
     assert preferences.read(jsonl(tmp_path / "x.jsonl", rows)).left_out == {why: 1}
+
+
+@pytest.mark.parametrize("names", ["ab", "01", "12"])
+def test_what_a_number_means_is_never_guessed(tmp_path, names):
+    """0 and 1 for the answers 1 and 2, or a and b; 2 may be a tie where the answers are 0 and 1."""
+    numbers = {"ab": (0, 1), "01": (0, 1, 2), "12": ("1", "0")}[names]
+    rows = [
+        {"prompt": f"{n}?", f"response_{names[0]}": GOOD, f"response_{names[1]}": BAD, "choice": n} for n in numbers
+    ]
+    with pytest.raises(WorkbookError) as error:
+        preferences.read(jsonl(tmp_path / "x.jsonl", rows))
+    one_short_sentence(error.value, "PREFERENCES", "what these numbers mean cannot be told")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["a", "A", "response_a", "Response A", "[[A]]", "A is better", "Response A is slightly better", "model_a", GOOD]
+    + ["left", "first", "A is much better than B", {"value": "response_a"}, ["a"]],
+)
+def test_an_answer_can_be_named_in_many_words(tmp_path, choice):
+    path = jsonl(tmp_path / "x.jsonl", [{"prompt": Q, "response_a": GOOD, "response_b": BAD, "choice": choice}])
+    assert taken(path) == [(Q, GOOD, BAD)]
 
 
 @pytest.mark.parametrize(
