@@ -36,9 +36,13 @@ def labels(ws, task):
 
 
 def pairs(ws, quiet=False):
-    """The pairs to label: those of PREFERENCES that nobody has judged, if there are any, else those of pairs.jsonl."""
-    if ws.preferences is not None and ws.preferences.pairs:
-        return ws.preferences.pairs
+    """The pairs to label: those of PREFERENCES that nobody has judged, if there are any, else those of pairs.jsonl.
+
+    Without PROMPTS there are none to the prompts of PREFERENCES: then its own pairs are asked about again, blind.
+    """
+    own = ws.preferences
+    if own is not None and (own.pairs or ws.prompts is None):
+        return own.pairs or [{f: x[f] for f in feedback.PAIR_FIELDS} for x in preferences.labels(own.rows[:MOST])]
     return files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet), feedback.PAIR_FIELDS)
 
 

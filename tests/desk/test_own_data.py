@@ -366,6 +366,9 @@ def test_pairs_of_the_file_that_nobody_has_judged_are_those_to_label(tmp_path, c
     assert [p["prompt"] for p in yours.pairs(ws)] == [p["prompt"] for p in PAIRS]
     labels, who = yours.labels(ws, tasks.choose(ws))
     assert who == "simulated:brief" and len(labels) == len(PAIRS)
+    judged = own_workspace(tmp_path, own_rows())
+    assert [p["prompt"] for p in yours.pairs(judged)] == [r["prompt"] for r in own_rows()]
+    assert labeller.check_pairs(yours.pairs(judged))
     shipped = workspace.setup(RUNS_DIR=str(tmp_path / "runs"))
     assert yours.pairs(shipped) == files.read_jsonl(ROOT / "data" / "pairs.jsonl")
 
