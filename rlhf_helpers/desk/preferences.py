@@ -275,19 +275,22 @@ def labels(rows, ties=()):
     return out
 
 
+def kept_back(rows, task):
+    """(others, rows of what is kept for measuring): prompts of the task's dev and test, and what the file calls so."""
+    kept = {task.question(p) for s in ("dev", "test") for p in task.prompts(s)}
+    kept |= {task.question(r["prompt"]) for r in rows if r.get("split") in ("dev", "test", "heldout")}
+    back = [task.question(r["prompt"]) in kept for r in rows]
+    return [r for r, b in zip(rows, back) if not b], [r for r, b in zip(rows, back) if b]
+
+
 def split(rows, task, share=0.15, seed=0):
     """(train, held-out) of preference rows: no prompt, and no question of the task, is on both sides.
 
-    What the task keeps back (its dev and test prompts), and what the file itself calls so, is held out; where that is
-    nothing, about `share` of the prompts are drawn.  With two prompts or more neither side is empty.
+    Held out is what `kept_back` gives; where that is nothing, or all, about `share` of the prompts.  With two prompts
+    or more neither side is empty.
     """
-    kept = {task.question(p) for s in ("dev", "test") for p in task.prompts(s)}
-    kept |= {task.question(r["prompt"]) for r in rows if r.get("split") in ("dev", "test", "heldout")}
-    held_out = [r for r in rows if task.question(r["prompt"]) in kept]
-    train = [r for r in rows if task.question(r["prompt"]) not in kept]
-    if train and held_out:
-        return train, held_out
-    return reward.split_by_prompt(rows, share, seed, task.question)
+    train, held_out = kept_back(rows, task)
+    return (train, held_out) if train and held_out else reward.split_by_prompt(rows, share, seed, task.question)
 
 
 def fitting(rows, tokenizer, limit):

@@ -3,6 +3,7 @@
 import random
 
 from ..engine import files
+from ..engine.files import WorkbookError
 from ..lesson import feedback
 from ..lesson.pairs import simulated_feedback
 from ..lesson.reward import that_fit
@@ -23,7 +24,7 @@ def labels(ws, task):
     given = feedback.replay(feedback.read_events(log)[0]) if log.exists() else []
     people = [x for x in feedback.labels_of(given) if x["choice"] != "skip" and not is_simulated(x)]
     if ws.preferences is not None and ws.preferences.rows:
-        own = of_a_file(ws)
+        own = of_a_file(ws, task)
         own += [x for x in people if not x["event_id"].startswith(preferences.OWN)]  # those are in the file
         programs = {x["annotator"] for x in own if is_simulated(x)}
         return own, "you" if len(programs) != 1 or any(not is_simulated(x) for x in own) else programs.pop()
@@ -46,19 +47,36 @@ def pairs(ws, quiet=False):
     return files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet), feedback.PAIR_FIELDS)
 
 
-def of_a_file(ws):
-    """The comparisons of PREFERENCES as label events: those that fit into the model, and at most `MOST` of them.
+def of_a_file(ws, task):
+    """The comparisons of PREFERENCES to learn from, as label events: those that fit into the model, at most `MOST`.
 
-    Says what is left out.
+    Says what is left out.  Raises WorkbookError where all of them are held out.
     """
     reader = workspace.reader(ws)
-    rows = preferences.fitting(ws.preferences.rows, *reader)
+    fit = preferences.fitting(ws.preferences.rows, *reader)
+    rows, held = preferences.kept_back(fit, task)
+    if not rows:
+        raise WorkbookError(
+            f"All {len(fit)} comparisons in PREFERENCES are of prompts that are kept for measuring, so there is "
+            "nothing to learn from. Add comparisons of other prompts, or take the column split out of the file."
+        )
+    if held:
+        print(f"{len(held):,} of {len(fit):,} comparisons are of held-out prompts and kept for measuring.")
     if len(rows) > MOST:
         print(
             f"{MOST:,} of {len(rows):,} comparisons are learned from, drawn at random: more would take too long here."
         )
         rows = random.Random(ws.seed).sample(rows, MOST)
-    return preferences.labels(rows, that_fit(reader[0], ws.preferences.ties, reader[1])[0][: MOST // 4])
+    ties = preferences.kept_back(that_fit(reader[0], ws.preferences.ties, reader[1])[0], task)[0]
+    return preferences.labels(rows, ties[: MOST // 4])
+
+
+def held_out(ws, task):
+    """Preference rows of PREFERENCES that `labels` never gives, to measure on: those of held-out prompts, or none."""
+    if ws.preferences is None:
+        return []
+    fit, _ = that_fit(workspace.reader(ws)[0], ws.preferences.rows, workspace.reader(ws)[1])
+    return preferences.kept_back(fit, task)[1][:MOST]
 
 
 def is_simulated(label):

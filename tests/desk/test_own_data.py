@@ -314,9 +314,11 @@ def test_the_chapters_learn_from_the_file_and_from_what_was_labelled_besides(tmp
     task = tasks.choose(ws)
     given, who = yours.labels(ws, task)
     rows = feedback.to_preferences(given)[0]
-    assert who == "you" and [(r["prompt"], r["chosen"]) for r in rows] == [
-        (r["prompt"], r["chosen"]) for r in own_rows()
-    ]
+    asked = task.prompts("train")
+    assert who == "you" and [r["prompt"] for r in rows] == [r["prompt"] for r in own_rows() if r["prompt"] in asked]
+    assert all(r["chosen"].startswith("Because") for r in [*rows, *yours.held_out(ws, task)])
+    measured = {r["prompt"] for r in yours.held_out(ws, task)}
+    assert measured == {*task.prompts("dev"), *task.prompts("test")} and len(rows) + len(measured) == 12
     for label in given:  # as chapter 03 may keep them
         feedback.append_event(ws.runs / "feedback.jsonl", label)
     feedback.append_event(ws.runs / "feedback.jsonl", feedback.label_event(PAIRS[0], "a", "b", "you"))
@@ -324,21 +326,30 @@ def test_the_chapters_learn_from_the_file_and_from_what_was_labelled_besides(tmp
     assert again[:-1] == given and again[-1]["choice"] == "b" and who == "you"
 
 
+def test_where_all_is_held_out_a_sentence_says_so(tmp_path):
+    rows = [r | {"prompt": p} for r, p in zip(own_rows(), world.prompts("test"))]
+    ws = own_workspace(tmp_path, rows)
+    with pytest.raises(WorkbookError, match="All 12 comparisons in PREFERENCES are of prompts that are kept"):
+        yours.labels(ws, tasks.choose(ws))
+
+
 def test_simulated_labels_in_a_file_are_called_so(tmp_path):
     events = simulated_feedback(PAIRS, annotators.Annotator("brief", noise=0))
     given, who = yours.labels(ws := own_workspace(tmp_path, events), tasks.choose(ws))
-    assert who == "simulated:brief" and all(yours.is_simulated(x) for x in given) and len(given) == len(PAIRS)
+    assert (
+        who == "simulated:brief" and all(yours.is_simulated(x) for x in given) and len(given) == 8
+    )  # of 12 prompts four are kept
 
 
 def test_what_is_too_long_or_too_much_is_left_out_aloud_before_anything_is_computed(tmp_path, capsys, monkeypatch):
     rows = own_rows(30)
     rows[0]["chosen"] = "word " * 300
     ws = own_workspace(tmp_path, rows)
-    monkeypatch.setattr(yours, "MOST", 20)
+    monkeypatch.setattr(yours, "MOST", 15)
     given, _ = yours.labels(ws, tasks.choose(ws))
     said = capsys.readouterr().out
-    assert len(given) == 20 and "1 of 30 comparisons left out: longer than the 128 tokens" in said
-    assert "20 of 29 comparisons are learned from" in said
+    assert len(given) == 15 and "1 of 30 comparisons left out: longer than the 128 tokens" in said
+    assert "8 of 29 comparisons are of held-out prompts" in said and "15 of 21 comparisons are learned from" in said
     assert given == yours.labels(ws, tasks.choose(ws))[0], "the same ones twice"
 
 
@@ -358,7 +369,7 @@ def test_a_prompt_of_three_thousand_words_is_too_long_for_any_model(tmp_path):
     folder = language_model(tmp_path / "own", "llama", context=32_768)
     rows = [*own_rows(), own_rows(1)[0] | {"prompt": "word " * 3000}]
     ws = own_workspace(tmp_path, rows, MODEL=str(folder))
-    assert workspace.reader(ws)[1] == workspace.LONGEST and len(yours.labels(ws, tasks.choose(ws))[0]) == 12
+    assert workspace.reader(ws)[1] == workspace.LONGEST and len(yours.labels(ws, tasks.choose(ws))[0]) == 8
 
 
 def test_pairs_of_the_file_that_nobody_has_judged_are_those_to_label(tmp_path, capsys):
