@@ -64,6 +64,11 @@ def test_prompts_come_in_many_forms_and_ten_are_enough(tmp_path, name):
     assert not {*splits["train"]} & {*splits["dev"], *splits["test"]}
 
 
+def test_the_page_says_how_many_prompts_are_enough():
+    page = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
+    assert prompts.ENOUGH == 10 and "Ten are enough." in page and "if there are ten or more" in page
+
+
 @pytest.mark.parametrize("n", [10, 11, 14, 40, 121])
 def test_drawn_splits_leave_most_to_train_on_and_measure_on_others(n):
     rows, word = prompts.with_splits([{"prompt": str(i), "family": "own", "split": ""} for i in range(n)])
