@@ -141,7 +141,7 @@ TURN = re.compile(r"(?:\A\s*|\n\n)(?:#+ ?)?(Human|User|Assistant|System) ?:[ \n]
 
 def dialogue(said):
     """[(role, text)] of a text such as "\\n\\nHuman: a\\n\\nAssistant: b" (Bai et al. 2022), or None."""
-    parts = TURN.split(said)
+    parts = TURN.split(said) if TURN.match(said.lstrip()) else ()
     if len(parts) < 5 or parts[0].strip():
         return None
     return [(ROLES[role.lower()], words.strip()) for role, words in zip(parts[1::2], parts[2::2])]

@@ -13,7 +13,7 @@ from ..engine.files import WorkbookError, shown
 from ..lesson import feedback, reward
 from . import tables
 from .formats import CHOICES, NAMES_NEITHER, PEOPLE, RECOGNISERS, Said, Scored, Unusable, pairs_of, plain_names
-from .tables import SPLITS, Unread
+from .tables import SPLITS, Row, Unread
 
 OWN = "own-"  # begins the ids of what comes from a file
 EXAMPLE = '{"prompt": "What does a cow eat?", "chosen": "Grass.", "rejected": "A cow is an animal."}'
@@ -76,7 +76,7 @@ def outcomes(rows):
         formats[kind] += 1
         for x in said:
             if isinstance(x, Scored):
-                scored.setdefault(x.prompt, []).append((row, who, x))
+                scored.setdefault((x.prompt, kind), []).append((row, who, x))
             else:
                 out.append((row, who, x))
     for group in scored.values():
@@ -88,10 +88,12 @@ def paired(group):
     """Outcomes of answers to one prompt that came in rows of their own: each is paired with those worth less."""
     out, used = [], set()
     for one, other in pairs_of([(entry, entry[2].worth) for entry in group]):
-        if one[1] != other[1]:
-            (row, who, good), (_, _, bad) = (one[0], other[0]) if one[1] > other[1] else (other[0], one[0])
-            out.append((row, who, Said(good.prompt, good.answer, bad.answer)))
-            used |= {id(one[0]), id(other[0])}
+        if one[1] == other[1] or one[0][2].answer == other[0][2].answer:
+            continue
+        (row, who, good), (below, _, bad) = (one[0], other[0]) if one[1] > other[1] else (other[0], one[0])
+        both = Row(f"{row.place} and {below.place}", row.split or below.split, row.value)
+        out.append((both, who, Said(good.prompt, good.answer, bad.answer)))
+        used |= {id(one[0]), id(other[0])}
     alone = "no answer to the same prompt with another label or score", ""
     return out + [(row, who, alone) for row, who, _ in (e for e in group if id(e) not in used)]
 
@@ -215,7 +217,7 @@ def from_log(path):
         said = Said(row["prompt"].strip(), row["chosen"].strip(), row["rejected"].strip(), row["margin"])
         why = problem_with(said) or ("duplicates" if (label["annotator"], said) in seen else "")
         seen.add((label["annotator"], said))
-        take(data, tables.Row("", "", {}), label["annotator"], said, why)
+        take(data, Row("", "", {}), label["annotator"], said, why)
     ties = feedback.tie_rows(labels)
     data.ties = [{k: v for k, v in r.items() if k != "tie"} | {"annotator": "", "split": ""} for r in ties]
     if not data.rows:

@@ -10,6 +10,7 @@ import os
 import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..engine.files import WorkbookError, parse, shown
@@ -49,7 +50,13 @@ def kind_of(path):
 
 def name_of(field):
     """The name of a field in one form: "Response A", "responseA" and "response-a" are all response_a."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(field).strip())
+    return one_form(str(field))
+
+
+@lru_cache(maxsize=1000)
+def one_form(name):
+    """`name_of` of a text; the rows of a file mostly have the same names."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
     return re.sub(r"[\s.-]+", "_", words).lower()
 
 

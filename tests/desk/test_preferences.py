@@ -731,14 +731,12 @@ def folder(tmp_path_factory):
 
 def check_account(data):
     """Nothing is dropped in silence, and what is taken can be learned from."""
-    assert data.read <= len(data.rows) + len(data.pairs) + sum(data.left_out.values()) + data.read * (
-        len(data.rows) > 0
-    )
+    left_out = sum(data.left_out.values())
+    assert data.read <= 2 * (len(data.rows) + left_out) + len(data.pairs)  # a pair may be of two rows, none of no row
     for r in [*data.rows, *data.ties]:
         assert r["prompt"].strip() and r["chosen"] and r["rejected"] and r["chosen"] != r["rejected"]
         assert math.isfinite(r["margin"]) and r["margin"] >= 0
     reward.check_preferences(data.rows)
-    json.dumps([feedback.problem_with(e) for e in preferences.labels(data.rows, data.ties)])
     assert not any(feedback.problem_with(e) for e in preferences.labels(data.rows, data.ties))
     preferences.report(data).encode("utf-8")
 
@@ -754,12 +752,27 @@ def test_any_lines_are_read_or_refused(folder, lines):
         check_account(data)
 
 
+def test_labels_are_not_compared_with_scores_nor_an_answer_with_itself(tmp_path):
+    rows = [{"prompt": Q, "completion": GOOD, "label": True}, {"prompt": Q, "completion": BAD, "score": 4}]
+    rows += [{"prompt": Q, "completion": GOOD, "label": False}]
+    with pytest.raises(WorkbookError, match="no answer to the same prompt with another label or score: 3"):
+        preferences.read(jsonl(tmp_path / "x.jsonl", rows))
+
+
+SINGLE = st.builds(
+    lambda prompt, answer, more: {"prompt": prompt, "completion": answer, **more},
+    st.sampled_from([Q, "Why?"]),
+    st.sampled_from([GOOD, BAD, "So."]),
+    st.sampled_from([{"label": True}, {"label": False}, {"score": 1}, {"score": 2.5}, {"score": None}]),
+)
+
+
 @often
-@given(st.lists(WILD, min_size=1, max_size=5))
+@given(st.lists(st.one_of(WILD, SINGLE), min_size=1, max_size=6))
 def test_every_row_comes_out_with_something(values):
     rows = [tables.Row(f"row {n}", "", v) for n, v in enumerate(values)]
     found, kinds = preferences.outcomes(rows)
-    assert {r.place for r, _, _ in found} == {r.place for r in rows}
+    assert {place for r, _, _ in found for place in r.place.split(" and ")} == {r.place for r in rows}
     assert sum(kinds.values()) <= len(rows)
     for _, _, said, why, _ in preferences.sifted(found):
         assert why or isinstance(said, formats.Said)
