@@ -39,12 +39,19 @@ def labels(ws, task):
 def pairs(ws, quiet=False):
     """The pairs to label: those of PREFERENCES that nobody has judged, if there are any, else those of pairs.jsonl.
 
-    Without PROMPTS there are none to the prompts of PREFERENCES: then its own pairs are asked about again, blind.
+    Where that holds none to these prompts, the judged pairs of PREFERENCES are asked about again, blind.
     """
     own = ws.preferences
-    if own is not None and (own.pairs or ws.prompts is None):
-        return own.pairs or [{f: x[f] for f in feedback.PAIR_FIELDS} for x in preferences.labels(own.rows[:MOST])]
+    if own is not None and own.pairs:
+        return own.pairs
+    if own is not None and (ws.prompts is None or not made(ws, "pairs.jsonl")):
+        return [{f: x[f] for f in feedback.PAIR_FIELDS} for x in preferences.labels(own.rows[:MOST])]
     return files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet), feedback.PAIR_FIELDS)
+
+
+def made(ws, name):
+    """Whether the reader made a file for these prompts."""
+    return any((folder / name).exists() for folder in workspace.homes(ws, name))
 
 
 def of_a_file(ws, task):

@@ -385,6 +385,11 @@ def test_pairs_of_the_file_that_nobody_has_judged_are_those_to_label(tmp_path, c
     judged = own_workspace(tmp_path, own_rows())
     assert [p["prompt"] for p in yours.pairs(judged)] == [r["prompt"] for r in own_rows()]
     assert labeller.check_pairs(yours.pairs(judged))
+    asked = jsonl(tmp_path / "asked.json", [{"prompt": p} for p in ASKED])
+    both = own_workspace(tmp_path, own_rows(), PROMPTS=str(asked))
+    assert yours.pairs(both) == yours.pairs(judged)  # until chapter 02 has made some to those prompts
+    jsonl(both.runs.parent / "pairs.jsonl", PAIRS[:2])
+    assert yours.pairs(both) == PAIRS[:2]
     shipped = workspace.setup(RUNS_DIR=str(tmp_path / "runs"))
     assert yours.pairs(shipped) == files.read_jsonl(ROOT / "data" / "pairs.jsonl")
 
@@ -422,7 +427,7 @@ def test_make_run_hands_the_files_to_the_chapters_that_ask_for_them(tmp_path, mo
     notebook(tmp_path / "02_y.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""', body.format("PROMPTS=PROMPTS", "02_y"))
     names = "PROMPTS=PROMPTS, PREFERENCES=PREFERENCES"
     notebook(tmp_path / "03_z.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""\nPREFERENCES = ""', body.format(names, "03_z"))
-    monkeypatch.setattr(series, "chapters", lambda only: sorted(tmp_path.glob("0*.ipynb")))
+    monkeypatch.setattr(series, "chapters", lambda only, deeper: sorted(tmp_path.glob("0*.ipynb")))
     monkeypatch.chdir(tmp_path)
     arguments = ["--runs-dir", "runs", "--preferences", "mine.jsonl", "--prompts", "asked.txt"]
     assert series.main(arguments) == 0
