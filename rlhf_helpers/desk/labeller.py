@@ -1,26 +1,41 @@
-"""The pair-labelling widget: two answers side by side, one click, on disk before the next pair shows.
+"""The labelling card: two answers side by side, one press, on disk before the next pair shows.
 
 `Labeller` holds the queue and the log; `choose`, `undo` and `label_with` drive it without a front end.
-`show` puts plain ipywidgets (7.7 and 8 alike) on top: they call the very same methods.
+`show` puts plain ipywidgets (7.7 and 8 alike) on top: they call the very same methods.  How the card looks and what
+it does in the browser stands in `card`, what it has learned from the choices in `judge`.
 """
 
-import html
+import contextlib
 import json
 import random
+import re
 import time
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 from ..engine.files import shown, storable
 from ..lesson import feedback
 from ..lesson.feedback import PAIR_FIELDS, WorkbookError
 from ..lesson.pairs import check_known
+from . import card, judge
+from .card import (  # chapters and the chat take these from here
+    BOX,
+    CONTROLS,
+    DOUBLE_CLICK,
+    STRENGTHS,
+    TEXT,
+    WORDS,
+    answer_html,
+    escape,
+    key_guard,
+    prompt_html,
+)
 
-DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
-RANDOM_SHARE = 0.2  # of the pairs keep a random place when a function orders the rest
+__all__ = ["BOX", "CONTROLS", "TEXT", "answer_html", "escape", "key_guard", "prompt_html", "Labeller", "PAIR_FIELDS"]
+
+RANDOM_SHARE = 0.2  # of the pairs keep a random place when a function or the card's doubt orders the rest
 REPEAT_AFTER = 5  # pairs at least between a pair and its repeat
-WORDS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_bad": "Both bad", "skip": "Skip"}
-STRENGTHS = (("not said", 0), ("slightly", 1), ("clearly", 2), ("much", 3))
+LEAST_SURE = "least sure"
 
 
 def left_side(pair_id, seed):
@@ -35,8 +50,9 @@ def other(side):
 def ordered(pairs, order, seed):
     """The pairs in the order in which they are asked.
 
-    order: "given"; "random"; a list of indices; or a function of a pair, such as the size of a reward
-    model's margin, whose smallest values come first while `RANDOM_SHARE` of the places are random.
+    order: "given"; "random"; "least sure", which begins as "random" and is then chosen pair by pair; a list of
+    indices; or a function of a pair, such as the size of a reward model's margin, whose smallest values come first
+    while `RANDOM_SHARE` of the places are random.
     """
     rng = random.Random(f"{seed} order")
     if callable(order):
@@ -47,14 +63,15 @@ def ordered(pairs, order, seed):
         places = set(range(every - 1, len(queue), every)[: len(drawn)])
         chance = iter([queue[i] for i in drawn])
         return [next(chance) if i in places else next(rest, None) or next(chance) for i in range(len(queue))]
-    if isinstance(order, str) and order == "random":
+    if isinstance(order, str) and order in ("random", LEAST_SURE):
         return rng.sample(pairs, len(pairs))
     if isinstance(order, str) and order == "given":
         return list(pairs)
     if not isinstance(order, str) and all(isinstance(i, int) and 0 <= i < len(pairs) for i in order):
         return [pairs[i] for i in dict.fromkeys(order)]
     raise WorkbookError(
-        f"The order {order!r} is not 'given', 'random', a list of indices below {len(pairs)} or a function of a pair."
+        f"The order {order!r} is not 'given', 'random', 'least sure', a list of indices below {len(pairs)} "
+        "or a function of a pair."
     )
 
 
@@ -92,7 +109,10 @@ class Labeller:
 
     Making it again with the same pairs and path goes on where the log ends; each `annotator` has a
     queue of their own.  order: see `ordered`.  repeat_share: of the pairs come back with sides flipped.
-    A click sooner than min_seconds after a pair appears does not count.
+    A press sooner than min_seconds after a pair appears does not count.  ask_strength, ask_note: whether the card
+    also asks how much better, and why.  hotkeys: whether single keys label while the focus is in the card.
+    axes: a function (prompt, answer) -> dict of numbers that the card may learn your taste in, besides what can be
+    counted of any text.  learn: whether the card says what it has learned.
     """
 
     def __init__(
@@ -107,16 +127,24 @@ class Labeller:
         min_seconds=0.4,
         ask_strength=False,
         ask_note=False,
-        hotkeys=False,
+        hotkeys=True,
+        axes=None,
+        learn=True,
     ):
         if not isinstance(annotator, str) or not annotator.strip():
             raise WorkbookError('The annotator needs a name, such as "you".')
-        self.path, self.annotator, self.seed = Path(path), annotator, seed
-        self.queue = with_repeats(ordered(check_pairs(pairs), order, seed), repeat_share, seed)
+        self.path, self.annotator, self.seed, self.order = Path(path), annotator, seed, order
+        self.pairs = ordered(check_pairs(pairs), order, seed)
+        self.queue = with_repeats(self.pairs, repeat_share, seed)
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
         self.ask_strength, self.ask_note = ask_strength, ask_note
-        self.errors, self.warnings, self.widget, self.pace = [], [], None, []
-        self.shown_at, self.said, self.replies = time.monotonic(), ("", False), 0
+        self.axes, self.learns, self._judge = axes, learn, None
+        self.errors, self.warnings, self.pace, self.front = [], [], [], []
+        self.widget: Any = None
+        self.shown_at, self.on_screen, self.said, self.replies = time.monotonic(), None, ("", False), 0
+        self.names = [card.token(*feedback.pair_key(pair), again) for pair, again in self.queue]
+        self.log = card.token(str(self.path.absolute()), annotator, seed, *self.names)
+        self.acks = []
         self.reload()
 
     # ------------------------------------------------------------ state: what the log says
@@ -129,10 +157,15 @@ class Labeller:
             events, self.warnings = feedback.read_events(self.path)
         asked = {feedback.pair_key(pair) for pair, _ in self.queue}
         mine = [x for x in feedback.replay(events) if x["annotator"] == self.annotator]
+        self.ids = {x["event_id"] for x in events}
         self._set([x for x in mine if feedback.pair_key(x) in asked])
 
     def _set(self, labels):
-        self.labels, self.judged = labels, {(*feedback.pair_key(x), bool(x.get("is_repeat"))): x for x in labels}
+        self.labels, self.judged, self.picked = labels, {}, None
+        self.place = {}  # of each label among all, to know when its pair may come again
+        for i, x in enumerate(labels):
+            key = (*feedback.pair_key(x), bool(x.get("is_repeat")))
+            self.judged[key], self.place[key] = x, i
 
     def _open(self, pair, again):
         """Is this item of the queue still to be judged?  The repeat of a skipped pair is not."""
@@ -140,21 +173,63 @@ class Labeller:
         again = again and first is not None and first["choice"] != "skip"
         return first is None or (again and (*feedback.pair_key(pair), True) not in self.judged)
 
+    def _due(self, pair, again):
+        """Has it been long enough since this pair was judged the first time?"""
+        first = self.place.get((*feedback.pair_key(pair), False))
+        return not again or first is None or len(self.labels) - first > REPEAT_AFTER
+
+    def _waiting(self):
+        """The places of the queue that are still to be judged, in order."""
+        return (i for i, item in enumerate(self.queue) if self._open(*item))
+
+    def _pick(self):
+        """The place in the queue of the item to judge now, or None."""
+        asked = next((i for i in self.front if self._open(*self.queue[i])), None)
+        if asked is None and self.order == LEAST_SURE:
+            asked = self._least_sure()
+        if asked is None:
+            asked = next((i for i in self._waiting() if self._due(*self.queue[i])), None)
+        return next(self._waiting(), None) if asked is None else asked
+
+    def _least_sure(self):
+        """The place of a pair whose answer would teach the most, or by chance another; None when a repeat is due."""
+        waiting = list(self._waiting())
+        fresh = [i for i in waiting if not self.queue[i][1]]
+        due = [i for i in waiting if self.queue[i][1] and self._due(*self.queue[i])]
+        rng = random.Random(f"{self.seed} {len(self.labels)} next")
+        if due or not fresh or len(self.opinion.t) < judge.FEWEST or rng.random() < RANDOM_SHARE:
+            return (due or fresh or [None])[0]  # the queue is in random order
+        return fresh[int(self.opinion.doubts([self.queue[i][0] for i in fresh]).argmax())]
+
+    @property
+    def opinion(self):
+        """What was learned from the labels that stand: a `judge.Judge`, fitted anew when they change."""
+        if self._judge is None:
+            self._judge, self.learned = judge.Judge(self.pairs, self.axes), None
+        if self.learned is not self.labels:
+            self._judge.learn(self.labels)
+            self.learned = self.labels
+        return self._judge
+
     @property
     def current(self):
         """The item to judge now: {"pair", "left": "a" or "b", "is_repeat"}; None when all is done."""
-        for pair, again in self.queue:
-            if self._open(pair, again):
-                first = self.judged.get((*feedback.pair_key(pair), False)) if again else None
-                left = other(first["left"]) if first else left_side(pair["pair_id"], self.seed)
-                return {"pair": pair, "left": left, "is_repeat": first is not None}
-        return None
+        if self.picked is None:
+            self.picked = (self._pick(),)
+        place = self.picked[0]
+        return None if place is None else self._item(place)
+
+    def _item(self, place):
+        pair, again = self.queue[place]
+        first = self.judged.get((*feedback.pair_key(pair), False)) if again else None
+        left = other(first["left"]) if first else left_side(pair["pair_id"], self.seed)
+        return {"pair": pair, "left": left, "is_repeat": first is not None, "name": self.names[place]}
 
     @property
     def done(self):
         return self.current is None
 
-    def choose(self, choice, strength=None, note="", seconds=None):
+    def choose(self, choice, strength=None, note="", seconds=None, reasons=(), event_id=None):
         """Log a choice about the current pair and go on; returns the label.
 
         choice: "a" or "b" for the response *shown* as A (left) or B (right), or "tie", "both_bad", "skip".
@@ -175,7 +250,9 @@ class Labeller:
             note=note,
             is_repeat=item["is_repeat"],
             seconds=seconds,
+            reasons=reasons,
         )
+        label["event_id"] = event_id or label["event_id"]
         self._append(label)
         return label
 
@@ -185,15 +262,20 @@ class Labeller:
             return None
         label = self.labels[-1]
         self._append(feedback.undo_event(label))
-        undone = (feedback.pair_key(label), label["is_repeat"])  # to the front, should the order have changed since
-        self.queue.sort(key=lambda item: (feedback.pair_key(item[0]), item[1]) != undone)
+        undone = card.token(*feedback.pair_key(label), label["is_repeat"])
+        self._ask(self.names.index(undone))  # now, should the order have changed since
         return label
+
+    def _ask(self, place):
+        """Ask about this place of the queue next."""
+        self.front, self.picked = [place, *(i for i in self.front if i != place)], None
 
     def _append(self, event):
         start, end = feedback.append_event(self.path, event)
         if start != self.size:  # somebody else wrote too
             return self.reload()
         self.size = end
+        self.ids.add(event["event_id"])
         gone = event.get("undoes")
         self._set([x for x in self.labels if x["event_id"] != gone] + ([] if gone else [event]))
 
@@ -225,201 +307,200 @@ class Labeller:
     # ------------------------------------------------------------ the widget
 
     def show(self):
-        """Display the widget.  Run the cell again after a restart: it goes on at the right pair."""
-        from IPython.display import display
+        """Display the card.  Run the cell again after a restart: it goes on at the right pair."""
+        from IPython.display import HTML, display
 
         if self.widget is None:
             self._build()
         self._refresh("".join(f"{w} " for w in self.warnings))
+        self.store.value = self._stored()
+        display(HTML(card.FALLBACK))
         display(self.widget)
 
     def _build(self):
         import ipywidgets as W
 
-        self.prompt, self.progress, self.status = W.HTML(), W.HTML(), W.HTML()
-        self.answers = W.HTML(), W.HTML()
-        self.buttons = {
-            c: W.Button(description=w, layout=W.Layout(width="auto", min_width="6.5em"))
-            for c, w in {**WORDS, "undo": "Undo"}.items()
-        }
+        wide = {"width": "auto"}
+        self.prompt, self.progress, self.status, self.learnt = (W.HTML() for _ in range(4))
+        self.answers, self.store = (W.HTML(), W.HTML()), W.HTML(layout=W.Layout(display="none"))
+        self.buttons = {c: W.Button(description=w, layout=wide) for c, w in {**WORDS, "undo": "Undo"}.items()}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._click(name))
-            button.add_class(f"rlhf-press-{name}")
-        self.strength = W.Dropdown(
-            options=STRENGTHS, value=0, description="How much better", layout=W.Layout(width="auto", max_width="20em")
-        )
+            for one in ("rlhf-press", f"rlhf-press-{name}", *(["rlhf-undo"] if name == "undo" else [])):
+                button.add_class(one)
+        self.marks = W.ToggleButton(value=True, description="Mark what differs", layout=wide)
+        self.marks.add_class("rlhf-press-marks")
+        self.marks.observe(lambda _: self._mark(), "value")
+        self.strength = W.ToggleButtons(options=STRENGTHS, value=0, description="How much better?")
+        self.strength.style.button_width = "auto"
+        self.strength.add_class("rlhf-strength")
+        self.reasons = {r: W.ToggleButton(description=r, layout=wide) for r in card.REASONS}
         self.note = W.Textarea(placeholder="Why? (optional)", description="Note", rows=2, layout=W.Layout(width="auto"))
-        self.strength.style.description_width = self.note.style.description_width = "9em"
-        extra = [w for w, on in ((self.strength, self.ask_strength), (self.note, self.ask_note)) if on]
-        row = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap", margin="6px 0 2px 0"))
+        self.note.style.description_width = "auto"
+        self.note.add_class("rlhf-note")
+        self.wire = W.Text(layout=W.Layout(display="none"))  # what the browser has to say
+        self.wire.observe(self._deliver, "value")
+        for widget, name in ((self.prompt, "prompt"), (self.store, "store"), (self.wire, "wire")):
+            widget.add_class(f"rlhf-{name}")
+        for widget, side in zip(self.answers, "ab"):
+            widget.add_class("rlhf-card")
+            widget.add_class(f"rlhf-card-{side}")
+        for reason in self.reasons.values():
+            reason.add_class("rlhf-reason")
+
+        def row(*widgets):
+            return W.HBox(widgets, layout=W.Layout(flex_flow="row wrap", grid_gap="8px", overflow="visible"))
+
+        sides = [
+            W.VBox(
+                [answer, self.buttons[side]],
+                layout=W.Layout(grid_gap="8px", overflow="visible", justify_content="space-between"),
+            )
+            for answer, side in zip(self.answers, "ab")
+        ]
         grid = W.GridBox(
-            self.answers,
-            layout=W.Layout(grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))", grid_gap="12px"),
+            sides,
+            layout=W.Layout(
+                grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))",
+                grid_gap="14px",
+                overflow="visible",
+            ),
         )
+        extra = [self.strength] if self.ask_strength else []
+        extra += [row(*self.reasons.values()), self.note] if self.ask_note else []
+        self.presses = row(*(self.buttons[c] for c in ("tie", "both_bad", "skip")), self.marks, self.buttons["undo"])
         self.widget = W.VBox(
-            [self.prompt, grid, *extra, row, self.progress, self.status, key_guard(self.hotkeys)],
-            layout=W.Layout(max_width="60em"),
+            [self.prompt, grid, *extra, self.presses, self.status, self.progress, self.learnt, self.wire, self.store]
+            + [card.card_script(self.hotkeys)],
+            layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
         self.widget.add_class("rlhf-labeller")
 
+    def _mark(self):
+        (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-plain")
+
     def _click(self, name):
-        """What a button or a key does: guard, choose, show the next pair; errors are shown and kept."""
+        """What a button does where the card's script does not run: guard, choose, show the next pair."""
+        waited = time.monotonic() - self.shown_at
+        if waited < DOUBLE_CLICK:
+            return self._say(*self.said)
+        reasons = [name for name, chip in self.reasons.items() if chip.value]
+        more = {"note": self.note.value, "strength": self.strength.value, "reasons": reasons}
+        with self._explained():
+            self._refresh(self._press(name, round(waited, 2), **more))
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Errors are shown and kept: a front end hides what a callback raises."""
         try:
-            waited = time.monotonic() - self.shown_at
-            if waited < DOUBLE_CLICK:
-                self._say(*self.said)
-            elif name == "undo":
-                label = self.undo()
-                self._refresh("Took the last label back." if label else "There is nothing to take back.")
-            elif self.done:
-                self._refresh("Nothing is left to label here.")
-            elif waited < self.min_seconds:
-                self._say(f"Not counted: that took under {self.min_seconds:g} s. Read both, then choose.")
-            else:
-                self.choose(name, self.strength.value or None, self.note.value.strip(), round(waited, 2))
-                self.pace.append(waited)
-                self._refresh(f"Saved: {WORDS[name]}.")
-        except Exception as e:  # a front end hides what a callback raises
+            yield
+        except Exception as e:
             self.errors.append(e)
             words = str(e) if isinstance(e, WorkbookError) else f"Not saved, {type(e).__name__}: {e}"
             self._say(words, wrong=True)
 
+    def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None):
+        """Do what was pressed, `seconds` after the pair appeared; says what was done."""
+        if name == "undo":
+            label = self.undo()
+            if label:
+                self.note.value, self.strength.value = label["note"], label["strength"] or 0
+                for reason, chip in self.reasons.items():
+                    chip.value = reason in label.get("reasons", ())
+            return "Took the last label back." if label else "There is nothing to take back."
+        if self.done:
+            return "Nothing is left to label here."
+        if seconds < self.min_seconds:
+            return card.SAY["hasty"].replace("{s}", f"{self.min_seconds:g}")
+        self.choose(name, strength or None, note.strip(), seconds, reasons, event_id)
+        self.pace.append(seconds)
+        if self.note.value.strip() == note.strip():  # while the kernel was busy another may have been begun
+            self.note.value = ""
+        self.strength.value = 0
+        for chip in self.reasons.values():
+            chip.value = False
+        return f"Saved: {WORDS[name]}."
+
+    def _deliver(self, change):
+        """Take what the browser sent: every choice that was not confirmed yet, with the time that it measured."""
+        with self._explained():
+            sent = json.loads(change["new"])
+            if self.path.exists() and self.path.stat().st_size != self.size:
+                self.reload()
+            said = []
+            for one in sent["choices"]:
+                if not re.fullmatch("[0-9a-f]{32}", one["id"]):
+                    raise ValueError("a choice has no proper id")
+                if one["id"] not in self.acks:
+                    self.acks = [*self.acks[-99:], one["id"]]  # an answer, whatever it is
+                    said.append(self._take(one))
+            if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
+                self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
+            if said:
+                saved = sum(words.startswith("Saved") for words in said)
+                words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
+                self._refresh(words)
+
+    def _take(self, one):
+        """One entry of the browser's outbox; says what was done."""
+        if one["id"] in self.ids:
+            return "Saved."  # it came twice
+        if one["name"] != "undo":
+            if one["item"] not in self.names:
+                return "Not saved: that pair is not asked here any more."
+            place = self.names.index(one["item"])
+            if not self._open(*self.queue[place]):
+                return "Not saved: that pair was already labelled."
+            self._ask(place)
+        more = {k: one[k] for k in ("note", "strength", "reasons")}
+        return self._press(one["name"], float(one["seconds"]), **more, event_id=one["id"])
+
     def _refresh(self, message=""):
-        """Show the current pair.  Values change in place, so the focus stays where it is."""
+        """Show the current pair."""
         item = self.current
+        known = {"log": self.log, "min_seconds": self.min_seconds, "serial": self.replies}
         if item:
-            texts = item["pair"]["response_a"], item["pair"]["response_b"]
-            texts = texts if item["left"] == "a" else texts[::-1]
-            self.prompt.value = prompt_html(item["pair"]["prompt"])
-            for widget, name, text in zip(self.answers, "AB", texts):
-                widget.value = answer_html(name, text)
+            texts = self._texts(item)
+            self.prompt.value = prompt_html(item["pair"]["prompt"], item["name"], **known)
+            for widget, name, text, others in zip(self.answers, "AB", texts, texts[::-1]):
+                widget.value = answer_html(name, text, others)
         else:
-            self.prompt.value = "<b>All pairs are labelled. Thank you. Run the next cells.</b>"
+            self.prompt.value = card.end_html(**known)
             self.answers[0].value = self.answers[1].value = ""
-        self.strength.value, self.note.value = 0, ""
         done, total = self._counts()
-        self.progress.value = progress_html(done, total, self.pace)
+        self.progress.value = card.progress_html(done, total, self.pace, self._repeats())
+        self.learnt.value = self._learnt() if self.learns else ""
         self._say(message)
-        self.shown_at = time.monotonic()
+        if item != self.on_screen:
+            self.on_screen, self.shown_at = item, time.monotonic()
+
+    def _texts(self, item):
+        texts = item["pair"]["response_a"], item["pair"]["response_b"]
+        return texts if item["left"] == "a" else texts[::-1]
+
+    def _stored(self):
+        """What the browser shows while the kernel is busy: the pairs that nobody has judged yet, in their order."""
+        rest = {"log": self.log, "min_seconds": self.min_seconds}
+        places = [i for i, (pair, again) in enumerate(self.queue) if not again and self._open(pair, again)]
+        items = (self._item(i) for i in places)
+        return card.store_html((x["name"], x["pair"]["prompt"], *self._texts(x), rest) for x in items)
+
+    def _learnt(self):
+        opinion = self.opinion
+        return card.learnt_html(
+            opinion.opinions(), len(opinion.t), opinion.foreseen(), len(self.labels), feedback.ENOUGH, judge.FEWEST
+        )
 
     def _counts(self):
         left = sum(self._open(pair, again) for pair, again in self.queue)
         return len(self.labels), len(self.labels) + left
 
-    def _say(self, message, wrong=False):
-        self.said, self.replies = (message, wrong), self.replies + 1
-        role = "alert" if wrong else "status"
-        mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
-        self.status.value = (
-            f'<div role="{role}" aria-live="polite" data-reply="{self.replies}" '
-            f'style="min-height:1.5em;{mark}">{escape(message)}</div>'
+    def _repeats(self):
+        """How many of all that is counted are repeats, done or still to come."""
+        return sum(bool(x["is_repeat"]) for x in self.labels) + sum(
+            again and self._open(pair, again) for pair, again in self.queue
         )
 
-
-# ---------------------------------------------------------------- HTML
-
-BOX = (
-    "border:1px solid var(--jp-border-color1,#bdbdbd);background:var(--jp-layout-color1,#fff);"
-    "color:var(--jp-content-font-color1,#111);border-radius:4px;padding:8px"
-)
-TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;line-height:1.5"
-CONTROLS = (
-    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
-    | {127: "\u2421"}
-    | {i: f"\\x{i:02x}" for i in range(128, 160)}
-)
-
-
-def escape(text):
-    """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
-    return html.escape(storable(text).replace("\r\n", "\n").translate(CONTROLS))
-
-
-def prompt_html(prompt):
-    return (
-        f'<div>Which answer matches the prompt better?</div><div role="region" dir="auto" '
-        f'aria-label="Prompt" style="{TEXT};font-size:1.15em;font-weight:600">{escape(prompt)}</div>'
-    )
-
-
-def answer_html(name, text):
-    return (
-        f'<b>{name}</b><div tabindex="0" role="region" dir="auto" aria-label="Response {name}" '
-        f'style="{TEXT};{BOX};min-height:6em;max-height:16em;overflow:auto">{escape(text)}</div>'
-    )
-
-
-def progress_html(n, total, pace):
-    """Progress in words and as a bar; pace is a list of seconds per choice."""
-    words = f"{n} of {total} labelled"
-    if len(pace) >= 3:
-        seconds = median(pace)
-        left = round((total - n) * seconds / 60)
-        left = f"about {left} minute{'s' * (left > 1)}" if left else "less than a minute"
-        words += f" · {60 / seconds:.0f} a minute"
-        words += f" · {left} left" if n < total else ""
-    bar = "height:6px;border-radius:3px;background:var(--jp-"
-    return (
-        f'<div>{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
-        f'aria-valuemax="{total}" aria-valuenow="{n}" style="{bar}border-color2,#ddd)">'
-        f'<div style="{bar}brand-color1,#1976d2);width:{100 * n / total:.1f}%"></div></div>'
-    )
-
-
-# ---------------------------------------------------------------- keys and clicks, in the browser
-
-FOCUS = (
-    ".rlhf-labeller button:focus-visible,.rlhf-labeller [tabindex]:focus-visible"
-    "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}"
-)
-KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip", "u": "undo"}
-KEYS_HINT = (
-    '<div class="rlhf-keys"><span>Single keys do not work in this front end. Tab, Enter and the space '
-    "bar do.</span><span hidden>Click in here, then one key labels: "
-    + ", ".join(f"<b>{key}</b> {({**WORDS, 'undo': 'Undo'})[name]}" for key, name in KEYS.items())
-    + ".</span></div>"
-)
-# Ours from the first to the last character; no text of a model or of a reader is ever put into it.
-GUARD_JS = """
-const box = this.closest('.widget-vbox'), keys = KEYS;
-if (!box) return;
-const hint = box.querySelector('.rlhf-keys');
-if (hint) [hint.firstChild.hidden, hint.lastChild.hidden] = [true, false];
-if (!box.hasAttribute('data-lm-suppress-shortcuts')) {
-  box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
-  box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
-  let reply, since;
-  box.addEventListener('click', e => {                     // one click at a time is on its way to the kernel
-    if (!e.target.closest('button')) return;
-    if (reply && reply.isConnected && Date.now() - since < 5000) return e.stopPropagation();
-    reply = box.querySelector('[data-reply]');
-    since = Date.now();
-    const waiting = reply;
-    setTimeout(() => { if (waiting && waiting.isConnected) waiting.textContent = 'SLOW'; }, 5000);
-  }, true);
-  box.addEventListener('keydown', e => {
-    e.stopPropagation();                                   // for front ends that listen last
-    if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
-    if (!hint || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
-    if (e.target.closest('input, textarea, select')) return;
-    const button = box.querySelector('.rlhf-press-' + keys[e.key.toLowerCase()]);
-    if (button) { e.preventDefault(); button.click(); }
-  });
-}
-"""
-SLOW = (
-    "The kernel has not answered for five seconds. It is busy, or it was stopped: then run the cell again. "
-    "What was saved stays saved."
-)
-
-
-def key_guard(hotkeys=False):
-    """A widget that keeps all keys pressed in its VBox from the notebook's own shortcuts.
-
-    It also holds back a click while another is on its way, and with `hotkeys` single keys press buttons.
-    Plain HTML; where a front end does not run the handler, everything else works on.
-    """
-    import ipywidgets as W
-
-    script = GUARD_JS.replace("KEYS", json.dumps(KEYS)).replace("SLOW", SLOW)
-    return W.HTML((KEYS_HINT if hotkeys else "") + f'<style onload="{html.escape(script)}">{FOCUS}</style>')
+    def _say(self, message, wrong=False):
+        self.said, self.replies = (message, wrong), self.replies + 1
+        self.status.value = card.status_html(message, self.replies, self.acks, wrong)

@@ -32,10 +32,11 @@ ENOUGH = 24  # labels of one's own from which the chapters learn from them alone
 # ---------------------------------------------------------------- events
 
 
-def label_event(pair, left, choice, annotator, *, strength=None, note="", is_repeat=False, seconds=None):
+def label_event(pair, left, choice, annotator, *, strength=None, note="", is_repeat=False, seconds=None, reasons=()):
     """One judgement.  `left` and `choice` name the pair's own a and b, wherever they were shown.
 
-    strength: 1 slightly, 2 clearly, 3 much better, or None; seconds: time taken, None if nobody timed it.
+    strength: 1 slightly, 2 clearly, 3 much better, or None; seconds: time taken, None if nobody timed it;
+    reasons: words picked from a list, left out of the event where there are none.
     """
     return {
         "schema": SCHEMA,
@@ -46,6 +47,7 @@ def label_event(pair, left, choice, annotator, *, strength=None, note="", is_rep
         "choice": choice,
         "strength": strength,
         "note": note,
+        **({"reasons": list(reasons)} if reasons else {}),
         "annotator": annotator,
         "is_repeat": is_repeat,
         "seconds": seconds,
@@ -83,6 +85,9 @@ def problem_with(event):
     seconds = event.get("seconds")
     if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
         return f"seconds is {shown(seconds)}, not a time of 0 or more"
+    reasons = event.get("reasons", [])
+    if not isinstance(reasons, list) or not all(isinstance(x, str) for x in reasons):
+        return f"reasons is {shown(reasons)}, not a list of words"
     for field in ("event_id", "annotator", *(("undoes",) if event["event"] == "undo" else PAIR_FIELDS)):
         if not isinstance(event.get(field), str):
             return f"the field {field!r} is missing or not text"

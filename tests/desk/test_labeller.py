@@ -1,8 +1,10 @@
 """The queue, the log and the widget, without a browser."""
 
 import contextlib
+import html
 import json
 import multiprocessing
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_helpers.desk import card
 from rlhf_helpers.desk import labeller as lab
 from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine.files import ROOT, WorkbookError
@@ -307,7 +310,7 @@ def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
         assert [e["pair_id"] for e in x.labels] == [f"p{i}" for i in range(len(x.labels))]  # none twice, no gap
 
 
-# ---------------------------------------------------------------- widget
+# ---------------------------------------------------------------- what the browser sends
 
 
 @pytest.fixture
@@ -326,6 +329,107 @@ def shown(tmp_path, monkeypatch):
     return show
 
 
+def send(x, *entries, looking=""):
+    """As the card's script does: all choices that were not confirmed yet, in one message."""
+    entries = [{"note": "", "strength": 0, "reasons": [], "seconds": 2.0, **e} for e in entries]
+    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": entries})
+
+
+def entry(x, pair, name, number, **more):
+    """The choice that a page made of the pair with this number."""
+    place = next(i for i, (p, again) in enumerate(x.queue) if p["pair_id"] == f"p{pair}" and not again)
+    return {"id": f"{number:032x}", "item": x.names[place], "name": name, **more}
+
+
+def test_choices_made_while_the_kernel_was_busy_are_saved_with_the_times_of_the_browser(shown):
+    x = shown()
+    made = [entry(x, i, "a", i, seconds=1.5 + i, note=f"note {i}", strength=i) for i in range(3)]
+    send(x, *made)
+    assert [(e["pair_id"], e["seconds"], e["note"]) for e in x.labels] == [
+        (f"p{i}", 1.5 + i, f"note {i}") for i in range(3)
+    ]
+    assert [e["strength"] for e in x.labels] == [None, 1, 2] and [e["event_id"] for e in x.labels] == [
+        e["id"] for e in made
+    ]
+    assert "Saved 3 choices" in x.status.value and all(e["id"] in x.status.value for e in made)
+    assert x.current["pair"]["pair_id"] == "p3" and not x.errors
+
+
+def test_a_choice_that_comes_twice_is_one_label_even_after_a_restart(shown):
+    x = shown()
+    first, second = entry(x, 0, "a", 1), entry(x, 1, "b", 2)
+    send(x, first)
+    send(x, first, second)
+    assert len(x.labels) == 2
+    y = shown()  # a new kernel; the page had not heard that the second was saved
+    send(y, second, entry(y, 2, "tie", 3))
+    assert len(y.labels) == 3 and second["id"] in y.status.value and not y.errors
+
+
+def test_undo_in_the_outbox_takes_back_the_choice_before_it(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1), {"id": "2" * 32, "item": "", "name": "undo"}, entry(x, 0, "b", 3))
+    assert [e["event_id"] for e in x.labels] == [f"{3:032x}"]
+    assert len(fb.read_events(x.path)[0]) == 3
+
+
+def test_what_was_judged_elsewhere_or_is_not_asked_any_more_is_not_saved_and_told(shown):
+    x = shown()
+    Labeller(make_pairs(), x.path).choose("tie")  # another tab of the same person
+    send(x, entry(x, 0, "a", 1))
+    assert len(x.labels) == 1 and "already labelled" in x.status.value and f"{1:032x}" in x.status.value
+    send(x, {**entry(x, 1, "a", 2), "item": "gone"})
+    assert len(x.labels) == 1 and "not asked here any more" in x.status.value and not x.errors
+
+
+def test_a_full_disk_refuses_the_choices_of_the_outbox_in_a_sentence_and_keeps_their_pairs(shown, monkeypatch):
+    x = shown()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fb.os, "fsync", full)
+    send(x, entry(x, 0, "a", 1))
+    assert 'role="alert"' in x.status.value and "No space left" in x.status.value
+    assert f"{1:032x}" in x.status.value and x.current["pair"]["pair_id"] == "p0"
+    monkeypatch.undo()
+    send(x, entry(x, 0, "a", 2))
+    assert len(x.labels) == 1
+
+
+def test_a_hasty_choice_of_the_browser_does_not_count(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1, seconds=0.2))
+    assert not x.labels and "Not counted" in x.status.value
+
+
+def test_the_pair_that_the_page_shows_stays_on_the_screen(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1), looking=entry(x, 7, "a", 0)["item"])
+    assert x.current["pair"]["pair_id"] == "p7"
+
+
+@pytest.mark.parametrize("junk", ["", "[", "3", '{"choices": [{}]}', '{"choices": [{"id": "\\"><b>", "name": "a"}]}'])
+def test_junk_on_the_wire_is_an_error_that_is_shown_and_saves_nothing(shown, junk):
+    x = shown()
+    x.wire.value = "x"  # so that even "" is a change
+    x.wire.value = junk
+    assert x.errors and not x.labels and 'role="alert"' in x.status.value
+
+
+def test_the_page_holds_the_open_pairs_for_a_busy_kernel_up_to_a_limit(shown, monkeypatch):
+    x = shown()
+    press(x, "a")
+    x.show()
+    assert x.store.value.count("<template") == 11 and x.names[0] not in x.store.value
+    monkeypatch.setattr(card, "STORED", 5000)
+    x.show()
+    assert 0 < x.store.value.count("<template") < 11 and len(x.store.value) < 6000
+
+
+# ---------------------------------------------------------------- widget
+
+
 def press(x, name, after=2.0):
     x.clock.now += after
     x.buttons[name].click()
@@ -336,7 +440,8 @@ def test_clicks_label_undo_and_show_progress(shown):
     for name in ("a", "b", "tie", "both_bad", "skip", "undo"):
         press(x, name)
     assert [e["seconds"] for e in x.labels] == [2.0] * 4 and not x.errors
-    assert "4 of 13 labelled · 30 a minute · less than a minute left" in x.progress.value
+    assert "4 of 13 labelled (12 pairs, 1 of them a second time, sides swapped" in x.progress.value
+    assert " · 30 a minute · less than a minute left" in x.progress.value
     assert 'aria-valuenow="4"' in x.progress.value and "width:30.8%" in x.progress.value
     assert 'role="status"' in x.status.value and "back" in x.status.value
     words = [b.description for b in x.buttons.values()]
@@ -379,6 +484,45 @@ def test_strength_and_note_are_stored_and_cleared(shown):
     press(x, "a")
     assert (x.labels[0]["strength"], x.labels[0]["note"]) == (3, "polite")
     assert (x.strength.value, x.note.value) == (0, "")
+
+
+def test_undo_gives_note_strength_and_reasons_back(shown):
+    x = shown(ask_strength=True, ask_note=True)
+    x.strength.value, x.note.value, x.reasons["kind"].value = 2, "polite", True
+    press(x, "b")
+    assert x.labels[0]["reasons"] == ["kind"] and not x.reasons["kind"].value
+    press(x, "undo")
+    assert (x.strength.value, x.note.value, x.reasons["kind"].value) == (2, "polite", True)
+    press(x, "a")
+    assert (x.labels[0]["strength"], x.labels[0]["note"], x.labels[0]["reasons"]) == (2, "polite", ["kind"])
+
+
+@pytest.mark.parametrize(
+    "text, others, expected",
+    [
+        ("A cow eats grass.", "A cow eats fish.", "A cow eats <mark>grass.</mark>"),
+        ("A cow eats grass", "a Cow, eats grass!", "A cow eats grass"),
+        ("one two\nthree", "one", "one <mark>two\nthree</mark>"),
+        ("<b> $5", "<b>", "&lt;b&gt; <mark>$5</mark>"),
+        ("", "x", ""),
+        ("  two  spaces", "", "  <mark>two  spaces</mark>"),
+    ],
+)
+def test_words_that_differ_are_marked_and_the_text_stays_as_it_was(text, others, expected):
+    assert card.marked(text, others) == expected
+    assert html.unescape(re.sub("</?mark>", "", expected)) == text
+
+
+@given(st.text(), st.text())
+def test_marking_changes_no_text(text, others):
+    assert re.sub("</?mark>", "", card.marked(text, others)) == card.escape(text)
+
+
+def test_the_marks_can_be_turned_off(shown):
+    x = shown()
+    assert "<mark>" in x.answers[0].value and "rlhf-plain" not in x.widget._dom_classes
+    x.marks.value = False
+    assert "rlhf-plain" in x.widget._dom_classes
 
 
 def test_errors_are_shown_kept_and_the_pair_stays(shown, monkeypatch):
@@ -442,16 +586,20 @@ def test_every_press_gets_an_answer_so_that_the_browser_lets_the_next_one_throug
 
 def test_no_text_of_a_model_or_reader_gets_into_the_script(shown):
     pair = {"pair_id": HOSTILE, "prompt": HOSTILE, "response_a": HOSTILE, "response_b": HOSTILE + "!"}
-    hostile, plain = shown([pair], hotkeys=True, annotator="'\"<"), shown(hotkeys=True)
-    assert hostile.widget.children[-1].value == plain.widget.children[-1].value == lab.key_guard(True).value
+    hostile, plain = shown([pair], annotator="'\"<"), shown()
+    assert hostile.widget.children[-1].value == plain.widget.children[-1].value == card.card_script().value
 
 
-def test_keys_are_the_buttons_and_only_hotkeys_bind_them(shown):
+def test_each_button_shows_its_key_unless_hotkeys_are_off(shown):
     x = shown()
-    assert set(lab.KEYS.values()) == set(x.buttons)
-    for name, button in x.buttons.items():
+    assert set(card.KEYS.values()) == {*x.buttons, "marks"}
+    for name, button in {**x.buttons, "marks": x.marks}.items():
         assert f"rlhf-press-{name}" in button._dom_classes
-    assert 'rlhf-keys"' not in x.widget.children[-1].value and 'rlhf-keys"' in lab.key_guard(True).value
+    on, off = (card.card_script(keys).value for keys in (True, False))
+    assert on == x.widget.children[-1].value
+    for key, name in card.KEYS.items():
+        cap = f'.rlhf-press-{name}::after{{content:"{key.upper()}"'
+        assert cap in on and cap not in off
 
 
 def test_the_table_of_features_is_what_the_tests_gave():

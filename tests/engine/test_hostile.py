@@ -413,7 +413,9 @@ def whole_labeller(folder, text):
     }
     x = built(lambda: labeller.Labeller([pair], folder / "none.jsonl"))
     x._refresh(text)
-    return "".join(w.value for w in (x.prompt, *x.answers, x.progress, x.status, x.widget.children[-1]))
+    x.store.value = x._stored()
+    pages = (x.prompt, *x.answers, x.progress, x.status, x.learnt, x.store, x.widget.children[-1])
+    return re.sub("</?mark>", "", "".join(w.value for w in pages))  # which words differ depends on the text
 
 
 def silent_chat(folder):

@@ -1,0 +1,148 @@
+// What the labelling card does in the browser.  `this` is the <style> element in it; CONFIG is JSON of our own.
+// Ours from the first to the last character: no text of a model or of a reader is ever put into it.
+const box = this.closest('.widget-vbox'), C = CONFIG;
+if (!box || box.dataset.live) return;
+box.dataset.live = 'yes';
+box.classList.add('rlhf-live');
+box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
+box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
+const find = s => box.querySelector(s), all = s => [...box.querySelectorAll(s)];
+const fill = (words, n) => words.replace('{n}', n + (n === 1 ? ' choice' : ' choices'));
+const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+
+// ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
+let outbox = [], done = new Set(), store = null, count = 0, item = '', since = 0, pressed = 0, local = '',
+    busy = false, dead = false;
+
+const say = words => {
+  const line = find('[data-reply]');
+  if (line && line.textContent !== words) line.textContent = words;
+};
+const keep = () => {
+  try {
+    if (outbox.length) localStorage.setItem(store, JSON.stringify({at: Date.now(), outbox}));
+    else localStorage.removeItem(store);
+  } catch { /* no storage here: the choices wait in the page only */ }
+};
+const kept = () => {
+  try {
+    const old = JSON.parse(localStorage.getItem(store) || '{}');
+    return Date.now() - old.at < 864e5 ? old.outbox : [];
+  } catch { return []; }
+};
+const send = () => {
+  const wire = find('.rlhf-wire input');
+  wire.value = JSON.stringify({n: ++count, looking: local, choices: outbox});
+  for (const kind of ['input', 'change']) wire.dispatchEvent(new Event(kind, {bubbles: true}));
+};
+const taken = () => {                                    // the pairs whose choices are on their way
+  const items = [];
+  for (const one of outbox) one.name === 'undo' ? items.pop() : items.push(one.item);
+  return items;
+};
+const wait = () => {
+  busy = true;
+  clear();
+  say(fill(C.say.busy, outbox.length));
+  if (!dead) advance();
+};
+const advance = () => {                                  // the kernel is busy: go on with what is in the page
+  const gone = new Set([...done, ...taken()]), stored = all('.rlhf-store template');
+  const free = stored.filter(one => !gone.has(one.dataset.store));
+  const next = free.find(one => one.dataset.store === local) || free[0];
+  if (!next) return say(fill(C.say.none, outbox.length));
+  local = next.dataset.store;
+  ['.rlhf-prompt', '.rlhf-card-a', '.rlhf-card-b'].forEach((place, i) => {
+    const content = find(place + ' .widget-html-content');
+    if (content) content.replaceChildren(...next.content.children[i].cloneNode(true).childNodes);
+  });
+};
+const extras = () => {
+  const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
+  return {note: note ? note.value : '', reasons: all('.rlhf-reason.mod-active').map(b => b.innerText.trim()),
+          strength: Math.max(0, strengths.findIndex(b => b.classList.contains('mod-active')))};
+};
+const clear = () => {
+  const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
+  if (note && note.value) { note.value = ''; note.dispatchEvent(new Event('input', {bubbles: true})); }
+  for (const chip of all('.rlhf-reason.mod-active')) chip.click();
+  if (strengths.length && !strengths[0].classList.contains('mod-active')) strengths[0].click();
+};
+const press = name => {
+  const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);
+  if (now - pressed < C.double * 1000) return;           // the second half of a double click
+  if (dead) return say(fill(C.say.dead, outbox.length));
+  if (name !== 'undo') {
+    if (!item || taken().includes(item) || waited < C.double) return;
+    if (waited < slow) return say(C.say.hasty.replace('{s}', slow));
+  }
+  pressed = now;
+  const id = hex();
+  if (name === 'undo') local = taken().pop() || '';
+  outbox.push({id, item, name, seconds: Math.round(waited * 100) / 100, ...extras()});
+  keep();
+  send();
+  if (busy) return wait();
+  const open = () => outbox.some(one => one.id === id);
+  setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
+  setTimeout(() => { if (open()) say(fill(C.say.late, outbox.length)); }, C.late * 1000);
+};
+setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way
+
+// ------------------------------------------------------------ what the kernel changed on the screen
+let focused = null;
+const look = () => {
+  const prompt = find('.rlhf-prompt [data-item]'), reply = find('[data-acks]');
+  if (!prompt || !reply) return;
+  if (!store) {
+    store = 'rlhf ' + prompt.dataset.log;
+    outbox = kept();
+    if (outbox.length) send();
+  }
+  const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
+  for (const one of outbox) if (acks.has(one.id) && one.name !== 'undo') done.add(one.item);
+  outbox = outbox.filter(one => !acks.has(one.id));
+  if (outbox.length !== before) keep();
+  if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
+  else if (!outbox.length) [local, busy] = ['', false];
+  const shown = find('.rlhf-prompt [data-item]').dataset.item;
+  if (shown !== item) [item, since] = [shown, performance.now()];
+  const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
+  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead, outbox.length) : C.say.cut); }
+  box.classList.toggle('rlhf-cut', cut);
+  for (const b of all('.widget-toggle-button, .rlhf-strength button')) {
+    const on = String(b.classList.contains('mod-active'));
+    if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
+  }
+  if (focused && !focused.isConnected && (document.activeElement || document.body) === document.body) {
+    const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
+    (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
+  }
+};
+new MutationObserver(look).observe(
+  box, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'data-acks']});
+box.addEventListener('focusin', e => { focused = e.target; });
+document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
+look();
+
+// ------------------------------------------------------------ mouse, touch and keys
+box.addEventListener('click', e => {
+  const button = e.target.closest('.rlhf-press'), card = e.target.closest('.rlhf-card'), chosen = getSelection();
+  if (!find('.rlhf-wire input')) return;                  // then the buttons speak to the kernel themselves
+  if (button) {
+    e.stopPropagation();
+    press(button.className.match(/rlhf-press-(\w+)/)[1]);
+  } else if (card && item && (chosen.isCollapsed || !card.contains(chosen.anchorNode))) {
+    press(card.classList.contains('rlhf-card-a') ? 'a' : 'b');
+  }
+}, true);
+box.addEventListener('keydown', e => {
+  e.stopPropagation();                                    // for front ends that listen last
+  if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
+  if (e.key === 'Escape') return box.focus({preventScroll: true});
+  if (!C.keys || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
+  if (e.target.closest('input, textarea, select')) return;
+  const key = e.key.toLowerCase(), strengths = all('.rlhf-strength button');
+  const button = C.keys[key] ? find('.rlhf-press-' + C.keys[key]) : strengths['0123'.indexOf(key)];
+  if (button && button.checkVisibility()) { e.preventDefault(); button.click(); }
+});

@@ -1,0 +1,227 @@
+"""How the labelling card looks and what it does in the browser: HTML, and card.css and card.js beside this file.
+
+All text of models and readers goes through `escape`; none of it ever gets into a style or a script.
+"""
+
+import difflib
+import hashlib
+import html
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+from ..engine.files import storable
+
+CSS, JS = (Path(__file__).with_name(f"card.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+WORDS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_bad": "Both bad", "skip": "Skip"}
+STRENGTHS = (("not said", 0), ("slightly", 1), ("clearly", 2), ("much", 3))
+REASONS = ("correct", "complete", "short", "kind", "clear")
+KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip", "u": "undo", "d": "marks"}
+DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
+SURE, LIKELY = 0.95, 0.8  # from these probabilities on an opinion is very likely, or likely
+BUSY, LATE = 0.7, 20  # seconds without an answer of the kernel until the card says that it waits, and that it worries
+MOST_WORDS = 3000  # of two answers; above it their differences are not looked for
+STORED = 300_000  # characters of pairs that the page holds for the time when the kernel is busy
+AGAIN = "Choose Run > Run All Above Selected Cell, then run this cell. What was saved is still there."
+SAY = {
+    "hasty": "Not counted: that took under {s} s. Read both, then choose.",
+    "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
+    "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
+    "Until then there is no further pair to show.",
+    "late": "The kernel has not answered for 20 seconds. If cells are still running, wait. If not, it was stopped: run "
+    "this cell again in this page. {n} not saved yet, kept in this page and delivered then.",
+    "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
+    "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
+    f"when this card is back. {AGAIN}",
+}
+
+BOX = (
+    "border:1px solid var(--jp-border-color1,#bdbdbd);background:var(--jp-layout-color1,#fff);"
+    "color:var(--jp-content-font-color1,#111);border-radius:4px;padding:8px"
+)
+TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;line-height:1.5"
+CONTROLS = (
+    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+    | {127: "\u2421"}
+    | {i: f"\\x{i:02x}" for i in range(128, 160)}
+)
+
+
+def escape(text):
+    """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
+    return html.escape(storable(text).replace("\r\n", "\n").translate(CONTROLS))
+
+
+def marked(text, others):
+    """`text` as HTML in which the words that `others`, a text too, does not have in this place are marked."""
+    mine, theirs = (re.split(r"(\s+)", t) for t in (text, others))
+    if len(mine) + len(theirs) > 2 * MOST_WORDS:
+        return escape(text)
+    a, b = ([w.casefold().strip(".,;:!?\"'()") or w for w in words[::2]] for words in (mine, theirs))
+    out, upto = [], 0
+    for what, i, j, _, _ in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if what not in ("replace", "delete") or not "".join(mine[2 * i : 2 * j - 1]):
+            continue
+        out += [escape("".join(mine[upto : 2 * i])), f"<mark>{escape(''.join(mine[2 * i : 2 * j - 1]))}</mark>"]
+        upto = 2 * j - 1
+    return "".join(out) + escape("".join(mine[upto:]))
+
+
+def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0):
+    """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
+    known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
+    return (
+        f'<div class="rlhf-quiet" {known}>Which answer matches the prompt better?</div><div role="region" dir="auto" '
+        f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
+    )
+
+
+def answer_html(name, text, others=None):
+    """An answer as a card; `others` is the answer beside it, if what differs is to be marked."""
+    shown = escape(text) if others is None else marked(text, others)
+    return (
+        f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b><div class="rlhf-paper" tabindex="0" role="region" '
+        f'dir="auto" aria-label="Response {name}" style="unicode-bidi:plaintext">{shown}</div></div>'
+    )
+
+
+def store_html(items):
+    """Pairs that the browser can show while the kernel is busy: (item, prompt, left, right), up to `STORED` in size."""
+    out, size = [], 0
+    for item, prompt, left, right, rest in items:
+        page = prompt_html(prompt, item, **rest) + answer_html("A", left, right) + answer_html("B", right, left)
+        size += len(page)
+        if size > STORED:
+            break
+        parts = (prompt_html(prompt, item, **rest), answer_html("A", left, right), answer_html("B", right, left))
+        out.append(f'<template data-store="{item}">' + "".join(f"<div>{part}</div>" for part in parts) + "</template>")
+    return "".join(out)
+
+
+def end_html(log="", min_seconds=0.0, serial=0):
+    """In the place of the prompt when nothing is left to judge."""
+    known = f'data-item="" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
+    return f"<b {known}>All pairs are labelled. Thank you. Run the next cells.</b>"
+
+
+def learnt_html(opinions, n, foreseen, given, enough, fewest):
+    """What the card has learned, in words.
+
+    opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; given:
+    labels so far; enough: from how many on the chapters learn from them; fewest: choices before anything is said.
+    """
+    right, asked = foreseen
+    said = [
+        f"<b>{escape(likes)}</b>: {'very likely' if chance >= SURE else 'likely'} ({min(99, int(100 * chance))} %)"
+        for _, likes, chance, _ in opinions
+        if chance >= LIKELY
+    ]
+    unclear = [about for about, _, chance, _ in opinions if chance < LIKELY]
+    unsettled = [(more, about) for about, _, chance, more in opinions if chance < SURE and more]
+    if n < fewest:
+        lines = [f"What you seem to like is said here after {fewest} choices; so far there are {n}."]
+    else:
+        lines = ["You seem to like " + "; ".join(said) + "." if said else "What you like can't be told yet."]
+    if unclear and said:
+        lines.append(f"Can't tell yet: {escape(', '.join(unclear[:4]))}{' and more' * (len(unclear) > 4)}.")
+    if unsettled:
+        more, about = min(unsettled)
+        lines.append(f"About {more} more label{'s' * (more > 1)} should settle: {escape(about)}.")
+    if asked:
+        choices = "choice" if asked == 1 else f"{asked} choices"
+        lines.append(f"Of your last {choices}, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose.")
+    if given < enough:
+        lines.append(f"From {enough} labels on, the chapters learn from yours: {enough - given} to go.")
+    else:
+        lines.append(f"You have given {given} labels. From {enough} on, the chapters learn from yours.")
+    return '<div class="rlhf-panel rlhf-quiet" aria-live="off">' + "".join(f"<p>{x}</p>" for x in lines) + "</div>"
+
+
+def progress_html(n, total, pace, repeats=0):
+    """Progress in words and as a bar; pace is a list of seconds per choice, repeats how many of `total` come again."""
+    words = f"{n} of {total} labelled"
+    if repeats:
+        again = "1 of them a second time" if repeats == 1 else f"{repeats} of them a second time"
+        words += f" ({total - repeats} pairs, {again}, sides swapped, to see how steady you are)"
+    if len(pace) >= 3:
+        seconds = median(pace)
+        left = round((total - n) * seconds / 60)
+        left = f"about {left} minute{'s' * (left > 1)}" if left else "less than a minute"
+        words += f" · {60 / seconds:.0f} a minute"
+        words += f" · {left} left" if n < total else ""
+    return (
+        f'<div class="rlhf-quiet">{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
+        f'aria-valuemax="{total}" aria-valuenow="{n}" class="rlhf-bar">'
+        f'<div style="width:{100 * n / max(1, total):.1f}%"></div></div>'
+    )
+
+
+def status_html(message, serial, acks=(), wrong=False):
+    """One sentence about what just happened; `acks` are the ids of choices that the browser may forget."""
+    role = "alert" if wrong else "status"
+    mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
+    return (
+        f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" '
+        f'style="min-height:1.5em;{mark}">{escape(message)}</div>'
+    )
+
+
+def token(*parts):
+    """A short name for texts, fit for an attribute and the same in every kernel."""
+    return hashlib.sha1(storable(json.dumps(parts)).encode()).hexdigest()[:16]
+
+
+FALLBACK = (
+    '<div class="rlhf-fallback" style="font-style:italic">Here stands a card to label with. If you cannot see it, its '
+    f"kernel is not running, or the page was reloaded before it was saved. {AGAIN}</div>"
+)
+HIDE = ".jp-OutputArea:has(.rlhf-labeller) .rlhf-fallback,.output:has(.rlhf-labeller) .rlhf-fallback{display:none}"
+HINT = (
+    '<div class="rlhf-keys rlhf-quiet"><span>Single keys label as soon as the focus is in this card: click beside '
+    "the answers, or press Tab.</span><span>Keys are on: each button shows its own. Tab and Enter work, too.</span>"
+    "</div>"
+)
+FOCUS = (
+    ".rlhf-chat button:focus-visible,.rlhf-chat [tabindex]:focus-visible"
+    "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}"
+)
+GUARD_JS = """
+const box = this.closest('.widget-vbox');
+if (!box || box.hasAttribute('data-lm-suppress-shortcuts')) return;
+box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
+box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
+box.addEventListener('keydown', e => {
+  e.stopPropagation();                                   // for front ends that listen last
+  if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
+});
+"""
+
+
+def _on_load(script, css):
+    return f'<style onload="{html.escape(script)}">{css}</style>'
+
+
+def key_guard():
+    """A widget that keeps all keys pressed in its VBox from the notebook's own shortcuts; plain HTML."""
+    import ipywidgets as W
+
+    return W.HTML(_on_load(GUARD_JS, FOCUS))
+
+
+def card_script(hotkeys=True):
+    """The widget that brings the card to life.  Where a front end does not run it, buttons, Tab and Enter still work.
+
+    It keeps keys from the notebook, makes the answers clickable, lets single keys press buttons where `hotkeys`, and
+    holds what was chosen until the kernel confirms it.
+    """
+    import ipywidgets as W
+
+    config = {"keys": KEYS if hotkeys else {}, "say": SAY, "double": DOUBLE_CLICK, "busy": BUSY, "late": LATE}
+    caps = "".join(
+        f'.rlhf-live .rlhf-press-{name}::after{{content:"{key.upper()}";content:"{key.upper()}" / "";margin-left:10px;'
+        "padding:0 6px;border:1px solid currentColor;border-radius:5px;font-size:12px;font-weight:400}"
+        for key, name in KEYS.items()
+        if hotkeys
+    )
+    return W.HTML((HINT if hotkeys else "") + _on_load(JS.replace("CONFIG", json.dumps(config)), CSS + HIDE + caps))
