@@ -37,7 +37,7 @@ const send = () => {
 };
 const taken = () => {                                    // the pairs whose choices are on their way
   const items = [];
-  for (const one of outbox) one.name === 'undo' ? items.pop() : items.push(one.item);
+  for (const one of outbox) if (one.name === 'undo') items.pop(); else if (one.item) items.push(one.item);
   return items;
 };
 const wait = () => {
@@ -68,20 +68,28 @@ const clear = () => {
   for (const chip of all('.rlhf-reason.mod-active')) chip.click();
   if (strengths.length && !strengths[0].classList.contains('mod-active')) strengths[0].click();
 };
+const proceed = () => {                                  // run the cells below this one, where the page lets us
+  const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
+  const here = cells && cells.widgets ? cells.widgets.findIndex(cell => cell.node.contains(box)) : -1;
+  if (here < 0 || here + 1 >= cells.widgets.length) return say(C.say.below);
+  cells.activeCellIndex = here + 1;
+  app.commands.execute('notebook:run-all-below');
+};
 const press = name => {
   const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);
   if (now - pressed < C.double * 1000) return;           // the second half of a double click
   if (dead) return say(fill(C.say.dead, outbox.length));
-  if (name !== 'undo') {
+  if (['a', 'b', 'tie', 'both_bad', 'skip'].includes(name)) {
     if (!item || taken().includes(item) || waited < C.double) return;
     if (waited < slow) return say(C.say.hasty.replace('{s}', slow));
   }
   pressed = now;
   const id = hex();
   if (name === 'undo') local = taken().pop() || '';
-  outbox.push({id, item, name, seconds: Math.round(waited * 100) / 100, ...extras()});
+  outbox.push({id, item: /undo|continue|more/.test(name) ? '' : item, name, seconds: Math.round(waited * 100) / 100, ...extras()});
   keep();
   send();
+  if (name === 'continue') return proceed();
   if (busy) return wait();
   const open = () => outbox.some(one => one.id === id);
   setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
@@ -100,7 +108,7 @@ const look = () => {
     if (outbox.length) send();
   }
   const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
-  for (const one of outbox) if (acks.has(one.id) && one.name !== 'undo') done.add(one.item);
+  for (const one of outbox) if (acks.has(one.id)) done.add(one.item);
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
@@ -114,7 +122,7 @@ const look = () => {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }
-  if (focused && !focused.isConnected && (document.activeElement || document.body) === document.body) {
+  if (focused && !(focused.isConnected && focused.checkVisibility()) && (document.activeElement || document.body) === document.body) {
     const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
     (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
   }

@@ -7,17 +7,30 @@ import difflib
 import hashlib
 import html
 import json
+import math
 import re
 from pathlib import Path
 from statistics import median
 
 from ..engine.files import storable
+from ..lesson import feedback
 
 CSS, JS = (Path(__file__).with_name(f"card.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
 WORDS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_bad": "Both bad", "skip": "Skip"}
+MORE = {"undo": "Undo", "continue": "Continue", "more": "Label on"}
 STRENGTHS = (("not said", 0), ("slightly", 1), ("clearly", 2), ("much", 3))
 REASONS = ("correct", "complete", "short", "kind", "clear")
-KEYS = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip", "u": "undo", "d": "marks"}
+KEYS = {
+    "a": "a",
+    "b": "b",
+    "t": "tie",
+    "x": "both_bad",
+    "s": "skip",
+    "u": "undo",
+    "d": "marks",
+    "c": "continue",
+    "m": "more",
+}
 DOUBLE_CLICK = 0.25  # seconds; whatever comes sooner after a new pair was meant for the one before
 SURE, LIKELY = 0.95, 0.8  # from these probabilities on an opinion is very likely, or likely
 BUSY, LATE = 0.7, 20  # seconds without an answer of the kernel until the card says that it waits, and that it worries
@@ -29,6 +42,8 @@ SAY = {
     "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
     "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
     "Until then there is no further pair to show.",
+    "below": "To go on with your labels, click the next cell and choose Run > Run Selected Cell and All Below (in "
+    "Colab: Runtime > Run cell and below).",
     "late": "The kernel has not answered for 20 seconds. If cells are still running, wait. If not, it was stopped: run "
     "this cell again in this page. {n} not saved yet, kept in this page and delivered then.",
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
@@ -99,10 +114,73 @@ def store_html(items):
     return "".join(out)
 
 
-def end_html(log="", min_seconds=0.0, serial=0):
-    """In the place of the prompt when nothing is left to judge."""
+def end_html(all_done, log="", min_seconds=0.0, serial=0):
+    """In the place of the prompt when nothing is left to judge, or the reader has gone on."""
     known = f'data-item="" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
-    return f"<b {known}>All pairs are labelled. Thank you. Run the next cells.</b>"
+    words = "All pairs are labelled." if all_done else "Your labels so far."
+    return f'<b style="font-size:1.2em" {known}>{words} Thank you.</b>'
+
+
+def share(k, n):
+    """So many of so many, with the 95 % interval of the share, in words."""
+    low, high = feedback.wilson(k, n)
+    return f"{k:g} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def summary_html(summary, agreement, blind=None):
+    """How the labelling went, in words.
+
+    summary: of `feedback.summary`; agreement: [(name, pairs judged alike, pairs judged by both)]; blind: sentences of
+    a blind test and its rows (prompt, who was A, who was B, what was chosen).
+    """
+    s, names = summary, {"tie": "ties", "both_bad": "both bad", "skip": "skipped"}
+    others = ", ".join(f"{s['choices'][c]} {words}" for c, words in names.items() if s["choices"][c])
+    lines = list(blind[0]) if blind else []
+    lines.append(f"{s['n']} labels: {s['decided']} for one side{', ' + others if others else ''}.")
+    if s["seconds"]:
+        lines.append(f"Your pace: {s['seconds']:.1f} seconds a pair, {60 / s['seconds']:.0f} a minute.")
+    if s["repeats"]:
+        lines.append(f"Asked a second time, you chose the same in {share(s['consistent'], s['repeats'])}.")
+    if s["decided"]:
+        lines.append(f"You took the left answer in {share(s['left'], s['decided'])}; a coin would take half.")
+    lines += [f"You chose as {escape(name)} did in {share(k, n)}." for name, k, n in agreement]
+    page = "".join(f"<p>{line}</p>" for line in lines)
+    if blind:
+        rows = "".join("<tr>" + "".join(f"<td>{escape(x)}</td>" for x in row) + "</tr>" for row in blind[1])
+        head = "<tr><th>Prompt</th><th>A was</th><th>B was</th><th>You chose</th></tr>"
+        page += f"<details><summary>Who was who, pair by pair</summary><table>{head}{rows}</table></details>"
+    return f'<div class="rlhf-panel">{page}</div>'
+
+
+def blind_words(a, b, found):
+    """What came out of a blind test of a against b, in sentences; found: a `loop.verdict`."""
+    a, b, rate = escape(a), escape(b), found["win_rate"]
+    ties = f", {found['ties']} ties" if found["ties"] else ""
+    interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
+    lines = [
+        f"You preferred <b>{a}</b> in {found['wins']} of {found['n']} and <b>{b}</b> in {found['losses']}{ties}: a win "
+        f"rate of {100 * rate:.0f} % for {a} (95 % interval {interval})."
+    ]
+    gap = abs(rate - 0.5)
+    if found["verdict"] != "inconclusive":
+        lines.append(f"So by your taste {a} is {found['verdict']}; chance alone seldom gives this.")
+    elif gap < 0.02:
+        lines.append("That is as good as even: only thousands of judgements could tell them apart.")
+    else:
+        needed = math.ceil((1.96 / 2 / gap) ** 2)
+        lines.append(f"That can still be chance. If the rate stays, about {needed} judgements would make it sure.")
+    return lines
+
+
+def simulated_html(name, given, enough):
+    """A note over results that do not come from the reader's own labels, which leads back to the card."""
+    go = "(this.closest('.jp-Notebook')||document).querySelector('.rlhf-labeller').scrollIntoView({block:'center'})"
+    return (
+        f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> From here '
+        f"on everything was made with the labels of {escape(name)}, a program, because you have given {given} and it "
+        f'takes {enough}. <button style="min-height:44px" onclick="{go}">Go to the card</button> Label there and press '
+        "<i>Continue</i>: then all that follows runs again, with yours.</div>"
+    )
 
 
 def learnt_html(opinions, n, foreseen, given, enough, fewest):

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ class Labeller:
     A press sooner than min_seconds after a pair appears does not count.  ask_strength, ask_note: whether the card
     also asks how much better, and why.  hotkeys: whether single keys label while the focus is in the card.
     axes: a function (prompt, answer) -> dict of numbers that the card may learn your taste in, besides what can be
-    counted of any text.  learn: whether the card says what it has learned.
+    counted of any text.  learn: whether the card says what it has learned.  who: in a blind test, who wrote the
+    responses a and b of every pair, two names; they are told at the end.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Labeller:
         hotkeys=True,
         axes=None,
         learn=True,
+        who=None,
     ):
         if not isinstance(annotator, str) or not annotator.strip():
             raise WorkbookError('The annotator needs a name, such as "you".')
@@ -138,7 +141,7 @@ class Labeller:
         self.queue = with_repeats(self.pairs, repeat_share, seed)
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
         self.ask_strength, self.ask_note = ask_strength, ask_note
-        self.axes, self.learns, self._judge = axes, learn, None
+        self.axes, self.learns, self._judge, self.who, self.ended = axes, learn and not who, None, who, False
         self.errors, self.warnings, self.pace, self.front = [], [], [], []
         self.widget: Any = None
         self.shown_at, self.on_screen, self.said, self.replies = time.monotonic(), None, ("", False), 0
@@ -304,6 +307,41 @@ class Labeller:
         """`feedback.summary` of this annotator's labels."""
         return feedback.summary(self.labels)
 
+    def agreement(self):
+        """With whom of the same log one chose alike: [(name, pairs judged alike, pairs judged by both)].
+
+        The first label of each pair by each counts, unless one of them skipped it.
+        """
+        labels = feedback.replay(feedback.read_events(self.path)[0]) if self.path.exists() else []
+        first = {}  # annotator -> pair -> choice
+        for label, earlier in feedback.with_earlier(labels):
+            if not earlier and label["choice"] != "skip":
+                first.setdefault(label["annotator"], {})[feedback.pair_key(label)] = label["choice"]
+        mine = {key: x for key, x in first.pop(self.annotator, {}).items() if (*key, False) in self.judged}
+        both = {name: [(x, mine[key]) for key, x in theirs.items() if key in mine] for name, theirs in first.items()}
+        return [(name, sum(x == y for x, y in some), len(some)) for name, some in both.items() if some]
+
+    def blind_result(self):
+        """Of a blind test: sentences, and for each pair (prompt, who was A, who was B, who was chosen)."""
+        from ..lesson import loop
+
+        a, b = self.who
+        first = [x for x, earlier in feedback.with_earlier(self.labels) if not earlier and x["choice"] != "skip"]
+        rows, wins = [], Counter(x["choice"] for x in first)
+        for x in first:
+            sides = (a, b) if x["left"] == "a" else (b, a)
+            rows.append((x["prompt"], *sides, {"a": a, "b": b}.get(x["choice"], WORDS[x["choice"]])))
+        if not first:
+            return ["Nothing was judged, so there is no result."], rows
+        found = loop.verdict(wins["a"], len(first) - wins["a"] - wins["b"], wins["b"])
+        return card.blind_words(a, b, found), rows
+
+    def simulated_note(self, name):
+        """Display a note that what follows comes from `name`, a simulated annotator, and how to change that."""
+        from IPython.display import HTML, display
+
+        display(HTML(card.simulated_html(name, len(self.labels), feedback.ENOUGH)))
+
     # ------------------------------------------------------------ the widget
 
     def show(self):
@@ -323,7 +361,7 @@ class Labeller:
         wide = {"width": "auto"}
         self.prompt, self.progress, self.status, self.learnt = (W.HTML() for _ in range(4))
         self.answers, self.store = (W.HTML(), W.HTML()), W.HTML(layout=W.Layout(display="none"))
-        self.buttons = {c: W.Button(description=w, layout=wide) for c, w in {**WORDS, "undo": "Undo"}.items()}
+        self.buttons = {c: W.Button(description=w, layout=wide) for c, w in {**WORDS, **card.MORE}.items()}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._click(name))
             for one in ("rlhf-press", f"rlhf-press-{name}", *(["rlhf-undo"] if name == "undo" else [])):
@@ -358,7 +396,7 @@ class Labeller:
             )
             for answer, side in zip(self.answers, "ab")
         ]
-        grid = W.GridBox(
+        self.grid = W.GridBox(
             sides,
             layout=W.Layout(
                 grid_template_columns="repeat(auto-fit, minmax(min(100%, 15em), 1fr))",
@@ -368,9 +406,13 @@ class Labeller:
         )
         extra = [self.strength] if self.ask_strength else []
         extra += [row(*self.reasons.values()), self.note] if self.ask_note else []
-        self.presses = row(*(self.buttons[c] for c in ("tie", "both_bad", "skip")), self.marks, self.buttons["undo"])
+        tie, both_bad, skip, undo, go_on, more = (
+            self.buttons[c] for c in ("tie", "both_bad", "skip", "undo", "continue", "more")
+        )
+        presses = row(go_on, more, tie, both_bad, skip, self.marks, undo)
+        self.judging = [self.grid, *extra, tie, both_bad, skip, self.marks]
         self.widget = W.VBox(
-            [self.prompt, grid, *extra, self.presses, self.status, self.progress, self.learnt, self.wire, self.store]
+            [self.prompt, self.grid, *extra, presses, self.status, self.progress, self.learnt, self.wire, self.store]
             + [card.card_script(self.hotkeys)],
             layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
@@ -407,7 +449,11 @@ class Labeller:
                 self.note.value, self.strength.value = label["note"], label["strength"] or 0
                 for reason, chip in self.reasons.items():
                     chip.value = reason in label.get("reasons", ())
+            self.ended = False
             return "Took the last label back." if label else "There is nothing to take back."
+        if name in ("continue", "more"):
+            self.ended = name == "continue"
+            return card.SAY["below"] if self.ended else ""
         if self.done:
             return "Nothing is left to label here."
         if seconds < self.min_seconds:
@@ -445,7 +491,7 @@ class Labeller:
         """One entry of the browser's outbox; says what was done."""
         if one["id"] in self.ids:
             return "Saved."  # it came twice
-        if one["name"] != "undo":
+        if one["name"] in WORDS:
             if one["item"] not in self.names:
                 return "Not saved: that pair is not asked here any more."
             place = self.names.index(one["item"])
@@ -457,19 +503,24 @@ class Labeller:
 
     def _refresh(self, message=""):
         """Show the current pair."""
-        item = self.current
+        item = None if self.ended else self.current
         known = {"log": self.log, "min_seconds": self.min_seconds, "serial": self.replies}
+        for widget in self.judging:
+            widget.layout.display = None if item else "none"
+        enough = self.done or (len(self.labels) >= feedback.ENOUGH and not self.who)
+        self.buttons["continue"].layout.display = None if enough and not self.ended else "none"
+        self.buttons["more"].layout.display = None if self.ended and not self.done else "none"
         if item:
             texts = self._texts(item)
             self.prompt.value = prompt_html(item["pair"]["prompt"], item["name"], **known)
             for widget, name, text, others in zip(self.answers, "AB", texts, texts[::-1]):
                 widget.value = answer_html(name, text, others)
         else:
-            self.prompt.value = card.end_html(**known)
+            self.prompt.value = card.end_html(self.done, **known)
             self.answers[0].value = self.answers[1].value = ""
         done, total = self._counts()
         self.progress.value = card.progress_html(done, total, self.pace, self._repeats())
-        self.learnt.value = self._learnt() if self.learns else ""
+        self.learnt.value = (self._learnt() if self.learns else "") + ("" if item else self._end())
         self._say(message)
         if item != self.on_screen:
             self.on_screen, self.shown_at = item, time.monotonic()
@@ -484,6 +535,9 @@ class Labeller:
         places = [i for i, (pair, again) in enumerate(self.queue) if not again and self._open(pair, again)]
         items = (self._item(i) for i in places)
         return card.store_html((x["name"], x["pair"]["prompt"], *self._texts(x), rest) for x in items)
+
+    def _end(self):
+        return card.summary_html(self.summary(), self.agreement(), self.blind_result() if self.who else None)
 
     def _learnt(self):
         opinion = self.opinion

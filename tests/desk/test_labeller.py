@@ -18,6 +18,7 @@ from rlhf_helpers.desk import labeller as lab
 from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback as fb
+from rlhf_helpers.lesson import loop
 from rlhf_helpers.world.annotators import Annotator
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></div>&amp; $5 and $6 *b* \x00\x1b[31m'
@@ -445,7 +446,7 @@ def test_clicks_label_undo_and_show_progress(shown):
     assert 'aria-valuenow="4"' in x.progress.value and "width:30.8%" in x.progress.value
     assert 'role="status"' in x.status.value and "back" in x.status.value
     words = [b.description for b in x.buttons.values()]
-    assert words == ["A is better", "B is better", "Tie", "Both bad", "Skip", "Undo"]
+    assert words == ["A is better", "B is better", "Tie", "Both bad", "Skip", "Undo", "Continue", "Label on"]
 
 
 def test_a_is_the_response_on_the_screen(shown):
@@ -475,7 +476,7 @@ def test_widgets_are_not_rebuilt_or_disabled(shown):
     before = list(x.widget.children), [b.disabled for b in x.buttons.values()]
     for name in ("a", "undo", "tie"):
         press(x, name)
-    assert before == (list(x.widget.children), [False] * 6)
+    assert before == (list(x.widget.children), [False] * 8)
 
 
 def test_strength_and_note_are_stored_and_cleared(shown):
@@ -547,6 +548,98 @@ def test_after_the_last_pair_it_says_so(shown):
     assert len(x.labels) == 1 and not x.errors
     press(x, "undo")
     assert "Question 0?" in x.prompt.value
+
+
+# ---------------------------------------------------------------- the end
+
+
+def is_shown(widget):
+    return widget.layout.display != "none"
+
+
+def test_continue_shows_when_there_is_enough_and_ends_with_a_summary_from_which_one_can_label_on(shown):
+    x = shown(make_pairs(20))
+    for _ in range(fb.ENOUGH - 1):
+        press(x, "a")
+    assert not is_shown(x.buttons["continue"]) and is_shown(x.grid)
+    press(x, "a")
+    assert is_shown(x.buttons["continue"]) and not is_shown(x.buttons["more"])
+    press(x, "continue")
+    assert not is_shown(x.grid) and not is_shown(x.buttons["tie"]) and is_shown(x.buttons["undo"])
+    assert f"{fb.ENOUGH} labels: {fb.ENOUGH} for one side" in x.learnt.value
+    assert "Your pace: 2.0 seconds a pair, 30 a minute" in x.learnt.value
+    assert "Run Selected Cell and All Below" in x.status.value and len(x.labels) == fb.ENOUGH
+    press(x, "more")
+    assert is_shown(x.grid) and "labels:" not in x.learnt.value
+    press(x, "continue")
+    press(x, "undo")
+    assert is_shown(x.grid) and len(x.labels) == fb.ENOUGH - 1
+
+
+def test_the_summary_says_how_steady_one_was_and_who_chose_alike(shown):
+    x = shown(make_pairs(20), repeat_share=0.2)
+    x.label_with(Likes())  # the same log, under a name of its own
+    while not x.done:
+        item = x.current
+        left_is_good = (item["pair"]["response_a"] if item["left"] == "a" else item["pair"]["response_b"])[0] == "g"
+        press(x, "a" if left_is_good else "b")
+    said = x.learnt.value
+    assert "you chose the same in 4 of 4" in said
+    assert "You chose as simulated:likes did in 20 of 20 (84 to 100 %)" in said
+    assert x.agreement() == [("simulated:likes", 20, 20)]
+
+
+def test_agreement_leaves_out_what_one_of_the_two_skipped(shown):
+    x = shown(make_pairs(4), repeat_share=0.0)
+    other_one = Labeller(make_pairs(4), x.path, annotator="bob", repeat_share=0.0)
+    for mine, theirs in (("tie", "tie"), ("skip", "tie"), ("both_bad", "skip"), ("tie", "both_bad")):
+        press(x, mine)
+        other_one.choose(theirs)
+    assert x.agreement() == [("bob", 1, 2)] and Labeller(make_pairs(4), x.path, annotator="new").agreement() == []
+
+
+@pytest.mark.parametrize(
+    "wins, losses, words",
+    [
+        (20, 4, "is better; chance alone seldom"),
+        (4, 20, "is worse"),
+        (15, 9, "about 62 judgements would make it sure"),
+        (12, 12, "only thousands"),
+    ],
+)
+def test_a_blind_test_tells_at_the_end_who_was_who_and_what_it_would_take_to_be_sure(shown, wins, losses, words):
+    x = shown(make_pairs(wins + losses), repeat_share=0.0, who=("the <new> model", "the old one"))
+    for n in range(wins + losses):
+        assert "new" not in x.learnt.value and "You seem" not in x.learnt.value
+        assert not is_shown(x.buttons["continue"])
+        press(x, "a" if (x.current["left"] == "a") == (n < wins) else "b")
+    said = x.learnt.value
+    assert f"You preferred <b>the &lt;new&gt; model</b> in {wins} of {wins + losses}" in said and words in said
+    assert said.count("<tr>") == 1 + wins + losses and is_shown(x.buttons["continue"])
+    rows = x.blind_result()[1]
+    for label, (prompt, was_a, was_b, chosen) in zip(x.labels, rows, strict=True):
+        assert {was_a, was_b} == {"the <new> model", "the old one"} and prompt == label["prompt"]
+        assert chosen == ("the <new> model" if label["choice"] == "a" else "the old one")
+        assert (was_a == "the <new> model") == (label["left"] == "a")
+
+
+def test_what_it_takes_to_be_sure_is_what_wilsons_interval_needs():
+    found = loop.verdict(15, 0, 9)
+    (needed,) = (int(x) for x in re.findall(r"about (\d+) judgements", card.blind_words("a", "b", found)[1]))
+    lows = [fb.wilson(0.625 * n, n)[0] for n in (needed - 2, needed + 2)]
+    assert lows[0] < 0.5 < lows[1]
+
+
+def test_nothing_judged_in_a_blind_test_is_no_result(shown):
+    x = shown(make_pairs(1), repeat_share=0.0, who=("new", "old"))
+    press(x, "skip")
+    assert "Nothing was judged" in x.learnt.value and not x.errors
+
+
+def test_results_of_simulated_labels_are_marked_and_lead_back_to_the_card(tmp_path):
+    page = card.simulated_html("simulated:<b>", 3, 16)
+    assert "SIMULATED" in page and "simulated:&lt;b&gt;" in page and "given 3 and it takes 16" in page
+    assert "Continue" in page and "scrollIntoView" in page
 
 
 def test_a_torn_log_is_told_in_the_widget(shown, tmp_path):
