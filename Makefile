@@ -63,7 +63,7 @@ constraints: test-newest  ## write constraints.txt anew, with the newest version
 	@mv build/constraints.txt constraints.txt; git --no-pager diff --stat constraints.txt
 
 lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
-	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(ROOT_USER) $(ARGS) notebooks/00_rlhf_in_one_sitting.ipynb
+	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.expose_app_in_browser=True $(ROOT_USER) $(ARGS) notebooks/00_rlhf_in_one_sitting.ipynb
 
 models: $(READY)  ## rebuild everything in data/ from its seed
 	@$(IN_VENV) -m rlhf_helpers.make.build $(ARGS)

@@ -419,7 +419,7 @@ class Labeller:
         self.widget.add_class("rlhf-labeller")
 
     def _mark(self):
-        (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-plain")
+        (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-unmarked")
 
     def _click(self, name):
         """What a button does where the card's script does not run: guard, choose, show the next pair."""

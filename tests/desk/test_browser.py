@@ -706,6 +706,32 @@ def test_a_card_without_its_kernel_says_what_to_do(lab, page):
     playwright_api.expect(note).to_contain_text("Run All Above Selected Cell")
 
 
+def test_continue_runs_the_cells_below_with_the_labels_and_a_blind_test_tells_who_was_who(lab, page, screenshots):
+    log, expect = lab[2] / "end.jsonl", playwright_api.expect
+    options = ", repeat_share=0.0, who=('the new model', 'the old one')"
+    small_notebook(lab[2], "end", "end.jsonl", options, more="print('learned from', len(labeller.labels))")
+    box = run_all(page, "end.ipynb")
+    expect(panel(page).get_by_text("learned from 0")).to_be_visible()
+    for n in range(14):
+        wait_shown(box, n)
+        page.keyboard.press("a") if n else box.get_by_role("region", name="Response A").click()
+    labels = wait_labels(log, 14)
+    expect(button(box, "Continue")).to_be_visible()
+    expect(button(box, "A is better")).to_be_hidden()
+    wins = sum(x["choice"] == "a" for x in labels)
+    expect(box).to_contain_text(f"You preferred the new model in {wins} of 14 and the old one in {14 - wins}")
+    box.get_by_text("Who was who").click()
+    for width in (1366, 360):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        page.wait_for_timeout(700)
+        assert box.evaluate(STICKS_OUT) == []
+        box.screenshot(path=screenshots / f"end-{width}.png")
+    page.keyboard.press("c")
+    expect(panel(page).get_by_text("learned from 14")).to_be_visible()
+    assert page.evaluate("() => document.activeElement.closest('.jp-NotebookPanel') !== null")
+
+
 def test_a_killed_kernel_loses_nothing(lab, page):
     log = lab[2] / "dead.jsonl"
     small_notebook(lab[2], "dead", "dead.jsonl", more="import os; open('dead.pid', 'w').write(str(os.getpid()))")

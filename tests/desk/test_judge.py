@@ -1,6 +1,8 @@
 """What the card says that it has learned: the fit, its doubt, its foresight, its words."""
 
+import json
 import random
+import sys
 import time
 
 import numpy as np
@@ -11,7 +13,7 @@ from rlhf_helpers.desk import labeller as lab
 from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine.files import ROOT, read_jsonl
 from rlhf_helpers.lesson import feedback as fb
-from rlhf_helpers.world import gold
+from rlhf_helpers.world import annotators, gold
 from rlhf_helpers.world.annotators import Annotator
 
 PAIRS = read_jsonl(ROOT / "data" / "pairs.jsonl")[:200]
@@ -180,3 +182,44 @@ def test_a_click_is_learned_from_in_a_moment(tmp_path):
 def test_what_an_axis_is_called_is_escaped():
     page = card.learnt_html([("<b>", "<script>", 0.9, 3)], 9, (1, 2), 9, 16, 6)
     assert "<script>" not in page and "&lt;script&gt;" in page and "settle: &lt;b&gt;" in page
+
+
+# ---------------------------------------------------------------- is its confidence right?
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import judge as bench
+    finally:
+        sys.path.pop(0)
+    return bench
+
+
+def test_the_stated_confidence_is_calibrated_over_ten_tastes(bench):
+    """In random order; where the card itself chooses the pairs, "likely" may be a little too sure."""
+    data = json.loads((ROOT / "benchmarks" / "results" / "judge.json").read_text(encoding="utf-8"))
+    assert data["tastes"] == sorted(bench.TASTES) and len(data["tastes"]) == 10
+    assert not set(data["tastes"]) & set(annotators.TASTES), "the prior was chosen on these"
+    for order, within in (("random", 0.05), ("least sure", 0.07)):
+        for what in ("opinions", "next choice"):
+            stated = [row for row in data["orders"][order][what] if row["from"] >= card.LIKELY and row["n"] >= 50]
+            assert stated and all(row["true"] > row["stated"] - within for row in stated), (order, what, stated)
+
+
+def test_a_small_case_of_that_measurement(bench):
+    tastes = {name: annotators.TASTES[name] for name in ("helpful", "warm", "terse")}
+    found = bench.measure(tastes, range(4), "random")
+    likely = [row for row in found["opinions"] if row["from"] >= card.LIKELY]
+    assert sum(row["n"] for row in likely) > 50
+    assert all(row["true"] > row["stated"] - 0.1 for row in likely), likely
+    assert found["right about the next choice"][40] > 0.65
+
+
+def test_confidence_that_is_too_high_is_seen(bench, monkeypatch):
+    """With a posterior three times too narrow the same measurement shows it."""
+    honest = judge.learn
+    monkeypatch.setattr(judge, "learn", lambda x, t: (honest(x, t)[0], honest(x, t)[1] / 9))
+    found = bench.measure({"right": bench.TASTES["right"], "few_e": bench.TASTES["few_e"]}, range(2), "random")
+    assert any(row["true"] < row["stated"] - 0.1 for row in found["opinions"] if row["from"] >= card.LIKELY)

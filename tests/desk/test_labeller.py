@@ -521,9 +521,9 @@ def test_marking_changes_no_text(text, others):
 
 def test_the_marks_can_be_turned_off(shown):
     x = shown()
-    assert "<mark>" in x.answers[0].value and "rlhf-plain" not in x.widget._dom_classes
+    assert "<mark>" in x.answers[0].value and "rlhf-unmarked" not in x.widget._dom_classes
     x.marks.value = False
-    assert "rlhf-plain" in x.widget._dom_classes
+    assert "rlhf-unmarked" in x.widget._dom_classes
 
 
 def test_errors_are_shown_kept_and_the_pair_stays(shown, monkeypatch):
