@@ -118,7 +118,7 @@ const look = () => {
   const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
   if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead, outbox.length) : C.say.cut); }
   box.classList.toggle('rlhf-cut', cut);
-  for (const b of all('.widget-toggle-button, .rlhf-strength button')) {
+  for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }

@@ -136,7 +136,7 @@ def summary_html(summary, agreement, blind=None):
     s, names = summary, {"tie": "ties", "both_bad": "both bad", "skip": "skipped"}
     others = ", ".join(f"{s['choices'][c]} {words}" for c, words in names.items() if s["choices"][c])
     lines = list(blind[0]) if blind else []
-    lines.append(f"{s['n']} labels: {s['decided']} for one side{', ' + others if others else ''}.")
+    lines.append(f"You gave {s['n']} labels: a side in {s['decided']}{', ' + others if others else ''}.")
     if s["seconds"]:
         lines.append(f"Your pace: {s['seconds']:.1f} seconds a pair, {60 / s['seconds']:.0f} a minute.")
     if s["repeats"]:

@@ -45,7 +45,7 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
 class Chat:
     """Talk to `model`; every `every`-th turn compares two answers (0: never) and logs the choice to `path`.
 
-    `ask(text)` and `prefer("a" or "b")` work without a front end and raise WorkbookError in one sentence;
+    `ask(text)`, `prefer("a" or "b")` and `rate(good)` work without a front end and raise WorkbookError in one sentence;
     `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
     """
 
@@ -57,6 +57,7 @@ class Chat:
         self.temperature, self.top_p = temperature, top_p
         self.generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         self.turns, self.pending, self.asked_at, self.labels = [], None, 0.0, []  # a turn: (prompt, answers)
+        self.ratings = []
         self.errors, self.widget, self.ready_at = [], None, 0.0
 
     @property
@@ -132,6 +133,16 @@ class Chat:
         self.turns[-1] = label["prompt"], [label["response_b" if choice == "b" else "response_a"]]
         return label
 
+    def rate(self, good):
+        """Log a thumb up or down for the latest answer, a row for unpaired training; returns the event."""
+        if not self.turns or len(self.turns[-1][1]) != 1:
+            raise WorkbookError("There is no single answer to rate now. Ask something first, or say which is better.")
+        prompt, (answer,) = self.turns[-1]
+        event = feedback.rating_event(prompt, answer, good, self.annotator)
+        feedback.append_event(self.path, event)
+        self.ratings.append(event)
+        return event
+
     def _keep(self, text):
         line = json.dumps({"prompt": text, "ts": round(time.time(), 3)}, ensure_ascii=False) + "\n"
         data = storable(line).encode()
@@ -179,10 +190,15 @@ class Chat:
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self._click(self._prefer, choice))
         self.choices = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
+        self.thumbs = [W.Button(description=w, layout=W.Layout(width="auto")) for w in ("Good answer", "Bad answer")]
+        for good, button in zip((True, False), self.thumbs):
+            button.on_click(lambda _, good=good: self._click(self._rate, good))
+        self.rating = W.HBox(self.thumbs, layout=W.Layout(flex_flow="row wrap"))
         self.widget = W.VBox(
             [
                 self.talk,
                 self.choices,
+                self.rating,
                 self.status,
                 W.HBox([self.box, self.send]),
                 W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")),
@@ -210,6 +226,10 @@ class Chat:
         self.box.value = ""
         self._refresh("Which answer is better?" if len(answers) == 2 else "")
 
+    def _rate(self, good):
+        self.rate(good)
+        self._refresh(f"Saved: a {'good' if good else 'bad'} answer. Thank you.")
+
     def _prefer(self, choice):
         self.prefer(choice)
         self._refresh("Saved. Thank you.")
@@ -222,6 +242,8 @@ class Chat:
             + "</div>"
         )
         self.choices.layout.display = "" if self.pending and not now else "none"
+        single = bool(self.turns) and len(self.turns[-1][1]) == 1 and not now
+        self.rating.layout.display = "" if single else "none"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
         role = "alert" if wrong else "status"
         self.status.value = f'<div role="{role}" style="{mark}">{escape(message)}</div>'

@@ -111,7 +111,8 @@ class Labeller:
     Making it again with the same pairs and path goes on where the log ends; each `annotator` has a
     queue of their own.  order: see `ordered`.  repeat_share: of the pairs come back with sides flipped.
     A press sooner than min_seconds after a pair appears does not count.  ask_strength, ask_note: whether the card
-    also asks how much better, and why.  hotkeys: whether single keys label while the focus is in the card.
+    also asks how much better, and why.  ask_edit: whether the better answer can be edited, which makes a demonstration
+    and two pairs.  hotkeys: whether single keys label while the focus is in the card.
     axes: a function (prompt, answer) -> dict of numbers that the card may learn your taste in, besides what can be
     counted of any text.  learn: whether the card says what it has learned.  who: in a blind test, who wrote the
     responses a and b of every pair, two names; they are told at the end.
@@ -133,6 +134,7 @@ class Labeller:
         axes=None,
         learn=True,
         who=None,
+        ask_edit=False,
     ):
         if not isinstance(annotator, str) or not annotator.strip():
             raise WorkbookError('The annotator needs a name, such as "you".')
@@ -140,7 +142,7 @@ class Labeller:
         self.pairs = ordered(check_pairs(pairs), order, seed)
         self.queue = with_repeats(self.pairs, repeat_share, seed)
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
-        self.ask_strength, self.ask_note = ask_strength, ask_note
+        self.ask_strength, self.ask_note, self.ask_edit = ask_strength, ask_note, ask_edit
         self.axes, self.learns, self._judge, self.who, self.ended = axes, learn and not who, None, who, False
         self.errors, self.warnings, self.pace, self.front = [], [], [], []
         self.widget: Any = None
@@ -161,6 +163,8 @@ class Labeller:
         asked = {feedback.pair_key(pair) for pair, _ in self.queue}
         mine = [x for x in feedback.replay(events) if x["annotator"] == self.annotator]
         self.ids = {x["event_id"] for x in events}
+        ids = {f"{pair['pair_id']} edited" for pair, _ in self.queue}
+        self.edits = [x for x in mine if x.get("made") == "edit" and x["pair_id"] in ids]
         self._set([x for x in mine if feedback.pair_key(x) in asked])
 
     def _set(self, labels):
@@ -259,11 +263,30 @@ class Labeller:
         self._append(label)
         return label
 
+    def edit(self, side, text, seconds=None):
+        """The answer *shown* as A or B ("a", "b") is the better one, and better still as `text`; returns both labels.
+
+        The second of them is that of `feedback.edit_event`.
+        """
+        item = self.current
+        if item is None or side not in ("a", "b"):
+            raise WorkbookError("First say which answer is the better one, A or B, then edit it and save.")
+        own = item["left"] if side == "a" else other(item["left"])
+        edited = feedback.edit_event(item["pair"], own, text, self.annotator, seconds=seconds)
+        label = self.choose(side, seconds=seconds)
+        self._append(edited)
+        return label, edited
+
     def undo(self):
-        """Take the latest label back and ask about its pair again; returns that label, or None."""
+        """Take the latest label back and ask about its pair again; returns that label, or None.
+
+        What was edited of that pair is taken back with it.
+        """
         if not self.labels:
             return None
         label = self.labels[-1]
+        for edited in [x for x in self.edits if x["pair_id"] == f"{label['pair_id']} edited"]:
+            self._append(feedback.undo_event(edited))
         self._append(feedback.undo_event(label))
         undone = card.token(*feedback.pair_key(label), label["is_repeat"])
         self._ask(self.names.index(undone))  # now, should the order have changed since
@@ -279,8 +302,9 @@ class Labeller:
             return self.reload()
         self.size = end
         self.ids.add(event["event_id"])
-        gone = event.get("undoes")
-        self._set([x for x in self.labels if x["event_id"] != gone] + ([] if gone else [event]))
+        gone, new = event.get("undoes"), [event] if event["event"] == "label" else []
+        self.edits = [x for x in self.edits if x["event_id"] != gone] + [x for x in new if "made" in x]
+        self._set([x for x in self.labels if x["event_id"] != gone] + [x for x in new if "made" not in x])
 
     def label_with(self, annotator, n=None):
         """A simulated annotator judges `n` pairs (default: all) on the same path; returns how many it judged.
@@ -340,7 +364,7 @@ class Labeller:
         """Display a note that what follows comes from `name`, a simulated annotator, and how to change that."""
         from IPython.display import HTML, display
 
-        display(HTML(card.simulated_html(name, len(self.labels), feedback.ENOUGH)))
+        display(HTML(card.simulated_html(name, self._given(), feedback.ENOUGH)))
 
     # ------------------------------------------------------------ the widget
 
@@ -406,6 +430,7 @@ class Labeller:
         )
         extra = [self.strength] if self.ask_strength else []
         extra += [row(*self.reasons.values()), self.note] if self.ask_note else []
+        extra += [self._editor(W, row)] if self.ask_edit else []
         tie, both_bad, skip, undo, go_on, more = (
             self.buttons[c] for c in ("tie", "both_bad", "skip", "undo", "continue", "more")
         )
@@ -417,6 +442,31 @@ class Labeller:
             layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
         self.widget.add_class("rlhf-labeller")
+
+    def _editor(self, W, row):
+        """The better answer in a box to edit, which a press on A or B opens."""
+        self.better = W.ToggleButtons(options=[("no", ""), ("A", "a"), ("B", "b")], description="Edit the better one?")
+        self.better.style.button_width = "auto"
+        self.better.add_class("rlhf-edit")
+        self.text = W.Textarea(description="Edited", rows=4, layout=W.Layout(width="auto"))
+        self.text.style.description_width = "auto"
+        self.save = W.Button(description="Save the edit", layout=W.Layout(width="auto"))
+        self.better.observe(lambda change: self._open_editor(change["new"]), "value")
+        self.save.on_click(lambda _: self._save_edit())
+        self._open_editor("")
+        return W.VBox([self.better, self.text, row(self.save)], layout=W.Layout(grid_gap="8px", overflow="visible"))
+
+    def _open_editor(self, side):
+        for widget in (self.text, self.save):
+            widget.layout.display = None if side else "none"
+        if side and self.current:
+            self.text.value = self._texts(self.current)["ab".index(side)]
+
+    def _save_edit(self):
+        with self._explained():
+            self.edit(self.better.value, self.text.value, round(time.monotonic() - self.shown_at, 2))
+            self.better.value = ""
+            self._refresh("Saved: the edit, as a demonstration and two pairs.")
 
     def _mark(self):
         (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-unmarked")
@@ -507,7 +557,7 @@ class Labeller:
         known = {"log": self.log, "min_seconds": self.min_seconds, "serial": self.replies}
         for widget in self.judging:
             widget.layout.display = None if item else "none"
-        enough = self.done or (len(self.labels) >= feedback.ENOUGH and not self.who)
+        enough = self.done or (self._given() >= feedback.ENOUGH and not self.who)
         self.buttons["continue"].layout.display = None if enough and not self.ended else "none"
         self.buttons["more"].layout.display = None if self.ended and not self.done else "none"
         if item:
@@ -523,6 +573,8 @@ class Labeller:
         self.learnt.value = (self._learnt() if self.learns else "") + ("" if item else self._end())
         self._say(message)
         if item != self.on_screen:
+            if self.ask_edit:
+                self.better.value = ""
             self.on_screen, self.shown_at = item, time.monotonic()
 
     def _texts(self, item):
@@ -542,8 +594,11 @@ class Labeller:
     def _learnt(self):
         opinion = self.opinion
         return card.learnt_html(
-            opinion.opinions(), len(opinion.t), opinion.foreseen(), len(self.labels), feedback.ENOUGH, judge.FEWEST
+            opinion.opinions(), len(opinion.t), opinion.foreseen(), self._given(), feedback.ENOUGH, judge.FEWEST
         )
+
+    def _given(self):
+        return sum(x["choice"] != "skip" for x in self.labels)
 
     def _counts(self):
         left = sum(self._open(pair, again) for pair, again in self.queue)

@@ -5,6 +5,7 @@ Nothing in the file is ever changed: taking a label back appends an event that n
 state is what `replay` makes of the events; preferences and summaries are made of the state.
 """
 
+import itertools
 import json
 import math
 import os
@@ -22,9 +23,10 @@ try:
 except ImportError:  # Windows: one write per event has to do
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had labels and their undoing only, which are still written as such
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 PAIR_FIELDS = ("pair_id", "prompt", "response_a", "response_b")
+TEXTS = {"label": PAIR_FIELDS, "undo": ("undoes",), "rating": ("prompt", "response")}  # of each kind of event
 NEWER = "a newer version of the workbook wrote it"
 ENOUGH = 24  # labels of one's own from which the chapters learn from them alone
 
@@ -39,7 +41,7 @@ def label_event(pair, left, choice, annotator, *, strength=None, note="", is_rep
     reasons: words picked from a list, left out of the event where there are none.
     """
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "event": "label",
         "event_id": uuid.uuid4().hex,
         **{f: pair[f] for f in PAIR_FIELDS},
@@ -58,12 +60,54 @@ def label_event(pair, left, choice, annotator, *, strength=None, note="", is_rep
 def undo_event(label):
     """The event that takes `label` back."""
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "event": "undo",
         "event_id": uuid.uuid4().hex,
         "undoes": label["event_id"],
         "pair_id": label["pair_id"],
         "annotator": label["annotator"],
+        "ts": round(time.time(), 3),
+    }
+
+
+def edit_event(pair, side, text, annotator, *, seconds=None):
+    """The label that an edit makes: `text` is better than the answer that it was made of, the pair's own a or b.
+
+    Its pair has the edited answer as a.  With "made": "edit" it is a demonstration, too (see `to_demonstrations`).
+    """
+    old = pair["response_" + side]
+    if not text.strip() or text.strip() == old.strip():
+        raise WorkbookError("Nothing was changed, so there is nothing to learn from. Edit the answer, then save.")
+    made = {"pair_id": f"{pair['pair_id']} edited", "prompt": pair["prompt"], "response_a": text, "response_b": old}
+    return {**label_event(made, "b", "a", annotator, seconds=seconds), "made": "edit"}
+
+
+def ranking_events(name, prompt, responses, ranks, annotator, *, seconds=None):
+    """The labels that a ranking implies, one for each two answers: k (k - 1) / 2 of them (Ouyang et al. 2022).
+
+    ranks: a number for each response, 1 for the best; equal ranks are a tie.  name: what the pair_ids begin with.
+    """
+    if len(ranks) != len(responses) or len(responses) < 2:
+        raise WorkbookError(f"{len(responses)} answers were given {len(ranks)} ranks; each of at least two needs one.")
+    out = []
+    for i, j in itertools.combinations(range(len(responses)), 2):
+        pair = dict(zip(PAIR_FIELDS, (f"{name} {i}-{j}", prompt, responses[i], responses[j])))
+        choice = "tie" if ranks[i] == ranks[j] else "a" if ranks[i] < ranks[j] else "b"
+        out.append({**label_event(pair, "a", choice, annotator, seconds=seconds), "made": "ranking", "group": name})
+    return out
+
+
+def rating_event(prompt, response, good, annotator, *, seconds=None):
+    """A thumb up (`good`) or down for a single answer."""
+    return {
+        "schema": 2,
+        "event": "rating",
+        "event_id": uuid.uuid4().hex,
+        "prompt": prompt,
+        "response": response,
+        "good": bool(good),
+        "annotator": annotator,
+        "seconds": seconds,
         "ts": round(time.time(), 3),
     }
 
@@ -75,9 +119,12 @@ def problem_with(event):
     schema = event.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         return f"{NEWER} (schema {shown(schema)}; this one knows {SCHEMA})"
-    allowed: dict[str, tuple] = {"schema": (SCHEMA,), "event": ("label", "undo")}
+    allowed: dict[str, tuple] = {"schema": (1, SCHEMA), "event": tuple(TEXTS)}
     if event.get("event") == "label":
         allowed |= {"choice": CHOICES, "left": ("a", "b"), "strength": (None, 1, 2, 3), "is_repeat": (True, False)}
+        allowed |= {"made": ("edit", "ranking")} if "made" in event else {}
+    if event.get("event") == "rating":
+        allowed |= {"good": (True, False)}
     for field, values in allowed.items():
         if field not in event or event[field] not in values:
             found = shown(event[field]) if field in event else "missing"
@@ -88,7 +135,7 @@ def problem_with(event):
     reasons = event.get("reasons", [])
     if not isinstance(reasons, list) or not all(isinstance(x, str) for x in reasons):
         return f"reasons is {shown(reasons)}, not a list of words"
-    for field in ("event_id", "annotator", *(("undoes",) if event["event"] == "undo" else PAIR_FIELDS)):
+    for field in ("event_id", "annotator", *TEXTS[event["event"]]):
         if not isinstance(event.get(field), str):
             return f"the field {field!r} is missing or not text"
     return ""
@@ -161,8 +208,8 @@ def _write(f, data):
     return start
 
 
-def read_events(path):
-    """All events of a log and a list of warnings: (events, warnings).
+def read_events(path, kinds=("label", "undo")):
+    """The events of a log and a list of warnings: (events, warnings).  kinds: of `TEXTS`; ratings only if asked for.
 
     A torn last line, left by a crash in the middle of a write, is dropped with a warning.  Any other
     line that is not an event raises WorkbookError with file and line number, and so does a missing file.
@@ -190,7 +237,7 @@ def read_events(path):
         if wrong:
             do = "Update the workbook" if wrong.startswith(NEWER) else "Mend or delete the line"
             raise WorkbookError(f"{path}, line {n}: {wrong}. {do} and run the cell again.")
-        events.append(event)
+        events += [event] if event["event"] in kinds else []
     return events, warnings
 
 
@@ -290,6 +337,63 @@ def write_preferences(path, labels):
     return rows
 
 
+def ratings_of(events):
+    """The ratings that stand after all events (see `read_events`), the last of each answer by each annotator."""
+    gone = {e["undoes"] for e in events if e["event"] == "undo"}
+    ratings = [e for e in events if e["event"] == "rating" and e["event_id"] not in gone]
+    return list({(e["annotator"], e["prompt"], e["response"]): e for e in ratings}.values())
+
+
+def to_unpaired(labels, ratings=()):
+    """Rows for unpaired training (KTO, Ethayarajh et al. 2024), and a count of what gives none: (rows, left_out).
+
+    A row is {"prompt", "completion", "label"}, label True for good.  A rating is one row, a pair of which both were
+    bad two; a choice between two answers says of neither that it is good, and stays with `to_preferences`.
+    """
+    rows = [{"prompt": r["prompt"], "completion": r["response"], "label": r["good"]} for r in ratings]
+    left_out = Counter()
+    for label, earlier in with_earlier(labels):
+        if earlier:
+            left_out["repeat"] += 1
+        elif label["choice"] == "both_bad":
+            texts = label["response_a"], label["response_b"]
+            rows += [{"prompt": label["prompt"], "completion": text, "label": False} for text in texts]
+        else:
+            left_out["skip" if label["choice"] == "skip" else "compared"] += 1
+    return rows, dict(left_out)
+
+
+def to_demonstrations(labels):
+    """Rows for fine-tuning, {"prompt", "completion"}, from the answers that were edited: (rows, left_out)."""
+    rows = [{"prompt": x["prompt"], "completion": x["response_a"]} for x in labels if x.get("made") == "edit"]
+    return rows, {"not edited": len(labels) - len(rows)} if len(rows) < len(labels) else {}
+
+
+def write_unpaired(path, labels, ratings=()):
+    """Write what `to_unpaired` gives in TRL's unpaired preference format; says what was left out."""
+    rows, left_out = to_unpaired(labels, ratings)
+    write_jsonl(path, rows)
+    good = sum(r["label"] for r in rows)
+    words = {"compared": "comparisons (those are preferences)", "skip": "skipped", "repeat": "repeats"}
+    counts = ", ".join(f"{left_out.get(k, 0)} {w}" for k, w in words.items())
+    print(
+        f"{len(labels)} labels and {len(ratings)} ratings gave {len(rows)} single answers in {Path(path).name}, "
+        f"{good} good and {len(rows) - good} bad. Left out: {counts}."
+    )
+    return rows
+
+
+def write_demonstrations(path, labels):
+    """Write what `to_demonstrations` gives in TRL's prompt-completion format; says what was left out."""
+    rows, left_out = to_demonstrations(labels)
+    write_jsonl(path, rows)
+    print(
+        f"{len(labels)} labels gave {len(rows)} demonstrations in {Path(path).name}. "
+        f"Left out: {left_out.get('not edited', 0)} that are not edits."
+    )
+    return rows
+
+
 def wilson(k, n, z=1.96):
     """95 % interval for a share seen as k of n (Wilson 1927); (0, 1) if nothing was seen."""
     if n == 0:
@@ -307,7 +411,7 @@ def summary(labels):
     """
     again = [earlier["choice"] == label["choice"] for label, earlier in with_earlier(labels) if earlier]
     timed = [x["seconds"] for x in labels if x.get("seconds") is not None]
-    decided = [x for x in labels if x["choice"] in ("a", "b")]
+    decided = [x for x in labels if x["choice"] in ("a", "b") and "made" not in x]  # an edit has no side
     return {
         "n": len(labels),
         "choices": {c: sum(x["choice"] == c for x in labels) for c in CHOICES},

@@ -431,6 +431,10 @@ def test_the_page_holds_the_open_pairs_for_a_busy_kernel_up_to_a_limit(shown, mo
 # ---------------------------------------------------------------- widget
 
 
+def is_shown(widget):
+    return widget.layout.display != "none"
+
+
 def press(x, name, after=2.0):
     x.clock.now += after
     x.buttons[name].click()
@@ -550,15 +554,50 @@ def test_after_the_last_pair_it_says_so(shown):
     assert "Question 0?" in x.prompt.value
 
 
+# ---------------------------------------------------------------- editing the better answer
+
+
+def test_an_edit_is_saved_as_a_demonstration_and_two_pairs_and_undone_in_one(shown):
+    x = shown(ask_edit=True)
+    assert not is_shown(x.text) and not is_shown(x.save)
+    seen = x._texts(x.current)
+    x.better.value = "b"
+    assert is_shown(x.text) and x.text.value == seen[1]
+    x.text.value = "A better one."
+    x.clock.now += 9
+    x.save.click()
+    assert "a demonstration and two pairs" in x.status.value and not is_shown(x.text) and not x.errors
+    labels = fb.replay(fb.read_events(x.path)[0])
+    rows = fb.to_preferences(labels)[0]
+    assert [(r["chosen"], r["rejected"]) for r in rows] == [(seen[1], seen[0]), ("A better one.", seen[1])]
+    assert fb.to_demonstrations(labels)[0] == [{"prompt": "Question 0?", "completion": "A better one."}]
+    assert len(x.labels) == 1 and x.current["pair"]["pair_id"] == "p1" and "1 of 13" in x.progress.value
+    y = shown(ask_edit=True)  # after a restart
+    assert y.labels == x.labels and y.edits == x.edits
+    press(y, "undo")
+    assert fb.replay(fb.read_events(x.path)[0]) == [] and y.current["pair"]["pair_id"] == "p0" and not y.edits
+
+
+def test_an_edit_that_changes_nothing_is_told_and_saves_nothing(shown):
+    x = shown(ask_edit=True)
+    x.better.value = "a"
+    x.save.click()
+    assert 'role="alert"' in x.status.value and "Nothing was changed" in x.status.value
+    assert not x.path.exists() and is_shown(x.text)
+
+
+def test_who_chooses_without_saving_the_edit_finds_the_editor_closed(shown):
+    x = shown(ask_edit=True)
+    x.better.value = "a"
+    press(x, "tie")
+    assert x.better.value == "" and not is_shown(x.text) and len(x.labels) == 1
+
+
 # ---------------------------------------------------------------- the end
 
 
-def is_shown(widget):
-    return widget.layout.display != "none"
-
-
 def test_continue_shows_when_there_is_enough_and_ends_with_a_summary_from_which_one_can_label_on(shown):
-    x = shown(make_pairs(20))
+    x = shown(make_pairs(40))
     for _ in range(fb.ENOUGH - 1):
         press(x, "a")
     assert not is_shown(x.buttons["continue"]) and is_shown(x.grid)
@@ -566,7 +605,7 @@ def test_continue_shows_when_there_is_enough_and_ends_with_a_summary_from_which_
     assert is_shown(x.buttons["continue"]) and not is_shown(x.buttons["more"])
     press(x, "continue")
     assert not is_shown(x.grid) and not is_shown(x.buttons["tie"]) and is_shown(x.buttons["undo"])
-    assert f"{fb.ENOUGH} labels: {fb.ENOUGH} for one side" in x.learnt.value
+    assert f"{fb.ENOUGH} labels: a side in {fb.ENOUGH}" in x.learnt.value
     assert "Your pace: 2.0 seconds a pair, 30 a minute" in x.learnt.value
     assert "Run Selected Cell and All Below" in x.status.value and len(x.labels) == fb.ENOUGH
     press(x, "more")

@@ -198,7 +198,7 @@ def test_a_megabyte_in_one_line_is_read_and_a_bad_one_is_named_briefly(tmp_path)
 
 def test_a_line_of_a_newer_version_says_to_update(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_bytes(GOOD + b"\n" + spoiled_event("schema", 2) + b"\n")
+    path.write_bytes(GOOD + b"\n" + spoiled_event("schema", 3) + b"\n")
     with pytest.raises(WorkbookError) as error:
         feedback.read_events(path)
     text = one_short_sentence(error.value, "line 2", "newer version of the workbook", "Update the workbook")

@@ -46,7 +46,7 @@ def test_append_gives_the_offsets(tmp_path):
         ({"left": "left"}, "left"),
         ({"strength": 4}, "strength"),
         ({"prompt": None}, "prompt"),
-        ({"schema": 2}, "schema"),
+        ({"schema": 3}, "schema"),
         ({"event": "delete"}, "event"),
         ({"is_repeat": None}, "is_repeat"),
         ({"seconds": "long"}, "seconds"),
@@ -330,3 +330,99 @@ def test_a_tie_is_a_row_where_it_is_asked_for():
     rows = fb.tie_rows([tie, label(), tie])
     assert [(r["tie"], r["chosen"], r["rejected"]) for r in rows] == [(True, tie["response_a"], tie["response_b"])]
     assert fb.tie_rows([label(), tie]) == []  # the first label of a pair counts
+
+
+# ---------------------------------------------------------------- better than choosing
+
+
+def test_an_edit_is_a_pair_and_a_demonstration(tmp_path):
+    edit = fb.edit_event(PAIR, "b", "A cow eats grass.", "you", seconds=9.0)
+    path = write(tmp_path / "log.jsonl", label("b"), edit)
+    labels = fb.replay(fb.read_events(path)[0])
+    assert fb.to_preferences(labels)[0][1] == {
+        "prompt": PAIR["prompt"],
+        "chosen": "A cow eats grass.",
+        "rejected": "Fish.",
+        "margin": 0.0,
+    }
+    rows, left_out = fb.to_demonstrations(labels)
+    assert rows == [{"prompt": PAIR["prompt"], "completion": "A cow eats grass."}] and left_out == {"not edited": 1}
+    assert fb.replay([*labels, fb.undo_event(edit)]) == labels[:1]
+    assert fb.summary(labels)["decided"] == 1, "nobody chose a side for it"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "Grass.", " Grass. "])
+def test_an_edit_that_changes_nothing_is_refused(text):
+    with pytest.raises(WorkbookError, match="Nothing was changed"):
+        fb.edit_event(PAIR, "a", text, "you")
+
+
+@pytest.mark.parametrize("ranks, pairs", [([1, 2, 3], 3), ([2, 1, 1, 3], 6), ([1, 1], 1)])
+def test_a_ranking_makes_the_pairs_it_implies(tmp_path, ranks, pairs):
+    answers = [f"answer {i}" for i in range(len(ranks))]
+    events = fb.ranking_events("q1", "Which?", answers, ranks, "you")
+    labels = fb.replay(fb.read_events(write(tmp_path / "log.jsonl", *events))[0])
+    assert len(labels) == pairs
+    rows, left_out = fb.to_preferences(labels)
+    order = {f"answer {i}": rank for i, rank in enumerate(ranks)}
+    assert all(order[r["chosen"]] < order[r["rejected"]] for r in rows)
+    assert left_out.get("tie", 0) == pairs - len(rows) == sum(x["choice"] == "tie" for x in labels)
+    assert len({fb.pair_key(x) for x in labels}) == pairs
+
+
+def test_a_ranking_without_a_rank_for_each_answer_is_refused():
+    with pytest.raises(WorkbookError, match="each of at least two needs one"):
+        fb.ranking_events("q1", "Which?", ["x", "y", "z"], [1, 2], "you")
+
+
+def test_ratings_and_both_bad_become_single_answers(tmp_path, capsys):
+    ratings = [fb.rating_event("Q?", "yes", good, who) for good, who in ((True, "you"), (False, "you"), (True, "bob"))]
+    path = write(tmp_path / "log.jsonl", label("both_bad"), label("a", pair_id="p2"), label("skip", pair_id="p3"))
+    write(path, *ratings, label("both_bad"))
+    labels = fb.replay(fb.read_events(path)[0])
+    assert len(labels) == 4, "who reads labels does not meet a rating"
+    events = fb.read_events(path, kinds=tuple(fb.TEXTS))[0]
+    assert [e["good"] for e in fb.ratings_of(events)] == [False, True], "the last word of each counts"
+    rows = fb.write_unpaired(tmp_path / "unpaired.jsonl", labels, fb.ratings_of(events))
+    assert [(r["completion"], r["label"]) for r in rows] == [
+        ("yes", False),
+        ("yes", True),
+        ("Grass.", False),
+        ("Fish.", False),
+    ]
+    assert (
+        "4 labels and 2 ratings gave 4 single answers in unpaired.jsonl, 1 good and 3 bad. "
+        "Left out: 1 comparisons (those are preferences), 1 skipped, 1 repeats." in capsys.readouterr().out
+    )
+
+
+def test_an_undone_rating_is_gone(tmp_path):
+    rating = fb.rating_event("Q?", "yes", True, "you")
+    undo = {**fb.undo_event({**rating, "pair_id": ""})}
+    path = write(tmp_path / "log.jsonl", rating, undo)
+    assert fb.ratings_of(fb.read_events(path, kinds=tuple(fb.TEXTS))[0]) == []
+
+
+def test_written_demonstrations_say_what_was_left_out(tmp_path, capsys):
+    edit = fb.edit_event(PAIR, "a", "A cow eats grass.", "you")
+    fb.write_demonstrations(tmp_path / "demos.jsonl", [label(), edit])
+    assert "2 labels gave 1 demonstrations in demos.jsonl. Left out: 1 that are not edits." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "bad, word",
+    [({"good": 2}, "good"), ({"response": None}, "response"), ({"made": "up"}, "made"), ({"schema": 3}, "newer")],
+)
+def test_a_wrong_rating_or_edit_is_refused(tmp_path, bad, word):
+    event = fb.edit_event(PAIR, "a", "x", "you") if "made" in bad else fb.rating_event("Q?", "yes", True, "you")
+    with pytest.raises(WorkbookError, match=word):
+        fb.append_event(tmp_path / "log.jsonl", {**event, **bad})
+
+
+def test_written_rows_load_in_datasets_as_trl_wants_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    fb.write_unpaired(tmp_path / "u.jsonl", [label("both_bad")], [fb.rating_event("Q?", "yes", True, "you")])
+    fb.write_demonstrations(tmp_path / "d.jsonl", [fb.edit_event(PAIR, "a", "A cow eats grass.", "you")])
+    for name, columns in (("u", {"prompt", "completion", "label"}), ("d", {"prompt", "completion"})):
+        rows = datasets.load_dataset("json", data_files=str(tmp_path / f"{name}.jsonl"), split="train")
+        assert set(rows.column_names) == columns

@@ -398,7 +398,7 @@ def refused(folder, times, rng, spoil):
 
 
 def another_version(folder, times, rng):
-    return refused(folder, times, rng, lambda line, rng: line.replace(b'"schema": 1', b'"schema": 2'))
+    return refused(folder, times, rng, lambda line, rng: line.replace(b'"schema": 1', b'"schema": 3'))
 
 
 def invalid_utf8(folder, times, rng):
