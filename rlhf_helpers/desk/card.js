@@ -7,7 +7,10 @@ box.classList.add('rlhf-live');
 box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, which listens first
 box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
 const find = s => box.querySelector(s), all = s => [...box.querySelectorAll(s)];
-const fill = (words, n) => words.replace('{n}', n + (n === 1 ? ' choice' : ' choices'));
+const fill = words => {
+  const n = taken().length || outbox.length;
+  return words.replace('{n}', n + (n === 1 ? ' choice' : ' choices'));
+};
 const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
 
 // ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
@@ -43,14 +46,14 @@ const taken = () => {                                    // the pairs whose choi
 const wait = () => {
   busy = true;
   clear();
-  say(fill(C.say.busy, outbox.length));
+  say(fill(C.say.busy));
   if (!dead) advance();
 };
 const advance = () => {                                  // the kernel is busy: go on with what is in the page
   const gone = new Set([...done, ...taken()]), stored = all('.rlhf-store template');
   const free = stored.filter(one => !gone.has(one.dataset.store));
   const next = free.find(one => one.dataset.store === local) || free[0];
-  if (!next) return say(fill(C.say.none, outbox.length));
+  if (!next) return say(fill(C.say.none));
   local = next.dataset.store;
   ['.rlhf-prompt', '.rlhf-card-a', '.rlhf-card-b'].forEach((place, i) => {
     const content = find(place + ' .widget-html-content');
@@ -78,7 +81,7 @@ const proceed = () => {                                  // run the cells below 
 const press = name => {
   const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);
   if (now - pressed < C.double * 1000) return;           // the second half of a double click
-  if (dead) return say(fill(C.say.dead, outbox.length));
+  if (dead) return say(fill(C.say.dead));
   if (['a', 'b', 'tie', 'both_bad', 'skip'].includes(name)) {
     if (!item || taken().includes(item) || waited < C.double) return;
     if (waited < slow) return say(C.say.hasty.replace('{s}', slow));
@@ -93,7 +96,7 @@ const press = name => {
   if (busy) return wait();
   const open = () => outbox.some(one => one.id === id);
   setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
-  setTimeout(() => { if (open()) say(fill(C.say.late, outbox.length)); }, C.late * 1000);
+  setTimeout(() => { if (open()) say(fill(C.say.late)); }, C.late * 1000);
 };
 setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way
 
@@ -116,7 +119,7 @@ const look = () => {
   const shown = find('.rlhf-prompt [data-item]').dataset.item;
   if (shown !== item) [item, since] = [shown, performance.now()];
   const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
-  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead, outbox.length) : C.say.cut); }
+  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
   box.classList.toggle('rlhf-cut', cut);
   for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));

@@ -83,11 +83,14 @@ def marked(text, others):
     return "".join(out) + escape("".join(mine[upto:]))
 
 
-def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0):
+QUESTION = "Which answer matches the prompt better?"
+
+
+def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUESTION):
     """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
     known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
     return (
-        f'<div class="rlhf-quiet" {known}>Which answer matches the prompt better?</div><div role="region" dir="auto" '
+        f'<div class="rlhf-quiet" {known}>{question}</div><div role="region" dir="auto" '
         f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
     )
 

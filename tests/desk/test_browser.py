@@ -460,6 +460,23 @@ def test_contrast_and_names_for_screen_readers(lab, page, screenshots):
         assert f"- {line}" in tree, f"{line} is not in\n{tree}"
 
 
+def test_an_accessibility_checker_finds_no_fault_in_the_card(lab, page):
+    """axe-core's rules, all of them, in both themes and at the end, too."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    small_notebook(lab[2], "axe", "axe.jsonl", ", ask_strength=True, ask_note=True, ask_edit=True, repeat_share=0.0")
+    box = run_all(page, "axe.ipynb")
+    for n in range(15):
+        wait_shown(box, n)
+        for name in ("JupyterLab Dark", "JupyterLab Light") if n in (0, 7, 14) else ():
+            theme(page, name)
+            result = axe.run(page, context=".jp-NotebookPanel:not(.lm-mod-hidden) .rlhf-labeller").response
+            assert {"color-contrast", "button-name"} <= {rule["id"] for rule in result["passes"]}
+            found = result["violations"]
+            assert not found, [(x["id"], x["help"], [node["html"][:200] for node in x["nodes"]]) for x in found]
+        if n < 14:
+            page.keyboard.press("a") if n else button(box, "A is better").click()
+
+
 @pytest.mark.parametrize("hotkeys", [False, True])
 def test_no_key_reaches_the_notebook(lab, page, hotkeys):
     """JupyterLab's command mode would insert, cut or run cells; it must not hear one of these keys."""

@@ -514,6 +514,26 @@ def test_temperature_zero_is_greedy_and_seeds_repeat(tiny, tmp_path):
         talk(temperature=-1.0)
 
 
+def test_a_single_answer_is_rated_and_two_are_not(chat):
+    with pytest.raises(WorkbookError, match="no single answer"):
+        chat.rate(True)
+    (answer,) = chat.ask(TRAIN[0])
+    chat._build()
+    chat._refresh()
+    assert chat.rating.layout.display == ""
+    click(chat, chat.thumbs[1])
+    assert "Saved: a bad answer" in chat.status.value and not chat.errors
+    chat.ask(TRAIN[1])  # a comparison
+    chat._refresh()
+    assert chat.rating.layout.display == "none"
+    with pytest.raises(WorkbookError, match="no single answer"):
+        chat.rate(True)
+    events = feedback.read_events(chat.path, kinds=("rating", "undo"))[0]
+    rows, _ = feedback.to_unpaired([], feedback.ratings_of(events))
+    assert rows == [{"prompt": TRAIN[0], "completion": answer, "label": False}]
+    assert feedback.read_events(chat.path)[0] == []
+
+
 def test_streamed_text_grows_to_the_answer(chat):
     seen = []
     answer = chat.ask(TRAIN[0], lambda answers: seen.append(answers[-1]))
