@@ -225,8 +225,8 @@ def progress_html(n, total, pace, repeats=0):
     if repeats:
         again = "1 of them a second time" if repeats == 1 else f"{repeats} of them a second time"
         words += f" ({total - repeats} pairs, {again}, sides swapped, to see how steady you are)"
-    if len(pace) >= 3:
-        seconds = median(pace)
+    seconds = median(pace) if len(pace) >= 3 else 0
+    if seconds:
         left = round((total - n) * seconds / 60)
         left = f"about {left} minute{'s' * (left > 1)}" if left else "less than a minute"
         words += f" · {60 / seconds:.0f} a minute"

@@ -1,7 +1,7 @@
 """What the labelling card has learned from you so far, in words and with the doubt that is left.
 
 A logistic regression on a few countable differences between the two answers (words, repeats, and whatever else a
-function can say of an answer), with a normal prior on its weights.  The Bradley-Terry model again, as small as it
+function can say of an answer), with a normal prior on its weights.  The Bradley–Terry model again, as small as it
 gets; its posterior is taken to be normal around its maximum (Laplace; MacKay 1992).
 """
 

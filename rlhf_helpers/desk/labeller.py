@@ -151,6 +151,8 @@ class Labeller:
         self.log = card.token(str(self.path.absolute()), annotator, seed, *self.names)
         self.acks = []
         self.reload()
+        if axes:
+            self.opinion  # now, so that a function that can't be used is told before anybody labels
 
     # ------------------------------------------------------------ state: what the log says
 
@@ -212,7 +214,13 @@ class Labeller:
     def opinion(self):
         """What was learned from the labels that stand: a `judge.Judge`, fitted anew when they change."""
         if self._judge is None:
-            self._judge, self.learned = judge.Judge(self.pairs, self.axes), None
+            try:
+                self._judge, self.learned = judge.Judge(self.pairs, self.axes), None
+            except Exception as e:
+                raise WorkbookError(
+                    f"The function axes can't be used, {type(e).__name__}: {e}. It needs to give a dict of numbers for "
+                    "each prompt and answer."
+                ) from e
         if self.learned is not self.labels:
             self._judge.learn(self.labels)
             self.learned = self.labels
@@ -289,7 +297,8 @@ class Labeller:
             self._append(feedback.undo_event(edited))
         self._append(feedback.undo_event(label))
         undone = card.token(*feedback.pair_key(label), label["is_repeat"])
-        self._ask(self.names.index(undone))  # now, should the order have changed since
+        if undone in self.names:
+            self._ask(self.names.index(undone))  # now, should the order have changed since
         return label
 
     def _ask(self, place):
@@ -479,17 +488,20 @@ class Labeller:
         reasons = [name for name, chip in self.reasons.items() if chip.value]
         more = {"note": self.note.value, "strength": self.strength.value, "reasons": reasons}
         with self._explained():
-            self._refresh(self._press(name, round(waited, 2), **more))
+            said = self._press(name, waited, **more)
+            self._refresh(said)
 
     @contextlib.contextmanager
     def _explained(self):
-        """Errors are shown and kept: a front end hides what a callback raises."""
+        """Errors are shown and kept, since a front end hides them; whether the label was saved is told."""
+        before = self.labels
         try:
             yield
         except Exception as e:
             self.errors.append(e)
-            words = str(e) if isinstance(e, WorkbookError) else f"Not saved, {type(e).__name__}: {e}"
-            self._say(words, wrong=True)
+            words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
+            saved = "Saved, but something else went wrong: " if self.labels is not before else ""
+            self._say(saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}"), wrong=True)
 
     def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None):
         """Do what was pressed, `seconds` after the pair appeared; says what was done."""
@@ -508,7 +520,7 @@ class Labeller:
             return "Nothing is left to label here."
         if seconds < self.min_seconds:
             return card.SAY["hasty"].replace("{s}", f"{self.min_seconds:g}")
-        self.choose(name, strength or None, note.strip(), seconds, reasons, event_id)
+        self.choose(name, strength or None, note.strip(), round(seconds, 2), reasons, event_id)
         self.pace.append(seconds)
         if self.note.value.strip() == note.strip():  # while the kernel was busy another may have been begun
             self.note.value = ""

@@ -544,6 +544,37 @@ def test_errors_are_shown_kept_and_the_pair_stays(shown, monkeypatch):
     monkeypatch.undo()
 
 
+def test_what_goes_wrong_after_a_label_was_saved_does_not_say_that_it_was_not(shown, monkeypatch):
+    x = shown()
+
+    def broken(*_):
+        raise ValueError("<oops>")
+
+    monkeypatch.setattr(card, "progress_html", broken)
+    press(x, "a")
+    assert len(x.labels) == 1 and "Saved, but something else went wrong: ValueError: &lt;oops&gt;" in x.status.value
+
+
+def test_presses_that_take_no_time_at_all_are_no_reason_to_stop(shown):
+    x = shown(min_seconds=0.0)
+    send(x, *[entry(x, i, "a", i, seconds=0.0) for i in range(4)])
+    assert len(x.labels) == 4 and not x.errors and "a minute" not in x.progress.value
+
+
+@pytest.mark.parametrize("axes", [lambda p, a: {"n": "many"}, lambda p, a: 1 / 0, lambda p, a: None])
+def test_axes_that_cannot_be_used_are_told_before_anybody_labels(tmp_path, axes):
+    with pytest.raises(WorkbookError, match="The function axes can't be used"):
+        Labeller(make_pairs(), tmp_path / "log.jsonl", axes=axes)
+
+
+def test_undo_of_a_label_that_this_queue_does_not_ask_for_again_works(tmp_path):
+    x = Labeller(make_pairs(40), tmp_path / "log.jsonl", repeat_share=0.25)
+    finish(x)
+    shorter = Labeller(make_pairs(40), tmp_path / "log.jsonl", repeat_share=0.0)
+    n = len(shorter.labels)
+    assert shorter.undo() and len(shorter.labels) == n - 1
+
+
 def test_after_the_last_pair_it_says_so(shown):
     x = shown(make_pairs(1))
     press(x, "a")
