@@ -120,7 +120,7 @@ class Ranker:
             W.VBox(pair, layout=W.Layout(grid_gap="8px", overflow="visible", justify_content="space-between"))
             for pair in zip(self.answers, self.buttons)
         ]
-        columns = "repeat(auto-fit, minmax(min(100%, 15em), 1fr))"
+        columns = "repeat(auto-fit, minmax(min(100%, 20em), 1fr))"
         grid = W.GridBox(
             self.sides, layout=W.Layout(grid_template_columns=columns, grid_gap="14px", overflow="visible")
         )

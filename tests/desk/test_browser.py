@@ -906,3 +906,46 @@ def walk(page, stem):
         for i, output in enumerate(panel(page).locator(".jp-OutputArea-output").all()):
             if output.locator("img, table").count() and output.is_visible():
                 output.screenshot(path=f"{stem}-{i:02d}.png")
+
+
+def test_editing_and_ranking_in_the_browser(lab, page, screenshots):
+    root, expect = lab[2], playwright_api.expect
+    small_notebook(root, "edit", "edit.jsonl", ", ask_edit=True")
+    box = run_all(page, "edit.ipynb")
+    wait_shown(box, 0)
+    better = shown(box, "B")
+    button(box, "B").click()
+    expect(box.get_by_label("Edited")).to_have_value(better)
+    box.get_by_label("Edited").fill("Written by hand.")
+    box.screenshot(path=screenshots / "edit.png")
+    button(box, "Save the edit").click()
+    wait_shown(box, 1)
+    rows = fb.to_demonstrations(fb.replay(fb.read_events(root / "edit.jsonl")[0]))[0]
+    assert [r["completion"] for r in rows] == ["Written by hand."]
+    notebook(
+        root,
+        "rank.ipynb",
+        """\
+from rlhf_helpers.desk.ranker import Ranker
+answers = ["Paris.", "The capital of France is Paris.", "Rome.", "<b>No</b> idea."]
+ranker = Ranker([{"rank_id": "r", "prompt": "What is the capital of France?", "responses": answers}], "rank.jsonl")
+ranker.show()""",
+    )
+    box = run_all(page, "rank.ipynb")
+    texts = [shown(box, letter) for letter in "ABCD"]
+    page.wait_for_timeout(500)
+    button(box, "C is the best that is left").click()
+    expect(button(box, "C is number 1")).to_be_visible()
+    for width in (1366, 360):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        page.wait_for_timeout(700)
+        assert box.evaluate(STICKS_OUT) == []
+        box.screenshot(path=screenshots / f"rank-{width}.png")
+    for letter in "AD":
+        button(box, f"{letter} is the best that is left").click()
+        page.wait_for_timeout(500)
+    order = [texts["ABCD".index(letter)] for letter in "CADB"]
+    labels = wait_labels(root / "rank.jsonl", 6)
+    for row in fb.to_preferences(labels)[0]:
+        assert order.index(row["chosen"]) < order.index(row["rejected"])
