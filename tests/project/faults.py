@@ -495,7 +495,7 @@ files.write_json(f"{RUNS_DIR}/metrics/01_use.json", {"key_result": f"{len(rows)}
 }
 RUN = """import pathlib, sys
 from rlhf_helpers.make import series
-series.chapters = lambda only: sorted(pathlib.Path(sys.argv[1]).glob("*.ipynb"))
+series.chapters = lambda only, deeper=False: sorted(pathlib.Path(sys.argv[1]).glob("*.ipynb"))
 sys.exit(series.main(["--runs-dir", sys.argv[2]]))"""
 
 
