@@ -1,12 +1,13 @@
 """Does the labelling card know how sure it may be? `python benchmarks/judge.py`, about a minute.
 
-Ten simulated tastes on which nothing in `desk/judge.py` was chosen label pairs of data/pairs.jsonl, a tenth of the
-choices wrong on purpose, in random order and in that of the card's doubt.  After 8, 16, 24 and 40 choices the card's
+Ten simulated tastes, other than the four that ship, label pairs of data/pairs.jsonl, a tenth of the choices wrong on
+purpose, in random order and in that of the card's doubt.  After 8, 16, 24 and 40 choices the card's
 statements are compared with what is so: "likes shorter answers, 84 %" with the sign of that weight in a fit on the
 exact chances of all 1,000 pairs, and the chances of the next ten choices with the choices.  Also: how often a promise
 ("about 9 more labels should settle it") was kept.  Writes results/judge.json; `make stamp` takes its table.
 
-The one dial, the prior, was chosen on the four tastes that ship (--tuning; that saves nothing).
+The one dial, the prior, was first chosen on the four tastes that ship (--tuning; that saves nothing), then lowered from
+2 to 1 after these ten had been seen with it, so they are no clean hold-out.
 """
 
 import argparse

@@ -14,7 +14,7 @@ import torch
 from ..lesson import feedback, probe
 from .card import SURE
 
-PRIOR_VARIANCE = 1.0  # of a weight, the log odds that one such difference adds; chosen on the four tastes that ship
+PRIOR_VARIANCE = 1.0  # of a weight, the log odds that one such difference adds; see benchmarks/judge.py
 FEWEST = 6  # choices before anything is said or the next pair is chosen by its doubt
 NEVER = 200  # more labels than these are not promised to settle anything
 # axis -> its name in words, and what somebody likes who likes more of it, or less of it
