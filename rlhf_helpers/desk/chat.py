@@ -1,6 +1,7 @@
 """A small chat with a model: plain ipywidgets (7.7 and 8 alike) on top of `ask` and `prefer`.
 
-Every few turns the model answers twice and asks which answer is better; the choice joins the feedback log.
+Every few turns, and whenever another answer is asked for, there are two answers and the question which is better; the
+choice joins the feedback log.
 What is typed stays on this machine: prompts go to chat_prompts.jsonl beside the log, and nowhere else.
 """
 
@@ -45,8 +46,8 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
 class Chat:
     """Talk to `model`; every `every`-th turn compares two answers (0: never) and logs the choice to `path`.
 
-    `ask(text)`, `prefer("a" or "b")` and `rate(good)` work without a front end and raise WorkbookError in one sentence;
-    `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
+    `ask(text)`, `again()`, `prefer("a" or "b")` and `rate(good)` work without a front end and raise WorkbookError in one
+    sentence; `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
     """
 
     def __init__(
@@ -56,8 +57,7 @@ class Chat:
         self.every, self.max_new_tokens, self.annotator = every, max_new_tokens, annotator
         self.temperature, self.top_p = temperature, top_p
         self.generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-        self.turns, self.pending, self.asked_at, self.labels = [], None, 0.0, []  # a turn: (prompt, answers)
-        self.ratings = []
+        self.turns, self.pending, self.labels, self.ratings = [], None, [], []  # a turn: (prompt, answers)
         self.errors, self.widget, self.ready_at = [], None, 0.0
 
     @property
@@ -84,39 +84,54 @@ class Chat:
 
         `on_token(answers)` is called after each token with what has been said so far.
         """
-        ids, answers = self.check(text), []
-        self.pending, compare = None, self.every and (len(self.turns) + 1) % self.every == 0
-
-        def say(so_far=""):
-            for so_far in stream(
-                self.model,
-                self.tokenizer,
-                ids,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                max_new_tokens=self.max_new_tokens,
-                generator=self.generator,
-            ):
-                on_token([*answers, so_far])
-            return so_far
-
-        answers.append(say())
-        for _ in range(4 if compare else 0):  # until a second one differs
-            other = say()
-            if other != answers[0]:
-                answers.append(other)
-                break
+        ids, self.pending = self.check(text), None
+        answers = [self._say(ids, on_token)]
+        if self.every and (len(self.turns) + 1) % self.every == 0:
+            answers += self._another(ids, answers[0], on_token)
         self._keep(text)
         self.turns.append((text, answers))
-        if len(answers) == 2:
-            self.pending = {
-                "pair_id": f"chat-{uuid.uuid4().hex[:12]}",
-                "prompt": text,
-                "response_a": answers[0],
-                "response_b": answers[1],
-            }
-            self.asked_at = time.monotonic()
+        self._await_choice()
         return answers
+
+    def again(self, on_token=lambda answers: None):
+        """Another answer to the latest question, to be compared with the one given: both in a list.
+
+        Only the one given, if the model says the same thing again and again.
+        """
+        if self.pending is not None or not self.turns:
+            raise WorkbookError("Choose between the two answers first." if self.pending else "First ask a question.")
+        text, answers = self.turns[-1]
+        answers = [*answers, *self._another(self.check(text), answers[0], on_token)]
+        self.turns[-1] = text, answers
+        self._await_choice()
+        return answers
+
+    def _say(self, ids, on_token, before=()):
+        """One sampled answer; `on_token` gets it as it grows, after the answers `before` it."""
+        said = ""
+        for said in stream(
+            self.model,
+            self.tokenizer,
+            ids,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            generator=self.generator,
+        ):
+            on_token([*before, said])
+        return said
+
+    def _another(self, ids, first, on_token):
+        """An answer other than the `first`, in a list, which is empty if four tries find none."""
+        said = (self._say(ids, on_token, [first]) for _ in range(4))
+        other = next((text for text in said if text != first), None)
+        return [] if other is None else [other]
+
+    def _await_choice(self):
+        """Let the latest turn, if it has two answers, wait for a choice."""
+        text, answers = self.turns[-1]
+        if len(answers) == 2:
+            self.pending = dict(zip(feedback.PAIR_FIELDS, (f"chat-{uuid.uuid4().hex[:12]}", text, *answers)))
 
     def prefer(self, choice):
         """Log which of the latest two answers was better: "a" (the first), "b" or "tie"."""
@@ -124,9 +139,7 @@ class Chat:
             raise WorkbookError("There is nothing to compare now. Ask on; some turns give two answers.")
         if choice not in ("a", "b", "tie"):
             raise WorkbookError(f'The choice {choice!r} is not "a", "b" or "tie".')
-        label = feedback.label_event(
-            self.pending, "a", choice, self.annotator, seconds=round(time.monotonic() - self.asked_at, 2)
-        )
+        label = feedback.label_event(self.pending, "a", choice, self.annotator)
         feedback.append_event(self.path, label)
         self.pending = None
         self.labels.append(label)
@@ -142,6 +155,12 @@ class Chat:
         feedback.append_event(self.path, event)
         self.ratings.append(event)
         return event
+
+    def given(self):
+        """How many labels of this annotator the log holds, those of other chapters and pairs included."""
+        events = feedback.read_events(self.path)[0] if self.path.exists() else []
+        mine = [x for x in feedback.replay(events) if x["annotator"] == self.annotator]
+        return sum(x["choice"] != "skip" for x in mine)
 
     def _keep(self, text):
         line = json.dumps({"prompt": text, "ts": round(time.time(), 3)}, ensure_ascii=False) + "\n"
@@ -175,8 +194,12 @@ class Chat:
         with warnings.catch_warnings():  # deprecated in 8, but the only way for Enter that both versions have
             warnings.simplefilter("ignore")
             self.box.on_submit(lambda _: self._click(self._send))
-        self.send = W.Button(description="Send", layout=W.Layout(width="auto", flex="none"))
+        self.send, self.another = (
+            W.Button(description=words, layout=W.Layout(width="auto", flex="none"))
+            for words in ("Send", "Another answer")
+        )
         self.send.on_click(lambda _: self._click(self._send))
+        self.another.on_click(lambda _: self._click(self._again))
         self.dials = [
             W.FloatSlider(
                 value=value, min=low, max=high, step=0.05, description=name, style={"description_width": "6.5em"}
@@ -200,7 +223,7 @@ class Chat:
                 self.choices,
                 self.rating,
                 self.status,
-                W.HBox([self.box, self.send]),
+                W.HBox([self.box, self.send, self.another]),
                 W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")),
                 key_guard(),
             ],
@@ -230,12 +253,19 @@ class Chat:
         self.rate(good)
         self._refresh(f"Saved: a {'good' if good else 'bad'} answer. Thank you.")
 
+    def _again(self):
+        self.temperature, self.top_p = (d.value for d in self.dials)
+        text = self.turns[-1][0] if self.turns else ""
+        answers = self.again(lambda so_far: self._refresh("…", now=(text, so_far), before=-1))
+        self._refresh("Which answer is better?" if len(answers) == 2 else "It said the same thing again.")
+
     def _prefer(self, choice):
         self.prefer(choice)
-        self._refresh("Saved. Thank you.")
+        n = self.given()
+        self._refresh(f"Saved. You have given {n} label{'s' * (n > 1)}; {feedback.ENOUGH} are enough to train on.")
 
-    def _refresh(self, message="", wrong=False, now=None):  # now: a turn that is still being said
-        turns = self.turns[-8:] + ([now] if now else [])
+    def _refresh(self, message="", wrong=False, now=None, before=None):  # now: a turn that is still being said
+        turns = self.turns[:before][-8:] + ([now] if now else [])
         self.talk.value = (
             '<div role="log" aria-live="polite" aria-label="Conversation">'
             + "".join(turn_html(*t) for t in turns)

@@ -433,12 +433,31 @@ def test_every_second_turn_is_a_comparison_and_is_logged(chat):
     assert not warnings and len(events) == 1
     event = events[0]
     assert (event["annotator"], event["choice"], event["prompt"]) == ("you", "b", TRAIN[1])
-    assert (event["response_a"], event["response_b"]) == (a, b) and event["seconds"] >= 0
+    assert (event["response_a"], event["response_b"]) == (a, b) and event["seconds"] is None
     assert feedback.to_preferences(events)[0][0]["chosen"] == b
     kept = [json.loads(line)["prompt"] for line in chat.prompts_path.read_text().splitlines()]
     assert kept == TRAIN[:2]
     chat.forget()
     assert not chat.prompts_path.exists() and chat.path.exists() and chat.turns == []
+
+
+def test_another_answer_can_be_had_and_is_compared_with_the_first(chat):
+    with pytest.raises(WorkbookError, match="First ask"):
+        chat.again()
+    (first,) = chat.ask(TRAIN[0])
+    streamed = []
+    a, b = chat.again(lambda answers: streamed.append(list(answers)))
+    assert a == first != b and streamed[-1] == [a, b] and len(chat.turns) == 1
+    with pytest.raises(WorkbookError, match="Choose between"):
+        chat.again()
+    assert chat.prefer("b")["response_b"] == b and chat.turns == [(TRAIN[0], [b])]
+    assert chat.given() == 1
+
+
+def test_a_model_that_says_the_same_thing_again_leaves_nothing_to_compare(chat):
+    chat.temperature = 0.0
+    (first,) = chat.ask(TRAIN[0])
+    assert chat.again() == [first] and chat.pending is None and chat.given() == 0
 
 
 @pytest.mark.parametrize(
@@ -561,6 +580,10 @@ def test_the_widget_says_what_is_wrong_and_goes_on(chat, monkeypatch):
     assert "Saved" in chat.status.value and chat.labels[0]["choice"] == "a"
     click(chat, chat.buttons["a"])
     assert "nothing to compare" in chat.status.value
+    click(chat, chat.another)
+    assert chat.choices.layout.display == "" and chat.talk.value.count("<b>You</b>") == 2
+    click(chat, chat.buttons["tie"])
+    assert f"2 labels; {feedback.ENOUGH} are enough" in chat.status.value
 
     def fail(*arguments, **options):
         raise RuntimeError("the model broke")
