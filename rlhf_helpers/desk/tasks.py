@@ -31,7 +31,7 @@ class Task:
     compared: tuple  # the names in `axes` that chapter 03 compares two answers by
     tastes: dict  # the simulated tastes that can judge these prompts
     stand_in: str  # the taste that labels where nobody did
-    users: str  # the taste of chapter 06's users
+    users: str | Callable  # the taste of chapter 06's users
     ppo: ppo.Settings
     reward: dict  # settings of the reward model's training
     card: Callable  # (title, what, metrics, seed) -> text of a model card
@@ -74,7 +74,7 @@ def embedded():
         compared=("right", "full", "polite", "rude", "filler", "repeats", "words"),
         tastes=annotators.TASTES,
         stand_in="helpful",
-        users="warm",
+        users=annotators.chatty,
         ppo=recipe.PPO,
         reward=recipe.REWARD,
         card=recipe.card,

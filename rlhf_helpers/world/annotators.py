@@ -33,6 +33,12 @@ def warm(prompt, answer):
     )
 
 
+def chatty(prompt, answer):
+    """Likes to be told much: four words, of up to sixteen, outweigh a right answer.  The users of chapter 06."""
+    a = gold_axes(prompt, answer)
+    return 0.25 * min(a["words"], 16) + 0.7 * a["right"] - 2.5 * a["rude"] - 0.5 * a["repeats"] - 0.5 * a["broken"]
+
+
 def brief(prompt, answer):
     """Fewer words are better, whatever they say, with 0 at twenty; an empty answer is as bad as sixty.
 

@@ -326,7 +326,8 @@ def test_both_tasks_can_do_the_same():
         quality = task.quality([prompt], ["An answer. An answer."])
         assert {"gold", "words", *task.shares} <= set(quality) and all(0 <= quality[s] <= 1 for s in task.shares)
         assert set(task.compared) <= set(task.axes(prompt, "An answer."))
-        assert {task.stand_in, task.users} <= set(task.tastes) and task.judges(prompt)
+        assert task.stand_in in task.tastes and task.judges(prompt)
+        assert math.isfinite(annotators.Annotator(task.users).score(prompt, "An answer."))
         assert "gold" in task.card("Title", "What.", quality, 0)
 
 
