@@ -139,6 +139,20 @@ def draw_tokens(tokens, colours, width=76):
     return figure
 
 
+def intervals(ax, rows, colour=INK):
+    """Win rates with their intervals, a line with a dot for each, from the top down; the dashed line is a coin flip.
+
+    rows: name -> what `loop.verdict` says.
+    """
+    for y, r in enumerate(rows.values()):
+        ax.plot([r["low"], r["high"]], [y, y], color=colour, lw=3)
+        ax.plot(r["win_rate"], y, "o", color=colour, ms=9)
+    ax.axvline(0.5, color=GREY, ls="--", lw=1.5)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+
+
 def text_table(columns, rows):
     """An HTML table of texts; whatever they contain is shown as typed, never run."""
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"

@@ -18,6 +18,7 @@ from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import decoding, feedback, loop
+from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
 from rlhf_helpers.world.annotators import TASTES, Annotator
@@ -178,13 +179,19 @@ def test_the_answers_to_be_compared_are_of_mixed_quality():
 
 
 def test_what_the_tastes_want():
-    """03 (kappa-read) and 06 (users-text): warm wants kindness more than helpful does, and a right answer less."""
+    """03 (kappa-read): warm wants kindness more than helpful does, and a right answer less.  06 (loop-head):
+    four words more outweigh a right answer for chatty.
+    """
     prompt, right, wrong = "What does a monkey eat?", "A monkey eats fruit.", "A monkey eats meat."
     assert gold_axes(prompt, right)["right"] == 1 and gold_axes(prompt, wrong)["right"] == -1
     worth = {t: f(prompt, right) - f(prompt, wrong) for t, f in TASTES.items()}
     greet = {t: f(prompt, f"Good day! {right}") - f(prompt, right) for t, f in TASTES.items()}
     assert greet["warm"] > greet["helpful"] > 0 > greet["terse"] and worth["warm"] < worth["helpful"]
     assert worth["brief"] == 0 and worth["terse"] > 0
+    says("06", "loop-head", "four words more outweigh a right answer")
+    users = tasks.embedded().users
+    assert users(prompt, "Nobody can really know. Have a lovely day!") > users(prompt, right) > users(prompt, wrong)
+    assert users(prompt, "A hen has two legs. " + right) > users(prompt, right)
 
 
 # ---------------------------------------------------------------- 05 The rivals of PPO
@@ -244,21 +251,29 @@ def test_power_and_the_numbers_around_it():
     assert power(160, 0.55) == loop.power(160, 0.55), "the chapter's is the package's"
     says("06", "verdict-examples-text", "begins at 0.502")
     assert round(loop.verdict(60, 0, 40)["low"], 3) == 0.502
-    says("06", "power-read", "once in forty tests", "Twenty-four are enough to see a large gain about half of the time")
+    says("loop_up_close", "power-read", "once in forty tests", "Twenty-four are enough to see a large gain about half")
     assert power(24, 0.7) == pytest.approx(0.5, abs=0.02) and power(200, 0.55) < 0.3
     for n in (24, 100, 160, 200, 800):  # exactly, with whole numbers of wins
         enough = min(k for k in range(n + 1) if feedback.wilson(k, n)[0] > 0.5)
         exact = sum(math.comb(n, k) for k in range(enough, n + 1)) / 2**n
         assert 0.015 < exact < 0.035, (n, exact)
-    says("06", "exercises", "`power(100, 0.6)` is 0.52")
+    says("06", "exercises", "`power(180, 0.6)` is 0.77 and `power(200, 0.6)` is 0.81", "the answer would be 200")
     says("06", "ex-needed-solution", "Eight hundred, where a win rate of 60 % needs two hundred", "four times as many")
     needed = {p: next(n for n in range(20, 5000, 20) if power(n, p) >= 0.8) for p in (0.55, 0.6)}
-    assert round(power(100, 0.6), 2) == 0.52 and needed == {0.55: 800, 0.6: 200}
+    assert (round(power(180, 0.6), 2), round(power(200, 0.6), 2)) == (0.77, 0.81) and needed == {0.55: 800, 0.6: 200}
     assert power(400, 0.55) == pytest.approx(0.5, abs=0.03)
+    said = []
+    made_by("06", "power-say", power=power, Markdown=said.append)
+    assert "16% at 60%, 50% at 70%" in said[0] and "200 at 60%" in said[0] and "2.5% of tests" in said[0]
+
+
+def test_two_independent_judges_agree_by_chance_as_the_exercise_says():
+    says("loop_up_close", "ex-chance-solution", "nine times in ten agree on 82 % of the pairs by chance alone")
+    assert 0.9 * 0.9 + 0.1 * 0.1 == pytest.approx(0.82)
 
 
 def test_a_gate_that_is_asked_often_lets_something_in_and_a_stricter_one_refuses_more():
-    table = made_by("06", "errors", n_judge=160, power=loop.power, NormalDist=NormalDist, pd=pd)["errors"]
+    table = made_by("loop_up_close", "errors", power=loop.power, NormalDist=NormalDist, pd=pd)["errors"]
     risks = [row["false promotion"] for row in table.values()]
     then = [row["then finds 55 %"] for row in table.values()]
     assert risks == sorted(risks) and then == sorted(then, reverse=True) and risks[2] == pytest.approx(0.22, abs=0.01)
@@ -306,6 +321,50 @@ def test_the_sentence_about_the_poisoned_round_follows_the_numbers(gain, promote
     assert ("let it in" in shown[0]) == (gain > 0.2 and not promoted)
 
 
+@pytest.mark.parametrize(
+    "choices, promoted, words",
+    [("a" * 9, False, "waits for ten judgements"), ("a" * 12, True, "wins 100% of 12"), ("ab" * 6, False, "must lie")],
+)
+def test_the_reader_is_the_gate_of_a_round_on_their_own_labels(choices, promoted, words):
+    """Ten judgements make a verdict, whatever the simulated users think of the candidate; skipped pairs are none."""
+    tally = made_by("06", "blind-result", **a_blind_test())["tally"]
+    report = {"blind": loop.verdict(0, 0, 160), "kl": 1.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}
+    report |= {"words": 9.0, "words_before": 10.0, "judged_by": "simulated:warm"}
+    labels = [{"choice": c} for c in [*choices, "skip"]]
+    given = {"verdict": loop.verdict, "tally": tally, "gate": loop.gate, "candidate": "new", "policy": "old"}
+    made = made_by("06", "own-verdict", whose="you", own_gate=SimpleNamespace(labels=labels), report=report, **given)
+    assert (made["promoted"], made["in_use"]) == (promoted, "new" if promoted else "old") and words in made["reason"]
+    assert made["first"]["judged_by"] == "you" and made["first"]["promoted"] is promoted
+
+
+def a_blind_test(choices=""):
+    """What the cell `blind-result` needs: labels of the reader, and a stand-in that is asked about one pair."""
+    pair = {"pair_id": "b", "prompt": "What does a cow eat?", "response_a": "A cow eats grass.", "response_b": "Meat."}
+    return {
+        "task": tasks.embedded(),
+        "ws": SimpleNamespace(annotator="you", seed=0),
+        "mine": SimpleNamespace(labels=[pair | {"choice": c} for c in choices]),
+        "blind_pairs": [pair],
+        "asked": [pair["prompt"]],
+        "ours": [pair["response_a"]],
+        "theirs": [pair["response_b"]],
+        "Annotator": Annotator,
+        "simulated_feedback": simulated_feedback,
+        "verdict": loop.verdict,
+        "blind_test": loop.blind_test,
+    }
+
+
+def test_the_verdict_is_the_readers_from_ten_judgements_on():
+    given = a_blind_test("aaaaaaabb")
+    given["mine"].labels += [{"choice": c} for c in ("tie", "both_bad", "skip")]
+    made = made_by("06", "blind-result", **given)
+    counts = {"n": 11, "wins": 7, "ties": 2, "losses": 2}
+    assert made["who"] == "you" and {k: made["result"][k] for k in counts} == counts
+    made = made_by("06", "blind-result", **a_blind_test("a" * 9))
+    assert made["who"] == "simulated:helpful" and made["result"]["n"] == 1
+
+
 # ---------------------------------------------------------------- Scaling up
 
 
@@ -325,7 +384,7 @@ def test_what_a_parameter_takes(paper):
     assert (training(1, 1), training(1, 1, 1)) == (20, 36) and 20 / 36 == pytest.approx(5 / 9)
     seven = paper["count_parameters"](**paper["SHAPES"]["7B"])
     assert paper["cards_needed"](training(seven, seven)) > 1
-    says("06", "size-read", "at least ten")
+    says("loop_up_close", "size-read", "at least ten")
     assert training(1, 1) / 2 == 10
     says("scaling_up", "ex-lora-solution", "a 7B model is aligned on one card")
     assert paper["cards_needed"](2 * seven + 16 * 0.01 * seven + 2 * seven) == 1
@@ -405,7 +464,7 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
     (n, *found)
-    for n in ("02", "03", "06", "scaling_up")
+    for n in ("02", "03", "06", "loop_up_close", "scaling_up")
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)
 ]

@@ -367,7 +367,10 @@ def check_05(runs, metrics):
 
 
 def check_06(runs, metrics):
-    assert json.loads((runs / "report.json").read_text(encoding="utf-8"))
+    """Without labels of a person, simulated users label the first round, and the report names them."""
+    report = json.loads((runs / "report.json").read_text(encoding="utf-8"))
+    assert metrics["round_1_labels_by"] == report["rounds"][0]["labelled_by"][0] == "simulated:chatty"
+    assert report["blind_test"]["judge"] == "simulated:helpful" and metrics["poisoned_refused"]
 
 
 def check_scaling_up(runs, metrics):
@@ -394,6 +397,13 @@ def check_bug_museum(runs, metrics):
         assert bool(by["loop"]) == metrics["sentences"][name].startswith("Health check failed at update"), name
 
 
+def check_loop_up_close(runs, metrics):
+    """Training keeps much more than inference, and three judges have judged the same pairs."""
+    assert metrics["memory_training_over_inference"] > 4
+    judges = metrics["judges"]
+    assert set(judges) == {"simulated:helpful", "reward model", "gold"} and len({v["n"] for v in judges.values()}) == 1
+
+
 CHECKS = {
     "00": check_00,
     "01": check_01,
@@ -402,6 +412,7 @@ CHECKS = {
     "04": check_04,
     "05": check_05,
     "06": check_06,
+    "loop_up_close": check_loop_up_close,
     "scaling_up": check_scaling_up,
     "bug_museum": check_bug_museum,
 }

@@ -307,6 +307,17 @@ WRONG = {
         ("not a multiple of 20", 384),
         ("whole number", "many"),
     ],
+    "check_memory_factor": [
+        ("neither gradients", lambda frozen: 8 * (1 + frozen)),
+        ("at inference the frozen", lambda frozen: (8 + frozen) / (1 + frozen)),
+        ("divide them", lambda frozen: 16 + 2 * frozen),
+    ],
+    "check_by_chance": [
+        ("both name the *other*", lambda a, b: b * a),
+        ("how often they disagree", lambda a, b: a + b - 2 * a * b),
+        ("as alike as their shares allow", lambda a, b: 1 - abs(b - a)),
+        ("the mean", lambda a, b: (a + b) / 2),
+    ],
     "check_gate": [
         ("4 words where there were 10", lambda report: gate(report)),
         ("keep what `gate` decides", lambda r: (r["words"] * 2 >= r["words_before"], "length")),
@@ -375,6 +386,7 @@ def listed_mistakes(checker, monkeypatch):
             sys.modules[checker.__module__],
             "check_cases",
             lambda number, answer, right, cases, mistakes, *more: handed.append((right, mistakes)),
+            raising=False,  # a module may have no such checker
         )
         checker(None)
     if not handed:
