@@ -46,8 +46,8 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
 class Chat:
     """Talk to `model`; every `every`-th turn compares two answers (0: never) and logs the choice to `path`.
 
-    `ask(text)`, `again()`, `prefer("a" or "b")` and `rate(good)` work without a front end and raise WorkbookError in one
-    sentence; `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
+    `ask(text)`, `again()`, `prefer("a" or "b")` and `rate(good)` work without a front end and raise WorkbookError in
+    one sentence; `show()` puts a widget on top, which shows that sentence and keeps every error in `errors`.
     """
 
     def __init__(
