@@ -37,7 +37,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 CHAPTER = "03_human_feedback"
 SHOW = """
 import os, time
-pairs = files.read_jsonl(workspace.find(ws, "pairs.jsonl", quiet=True), labeller.PAIR_FIELDS)
+pairs = yours.pairs(ws, quiet=True)
 labeller.DOUBLE_CLICK, durable, plain_fsync = 0, [], getattr(os.fsync, "plain", os.fsync)
 def fsync(handle):
     plain_fsync(handle)

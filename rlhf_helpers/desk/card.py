@@ -83,7 +83,7 @@ def marked(text, others):
     return "".join(out) + escape("".join(mine[upto:]))
 
 
-QUESTION = "Which answer matches the prompt better?"
+QUESTION = "Which answer do you like better?"
 
 
 def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUESTION):

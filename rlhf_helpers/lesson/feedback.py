@@ -332,7 +332,7 @@ def write_preferences(path, labels):
     rows, left_out = to_preferences(labels)
     write_jsonl(path, rows)
     words = {"tie": "ties", "both_bad": "both bad", "skip": "skipped", "repeat": "repeats"}
-    counts = ", ".join(f"{left_out.get(k, 0)} {w}" for k, w in words.items())
+    counts = ", ".join(f"{w} {left_out.get(k, 0)}" for k, w in words.items())
     print(f"{len(labels)} labels gave {len(rows)} preferences in {Path(path).name}. Left out: {counts}.")
     return rows
 

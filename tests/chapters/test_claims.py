@@ -1,27 +1,30 @@
-"""What chapters 02, 03, 05 (the rivals), 06 and Scaling up say in numbers: each such sentence done again, with the
-cells of the chapter or from what was measured."""
+"""What chapters 02, 03, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
+again, with the cells of the chapter or from what was measured."""
 
 import itertools
+import json
 import math
 import random
 import re
 import statistics
+from collections import Counter
 from statistics import NormalDist
 from types import SimpleNamespace
 
+import ipywidgets
 import pandas as pd
 import pytest
 import torch
 from taught import cells, made_by
 
-from rlhf_helpers.desk import recipe, tasks
+from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import decoding, feedback, loop
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
-from rlhf_helpers.world.annotators import TASTES, Annotator
+from rlhf_helpers.world.annotators import TASTES, Annotator, noise_ceiling
 
 
 def says(chapter, cell, *phrases):
@@ -116,26 +119,121 @@ def test_greedy_repeats_itself_and_sampling_with_a_seed_too(tuned):
     assert a == b != c
 
 
-# ---------------------------------------------------------------- 03 Human feedback
+# ---------------------------------------------------------------- 03 Human feedback, and Labels up close
+
+
+def test_from_how_many_choices_on_they_are_learned_from_and_what_the_stand_in_does(monkeypatch, tmp_path):
+    n = feedback.ENOUGH
+    says("03", "choose-head", f"From {n} choices on", f"Stop at {n}", "skipped pairs don't count")
+    says("03", "whose-head", f"fewer than {n} choices", "one choice in ten wrong")
+    says("labels_up_close", "header", f"at least {n} labels")
+    says("labels_up_close", "whose-head", f"These are yours, from {n} on.")
+    made, ask = [], tasks.annotator_for
+    monkeypatch.setattr(tasks, "annotator_for", lambda *a, **k: made.append(k) or ask(*a, **k))
+    ws = workspace.setup(RUNS_DIR=str(tmp_path), DEVICE="cpu")
+    yours.labels(ws, tasks.choose(ws))
+    assert [k["noise"] for k in made] == [0.1]
+    says("labels_up_close", "care-predict", "flips 5 % of its choices")
+    assert Annotator().noise == 0.05
+
+
+def test_the_clock_of_chapter_03_times_writing_and_choosing_and_says_one_second():
+    pairs = [{"prompt": f"Why {i}?", "response_a": "So.", "response_b": "No."} for i in range(3)]
+    now = iter([0.0, 10.0, 10.0, 12.0, 40.0, 40.0, 41.2, 41.2])
+    clock = SimpleNamespace(monotonic=lambda: next(now))
+    made = made_by("03", "write-one", W=ipywidgets, time=clock, labeller=labeller, pairs=pairs)
+    go, box, (_, b), seen = made["go"], made["box"], made["two"].children, made["seen"]
+    go.click()  # show the question
+    assert "Why 2?" in seen.value and box.layout.display == "" and made["two"].layout.display == "none"
+    go.click()  # nothing is written yet
+    assert made["timed"] == {}
+    box.value = "Because."
+    go.click()
+    assert "Why 1?" in seen.value and "A: So." in seen.value and made["two"].layout.display == ""
+    b.click()
+    assert seen.value == "<p>Writing took you 30 seconds, choosing 1 second.</p>"
+    assert made["timed"] == pytest.approx({"write": 30, "choose": 1.2})
+    said = [made["in_words"](x) for x in (0.2, 1.4, 1.6)]
+    assert said == ["1 second", "1 second", "2 seconds"]
+
+
+def test_the_guesses_of_chapter_03_are_those_it_names():
+    says("03", "clock-intro", "45 seconds for writing a short answer, 6 seconds for a choice")
+    mine = SimpleNamespace(summary=lambda: {"seconds": None})
+    made = made_by("03", "clock", timed={}, mine=mine)
+    assert made["GUESS"] == {"write": 45, "choose": 6} and made["measured"] == {}
+    made = made_by(
+        "03", "clock", timed={"write": 30.0, "choose": 2.0}, mine=SimpleNamespace(summary=lambda: {"seconds": 3.0})
+    )
+    assert made["seconds"] == {"write": 30, "choose": 3} and made["ratio"] == 10
+
+
+def test_the_heads_of_a_fair_coin_lie_within_the_root_of_their_number():
+    says("03", "sides-predict", "lies within √*n* of *n*/2 nineteen times in twenty", "For 64 flips that is 24 to 40")
+    for n in (24, 40, 64, 100, 400):
+        usual = [k for k in range(n + 1) if abs(k - n / 2) <= math.sqrt(n)]
+        assert 0.93 < sum(math.comb(n, k) for k in usual) / 2**n < 0.975, n
+    assert (64 / 2 - 8, 64 / 2 + 8) == (24, 40)
+
+
+def test_the_pair_that_chapter_03_shows_divides_the_tastes(tmp_path):
+    """Two of the four would take one answer and two the other, whichever pairs were labelled."""
+    task, ws = tasks.embedded(), workspace.setup(RUNS_DIR=str(tmp_path), DEVICE="cpu")
+    for taste in TASTES:
+        ws.annotator = taste
+        decided = [x for x in yours.labels(ws, task)[0] if x["choice"] in ("a", "b")]
+        shown = made_by("03", "choice-of", "taste-pair", task=task, decided=decided, plots=plots)
+        assert shown["divided"](shown["i"])[0] == 2 and shown["table"][0][1] != shown["table"][1][1]
+    empty = made_by("03", "choice-of", "taste-pair", "agree", task=task, decided=[], plots=plots)
+    assert empty["table"] == [] and set(empty["agreed"].values()) == {0}
+
+
+def test_the_table_of_chapter_03_says_where_a_simulated_annotator_slipped_and_never_corrects_a_person():
+    pair = {"pair_id": "p", "prompt": "What does a monkey eat?", "response_a": "So.", "response_b": "No, no, no."}
+    given = [("simulated:brief", "b"), ("simulated:brief", "a"), ("simulated:brief", "tie"), ("you", "b")]
+    labels = [feedback.label_event(pair, "a", choice, who) for who, choice in given]
+    names = {"labels": labels, "decided": [], "task": tasks.embedded(), "labeller": labeller, "yours": yours}
+    rows = made_by("03", "choice-of", "data-show", HTML=str, **names)["table"].split("<tr>")[1:]
+    assert ["(a slip)" in row for row in rows] == [True, False, False, False]
+    assert ["✓" in row for row in rows] == [True, True, False, True]
+
+
+def test_four_labels_of_chapter_03_give_one_row():
+    says("03", "rows-predict", "Four labels: a choice, the same pair again, a tie and a skip.")
+    pair = {"pair_id": "p", "prompt": "Why?", "response_a": "So.", "response_b": "No."}
+    one = feedback.label_event(pair, "a", "b", "you")
+    few = made_by("03", "pair-key", "to-preferences", "rows-few", Counter=Counter, decided=[one], labels=[], json=json)
+    assert feedback.to_preferences(few["few"]) == (
+        [{"prompt": "Why?", "chosen": "No.", "rejected": "So.", "margin": 0}],
+        {"repeat": 1, "tie": 1, "skip": 1},
+    )
+    says("03", "rows-read", "One row")
+
+
+def test_a_ranking_gives_as_many_pairs_as_its_solution_says():
+    says("03", "ex-ranking-solution", "Four answers give six pairs, nine give 36", "each answer is in three of them")
+    assert [k * (k - 1) / 2 for k in (4, 9)] == [6, 36]
 
 
 def test_what_repeats_say_about_slips():
-    slips = made_by("03", "noise-own", math=math, s={"repeats": 0})["slips"]
+    slips = made_by("labels_up_close", "noise-own", math=math, s={"repeats": 0})["slips"]
     for n in (0, 0.05, 0.1, 0.3, 0.5):
         same = n * n + (1 - n) ** 2
         assert same == pytest.approx(1 - 2 * n * (1 - n)) and slips(same) == pytest.approx(n)
         assert 1 - n >= same - 1e-12, "who knows the taste agrees more often than the annotator repeats themselves"
-    says("03", "noise-read", "0.09 + 0.49 = 0.58", "82 % on repeats, say, means one slip in ten", "agree with 90 %")
+    says("labels_up_close", "noise-read", "0.09 + 0.49 = 0.58", "82 % on repeats, say, means one slip in ten")
+    says("labels_up_close", "noise-read", "agree with 90 %")
     assert 0.3**2 + 0.7**2 == pytest.approx(0.58) and slips(0.82) == pytest.approx(0.1)
 
 
 def test_kappa_of_coins_and_of_the_labellers_of_instructgpt():
-    kappa = made_by("03", "kappa", math=math)["cohen_kappa"]
+    kappa = made_by("labels_up_close", "kappa", math=math)["cohen_kappa"]
     rng = random.Random(0)
     a, b = (rng.choices("ab", k=20_000) for _ in range(2))
     assert statistics.mean(x == y for x, y in zip(a, b)) == pytest.approx(0.5, abs=0.02)
     assert kappa(a, b) == pytest.approx(0, abs=0.03)
-    says("03", "kappa-read", "about 73 % of the choices", "a κ of 0.46")
+    says("03", "agree-read", "about 73 % of the choices")
+    says("labels_up_close", "kappa-read", "about 73 % of the choices", "a κ of 0.46")
     mine = list("ab" * 50)
     theirs = [x if i >= 26 else "ba"["ab".index(x)] for i, x in enumerate(mine)]
     assert statistics.mean(x == y for x, y in zip(mine, theirs)) == 0.74  # 73 % with equal counts can't be made of 100
@@ -143,14 +241,28 @@ def test_kappa_of_coins_and_of_the_labellers_of_instructgpt():
     assert kappa(list("aaab"), list("aaba")) < 0, "50 % agree, below chance"
 
 
-def test_the_intervals_that_chapter_03_names():
-    says("03", "care-head", "for 0 of 4 its width is zero")
+def test_the_intervals_that_labels_up_close_names():
+    says("labels_up_close", "care-head", "for 0 of 4 its width is zero")
     assert math.sqrt(0 * 1 / 4) == 0 and feedback.wilson(0, 4)[1] > 0.4
-    says("03", "ex-bias-solution", "A hundred.", "of 24 in 40 the interval is 45 % to 74 %")
+    says("labels_up_close", "exercises", "`wilson(6, 10)` is about `(0.31, 0.83)`")
+    assert [round(x, 2) for x in feedback.wilson(6, 10)] == [0.31, 0.83]
+    says("labels_up_close", "ex-bias-solution", "A hundred.", "of 24 in 40 the interval is 45 % to 74 %")
     assert next(n for n in range(5, 1000, 5) if feedback.wilson(round(0.6 * n), n)[0] > 0.5) == 100
     assert [round(100 * x) for x in feedback.wilson(24, 40)] == [45, 74]
-    says("03", "simulated-head", "fewer than 24 labels")
-    assert feedback.ENOUGH == 24
+
+
+def test_clear_choices_with_noise_have_the_ceiling_that_labels_up_close_says():
+    says("labels_up_close", "ceiling-head", "the best accuracy that anybody can expect is 1 − *n*")
+    for n in (0.0, 0.1, 0.3):
+        clear = Annotator(lambda prompt, answer: 100.0 * len(answer), noise=n)
+        assert noise_ceiling(clear, [("", "a", "bb"), ("", "bb", "a")]) == pytest.approx(1 - n)
+
+
+def test_what_an_hour_buys_follows_the_guesses():
+    made = made_by(
+        "labels_up_close", "price", ws=SimpleNamespace(runs=ROOT / "nowhere"), s={"seconds": None}, files=files
+    )
+    assert made["hour"] == {"write": 80, "choose": 600} and set(made["words"].values()) == {"guessed"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +283,7 @@ def test_what_each_fault_of_an_annotator_leaves_behind(dials, lean):
 
 
 def test_the_answers_to_be_compared_are_of_mixed_quality():
-    says("03", "compare-intro", "Some are wrong, some are rude, some never come to the point.")
+    says("03", "choose-head", "Some are wrong, some are rude, some never come to the point.")
     rows = files.read_jsonl(ROOT / "data" / "feedback.jsonl")[:600]
     seen = [gold_axes(r["prompt"], r[f"response_{x}"]) for r in rows if "prompt" in r for x in "ab"]
     for share in ([a["right"] == -1 for a in seen], [a["rude"] for a in seen], [a["right"] == 0 for a in seen]):
@@ -179,7 +291,7 @@ def test_the_answers_to_be_compared_are_of_mixed_quality():
 
 
 def test_what_the_tastes_want():
-    """03 (kappa-read): warm wants kindness more than helpful does, and a right answer less.  06 (loop-head):
+    """03 (taste-head): warm wants kindness more than helpful does, and a right answer less.  06 (loop-head):
     four words more outweigh a right answer for chatty.
     """
     prompt, right, wrong = "What does a monkey eat?", "A monkey eats fruit.", "A monkey eats meat."
@@ -464,7 +576,7 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
     (n, *found)
-    for n in ("02", "03", "06", "loop_up_close", "scaling_up")
+    for n in ("02", "03", "06", "labels_up_close", "loop_up_close", "scaling_up")
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)
 ]

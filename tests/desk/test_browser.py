@@ -781,7 +781,7 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
             }
         )
     files.write_jsonl(root / "data" / "pairs.jsonl", rows)
-    chapter(root, "03_human_feedback.ipynb", DATA_DIR="data", HOTKEYS=True)
+    chapter(root, "03_human_feedback.ipynb", DATA_DIR="data")
     box = run_all(page, "03_human_feedback.ipynb")
     log = root / "runs" / "feedback.jsonl"
     simulated = fb.read_events(log)[0]
@@ -798,8 +798,6 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
         press(name, lambda b: b.click())
     for key in ("Enter", "Space"):  # keyboard
         press("Both bad", lambda b: b.press(key))
-    for key, name in (("a", "A is better"), ("s", "Skip")):  # single keys
-        press(name, lambda _: page.keyboard.press(key))
     box = reload(page, lab, "03_human_feedback.ipynb")
     press("B is better", lambda b: b.click())
     page.evaluate(RESTART)

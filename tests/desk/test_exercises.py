@@ -243,6 +243,11 @@ WRONG = {
         ("swapped", click_swapped),
         ("`left` alone", lambda pair, left, c: (pair[f"response_{left}"], pair["response_" + "ab".replace(left, "")])),
     ],
+    "check_ranking": [
+        ("neighbours only", lambda ranking: list(zip(ranking, ranking[1:]))),
+        ("swapped", lambda ranking: [(b, a) for i, a in enumerate(ranking) for b in ranking[i + 1 :]]),
+        ("once each way round", lambda ranking: {(a, b) for a in ranking for b in ranking if a != b}),
+    ],
     "check_labels_for_bias": [
         ("too few", 40),
         ("fewer would do", 200),

@@ -11,6 +11,7 @@ import torch
 from taught import PATHS, cells, path_of
 
 from rlhf_helpers import lesson, world
+from rlhf_helpers.desk import labeller
 from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine import arithmetic, checkpoints, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError, read_jsonl
@@ -20,7 +21,7 @@ from rlhf_helpers.world.annotators import Annotator
 
 DATA = ROOT / "data"
 MODULES = {"arithmetic": arithmetic, "models": models, "alternatives": alternatives, "decoding": decoding}
-MODULES |= {"feedback": feedback, "lm": lm, "loop": loop, "ppo": ppo, "reward": reward}
+MODULES |= {"labeller": labeller, "feedback": feedback, "lm": lm, "loop": loop, "ppo": ppo, "reward": reward}
 
 
 @pytest.fixture
@@ -259,6 +260,46 @@ def test_an_edit_in_chapter_01_reaches_fine_tuning(kernel, what):
     cell, edit = EDITS_01[what]
     kernel("01", cell, edit)
     assert fine_tune() != shipped
+
+
+def test_an_edited_coin_of_chapter_03_decides_the_sides_of_the_card(kernel, tmp_path):
+    pairs = [{"pair_id": f"p{i}", "prompt": "Why?", "response_a": "So.", "response_b": "No."} for i in range(9)]
+
+    def sides():
+        card, seen = (
+            labeller.Labeller(pairs, tmp_path / f"log{len(list(tmp_path.iterdir()))}.jsonl", repeat_share=0),
+            [],
+        )
+        while not card.done:
+            seen.append(card.current["left"])
+            card.choose("tie")
+        return seen
+
+    shipped = sides()
+    kernel("03", "left-side")
+    assert sides() == shipped and set(shipped) == {"a", "b"}
+    kernel("03", "left-side", ('.choice("ab")', '.choice("a")'))
+    assert set(sides()) == {"a"}
+
+
+def test_edited_rows_of_chapter_03_are_those_that_are_written(kernel, tmp_path):
+    labels = feedback.replay(feedback.read_events(DATA / "feedback.jsonl")[0][:9])
+    shipped = feedback.write_preferences(tmp_path / "rows.jsonl", labels)
+    kernel("03", "to-preferences")
+    assert feedback.write_preferences(tmp_path / "rows.jsonl", labels) == shipped
+    kernel("03", "to-preferences", ('label["response_" + label["choice"]]', 'label["response_" + other]'))
+    assert feedback.write_preferences(tmp_path / "rows.jsonl", labels)[0]["chosen"] == shipped[0]["rejected"]
+
+
+def test_an_edited_replay_of_labels_up_close_is_the_state_of_the_card(kernel, tmp_path):
+    pairs = [{"pair_id": "p1", "prompt": "Why?", "response_a": "So.", "response_b": "No."}]
+    card = labeller.Labeller(pairs, tmp_path / "log.jsonl", repeat_share=0)
+    card.choose("a")
+    card.undo()
+    kernel("labels_up_close", "replay")
+    assert labeller.Labeller(pairs, tmp_path / "log.jsonl", repeat_share=0).labels == []
+    kernel("labels_up_close", "replay", ('labels.pop(event["undoes"], None)', "pass"))
+    assert len(labeller.Labeller(pairs, tmp_path / "log.jsonl", repeat_share=0).labels) == 1
 
 
 def test_an_edited_key_of_chapter_03_is_the_widgets(kernel, tmp_path):

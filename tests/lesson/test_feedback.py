@@ -6,11 +6,10 @@ import multiprocessing
 import random
 
 import pytest
-from taught import taught
+from taught import cells, taught
 
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback as fb
-from rlhf_helpers.world.annotators import Annotator
 
 PAIR = {"pair_id": "p1", "prompt": "What does a cow eat?", "response_a": "Grass.", "response_b": "Fish."}
 
@@ -288,7 +287,7 @@ def test_summary_counts_repeats_and_sides():
 
 
 def test_kappa_by_hand_and_against_scikit_learn():
-    cohen_kappa = taught("03", "cohen_kappa", fb)
+    cohen_kappa = taught("labels_up_close", "cohen_kappa", fb)
     a, b = list("aabbt"), list("aabtt")
     assert cohen_kappa(a, b) == pytest.approx((0.8 - 0.32) / 0.68)
     assert cohen_kappa(a, a) == 1
@@ -310,16 +309,9 @@ def test_wilson_solves_its_equation():
     assert fb.wilson(0, 0) == (0, 1)
 
 
-def test_the_numbers_in_the_prose_of_chapter_03():
-    """What the chapter states as a number of this module; the others are in test_claims.py."""
-    cells = json.loads((ROOT / "notebooks" / "03_human_feedback.ipynb").read_text(encoding="utf-8"))["cells"]
-    prose = " ".join(" ".join("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    assert "45 seconds for writing a short answer and 6 seconds" in prose
-    assert '"write": 45.0, "compare": 6.0' in code
-    assert f"fewer than {fb.ENOUGH} labels" in prose
-    assert "flips 5 % of its choices" in prose and Annotator().noise == 0.05
-    assert "become ⅓, ⅔, 1" in prose
+def test_the_strengths_that_labels_up_close_names_are_its_margins():
+    text = cells("labels_up_close")["strength-head"]
+    assert "slightly, clearly, much become ⅓, ⅔, 1" in text
     margins = [fb.to_preferences([label(strength=k)])[0][0]["margin"] for k in (1, 2, 3)]
     assert margins == [1 / 3, 2 / 3, 1]
 

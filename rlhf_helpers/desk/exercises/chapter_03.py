@@ -1,7 +1,6 @@
 """The checkers of chapter 03."""
 
-from ...lesson.feedback import wilson
-from .checking import check_cases, fewest
+from .checking import check_cases, plain
 
 
 def check_chosen(answer):
@@ -36,42 +35,32 @@ def check_chosen(answer):
     return check_cases(1, answer, right, cases, mistakes, "Side and choice are two facts, and the log keeps both.")
 
 
-def check_labels_for_bias(answer):
-    """03.2: the fewest labels, in fives, that show a lean of 60 %."""
+def check_ranking(answer):
+    """03.2: all pairs that a ranking implies, in any order."""
 
-    def enough(n):
-        return wilson(round(0.6 * n), n)[0] > 0.5
-
-    def too_few(n):
-        return "the interval still contains 50 %."
-
-    return fewest(2, answer, 5, enough, too_few, "A lean that anyone would call strong stays hidden in 40 labels.")
-
-
-def check_best_on_pool(answer):
-    """03.3: the best accuracy of one judge on the labels of two people."""
-
-    def agreement(first, second):
-        return sum(a == b for a, b in zip(first, second)) / len(first)
-
-    def right(first, second):
-        return (1 + agreement(first, second)) / 2
+    def right(ranking):
+        return [(a, b) for i, a in enumerate(ranking) for b in ranking[i + 1 :]]
 
     mistakes = {
-        "that is how often the two agree. Where they don't, the judge still agrees with one of them.": agreement,
-        "where the two disagree, no judge can be right about both labels.": lambda a, b: 1.0,
-        "that is how often they disagree.": lambda a, b: 1 - agreement(a, b),
-        "that is what the judge gets wrong; what it gets right is wanted.": lambda a, b: 1 - right(a, b),
-        "a coin is right on half of the labels, but on pairs where the two agree a judge can do better.": (
-            lambda a, b: 0.5
+        "chosen and rejected are swapped: the list begins with the best.": (
+            lambda ranking: [(b, a) for a, b in right(ranking)]
         ),
-        "that is a number of pairs; divide by how many there are.": (
-            lambda a, b: sum(x == y for x, y in zip(a, b)),
-            lambda a, b: right(a, b) * len(a),
+        "these are the neighbours only. The first is also better than the third.": (
+            lambda ranking: list(zip(ranking, ranking[1:]))
         ),
-        "there are two labels for each pair, so divide by twice the number of pairs.": lambda a, b: 2 * right(a, b),
+        "each pair is there twice, once each way round; only one way is what the ranking says.": (
+            lambda ranking: [(a, b) for a in ranking for b in ranking if a != b]
+        ),
+        "these are the pairs of the best answer only. The second is better than the third, too.": (
+            lambda ranking: [(ranking[0], b) for b in ranking[1:]]
+        ),
+        "no answer is better than itself.": lambda ranking: (
+            [(a, b) for i, a in enumerate(ranking) for b in ranking[i:]]
+        ),
     }
-    cases = [(list("aabbab"), list("abbbab")), (list("abab"), list("baba")), (list("ab"), list("ab"))]
-    cases.append((list("aabba"), list("bbbba")))
-    praise = "Always siding with the first of the two would do as well: a pool has no taste of its own."
-    return check_cases(3, answer, right, cases, mistakes, praise)
+
+    def in_any_order(pairs):
+        return sorted(plain(list(pairs)), key=repr) if isinstance(pairs, (list, tuple, set)) else plain(pairs)
+
+    cases = [(list("xyz"),), (["one", "two"],), (list("dbca"),), (["alone"],)]
+    return check_cases(2, answer, right, cases, mistakes, "K answers give K(K − 1)/2 pairs.", in_any_order)
