@@ -52,7 +52,7 @@ def asked(order, x, t, n, rng):
     seen = []
     while len(seen) < n:
         known = len(seen) < judge.FEWEST or rng.random() < 0.2 or order == "random"
-        best = 0 if known else int(judge.doubt(judge.learn(x[seen], t[seen]), x[places]).argmax())
+        best = 0 if known else int(judge.doubt(judge.believe(x[seen], t[seen]), x[places]).argmax())
         seen.append(places.pop(best))
     return seen, places[:10]
 
@@ -62,7 +62,7 @@ def one_person(x, names, truth, t, order, rng):
     seen, _ = asked(order, x, t, max(AFTER), rng)
     signs, following, promises = [], [], []
     for n in AFTER:
-        belief = judge.learn(x[seen[:n]], t[seen[:n]])
+        belief = judge.believe(x[seen[:n]], t[seen[:n]])
         for k, (mean, variance) in enumerate(zip(belief[0], np.diag(belief[1]))):
             ((_, _, chance, more),) = judge.opinions(([mean], np.array([[variance]])), [names[k]], n)
             signs.append((n, chance, (mean > 0) == (truth[k] > 0)))
@@ -77,7 +77,7 @@ def one_person(x, names, truth, t, order, rng):
 def first_settled(x, t, axis, start):
     """How many labels after `start` it took until an opinion about this axis was very likely; None if it never was."""
     for n in range(start + 1, len(t) + 1):
-        mean, covariance = judge.learn(x[:n], t[:n])
+        mean, covariance = judge.believe(x[:n], t[:n])
         ((_, _, chance, _),) = judge.opinions((mean[[axis]], covariance[[axis]][:, [axis]]), ["axis"], n)
         if chance >= card.SURE:
             return n - start
@@ -104,7 +104,7 @@ def measure(tastes, seeds, order):
     for taste in tastes.values():
         who = Annotator(taste, noise=0.1)
         exact = [who.prefers_left(p["prompt"], p["response_a"], p["response_b"]) for p in pairs]
-        truth = judge.learn(x, exact)[0]
+        truth = judge.believe(x, exact)[0]
         for seed in seeds:
             t = choices(Annotator(taste, noise=0.1, seed=seed), pairs)
             found = one_person(x, axes, truth, t, order, random.Random(f"{seed} {order}"))

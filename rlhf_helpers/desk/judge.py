@@ -75,7 +75,7 @@ def target(choice):
     return {"a": 1.0, "b": 0.0, "tie": 0.5}.get(choice)
 
 
-def learn(x, t):
+def believe(x, t):
     """The belief after choices `t` (pairs,) on differences `x` (pairs, axes): (mean, covariance) of the weights."""
     x, t = np.asarray(x, float), np.asarray(t, float)
     prior = np.eye(x.shape[1]) / PRIOR_VARIANCE
@@ -108,7 +108,7 @@ def foreseen(x, t, last=10):
     for i in reversed(range(FEWEST, len(t))):
         if t[i] == 0.5 or not x[i].any() or asked == last:
             continue
-        p = chances(learn(x[:i], t[:i]), x[i : i + 1])[0]
+        p = chances(believe(x[:i], t[:i]), x[i : i + 1])[0]
         right += 0.5 if abs(p - 0.5) < 1e-9 else float((p > 0.5) == (t[i] == 1))
         asked += 1
     return right, asked
@@ -142,7 +142,7 @@ class Judge:
         first = [x for x, earlier in feedback.with_earlier(labels) if not earlier and target(x["choice"]) is not None]
         self.t = np.array([target(x["choice"]) for x in first])
         self.seen = self.x[[self.rows[feedback.pair_key(x)] for x in first]]
-        self.belief = learn(self.seen, self.t)
+        self.belief = believe(self.seen, self.t)
 
     def doubts(self, pairs):
         """How much each of these pairs would teach."""

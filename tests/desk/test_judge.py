@@ -33,7 +33,7 @@ def labelled(tmp_path, taste, n, **more):
 def test_the_fit_is_the_maximum_of_the_posterior():
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(30, 3)), rng.integers(0, 2, 30).astype(float)
-    mean, covariance = judge.learn(x, t)
+    mean, covariance = judge.believe(x, t)
     p = 1 / (1 + np.exp(-x @ mean))
     assert np.allclose(x.T @ (t - p), mean / judge.PRIOR_VARIANCE, atol=1e-5)
     hessian = x.T @ ((p * (1 - p))[:, None] * x) + np.eye(3) / judge.PRIOR_VARIANCE
@@ -41,7 +41,7 @@ def test_the_fit_is_the_maximum_of_the_posterior():
 
 
 def test_before_any_label_it_has_no_opinion_and_every_chance_is_even():
-    belief = judge.learn(np.zeros((0, 2)), [])
+    belief = judge.believe(np.zeros((0, 2)), [])
     assert np.allclose(judge.chances(belief, np.ones((4, 2))), 0.5)
     assert judge.foreseen(np.zeros((0, 2)), np.zeros(0)) == (0, 0)
 
@@ -75,7 +75,7 @@ def test_someone_who_tosses_a_coin_is_seldom_said_to_like_anything(tmp_path):
     for seed in range(10):
         rng = random.Random(seed)
         chosen = rng.sample(range(len(x)), 32)
-        belief = judge.learn(x[chosen], [float(rng.random() < 0.5) for _ in chosen])
+        belief = judge.believe(x[chosen], [float(rng.random() < 0.5) for _ in chosen])
         sure += sum(chance >= card.SURE for _, _, chance, _ in judge.opinions(belief, names, 32))
     assert sure <= 0.2 * 10 * len(names)
 
@@ -219,7 +219,7 @@ def test_a_small_case_of_that_measurement(bench):
 
 def test_confidence_that_is_too_high_is_seen(bench, monkeypatch):
     """With a posterior three times too narrow the same measurement shows it."""
-    honest = judge.learn
-    monkeypatch.setattr(judge, "learn", lambda x, t: (honest(x, t)[0], honest(x, t)[1] / 9))
+    honest = judge.believe
+    monkeypatch.setattr(judge, "believe", lambda x, t: (honest(x, t)[0], honest(x, t)[1] / 9))
     found = bench.measure({"right": bench.TASTES["right"], "few_e": bench.TASTES["few_e"]}, range(2), "random")
     assert any(row["true"] < row["stated"] - 0.1 for row in found["opinions"] if row["from"] >= card.LIKELY)
