@@ -1,4 +1,4 @@
-"""What chapters 02, 03, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
+"""What chapters 02 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
 again, with the cells of the chapter or from what was measured."""
 
 import itertools
@@ -12,19 +12,22 @@ from statistics import NormalDist
 from types import SimpleNamespace
 
 import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from taught import cells, made_by
 
+from rlhf_helpers import world
 from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
-from rlhf_helpers.lesson import decoding, feedback, loop
+from rlhf_helpers.lesson import decoding, feedback, loop, probe, reward
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
-from rlhf_helpers.world.annotators import TASTES, Annotator, noise_ceiling
+from rlhf_helpers.world.annotators import TASTES, Annotator, labellers, noise_ceiling
 
 
 def says(chapter, cell, *phrases):
@@ -304,6 +307,150 @@ def test_what_the_tastes_want():
     users = tasks.embedded().users
     assert users(prompt, "Nobody can really know. Have a lovely day!") > users(prompt, right) > users(prompt, wrong)
     assert users(prompt, "A hen has two legs. " + right) > users(prompt, right)
+
+
+# ---------------------------------------------------------------- 04 The reward model
+
+
+def test_the_loss_is_what_chapter_04_reads_from_its_curve():
+    says("04", "loss-read", "its size plus at most 0.69", "stays close to −1", "between 0 and 0.69", "is 1 − *p*")
+    gaps = torch.linspace(-20, 20, 401, dtype=torch.float64, requires_grad=True)
+    losses = -torch.nn.functional.logsigmoid(gaps)
+    losses.sum().backward()
+    over = losses.detach() - (-gaps.detach()).clamp(min=0)
+    assert over.min() > 0 and over.max() <= math.log(2) + 1e-9 and round(math.log(2), 2) == 0.69
+    assert torch.allclose(gaps.grad, gaps.detach().sigmoid() - 1)
+    assert (gaps.grad[gaps.detach() < -3] < -0.95).all()
+    says("04", "yours-head", "add 100 to every score, and the loss is the same")
+    one, other = torch.tensor([1.0, 0.5]), torch.tensor([-0.5, 0.7])
+    shifted = reward.preference_loss(one + 100, other + 100)
+    assert torch.allclose(shifted, reward.preference_loss(one, other), atol=1e-5)
+
+
+def test_whose_labels_chapter_04_learns_from(tmp_path, monkeypatch):
+    says("04", "yours-head", "once there are 24", "simulated annotator", "gets a tenth wrong")
+    asked, who = [], tasks.annotator_for
+    monkeypatch.setattr(tasks, "annotator_for", lambda *a, **dials: asked.append((a[1], dials)) or who(*a, **dials))
+    ws = workspace.setup(RUNS_DIR=str(tmp_path))
+    yours.labels(ws, tasks.embedded())
+    assert feedback.ENOUGH == 24 and asked == [("helpful", {"noise": 0.1})]
+
+
+def test_the_crowd_that_ships_agrees_with_itself_as_chapter_04_says():
+    says("04", "crowd-head", "The 16,000 that ship", "on about three of four pairs", "five times each")
+    says("04", "crowd", "own = 5 * [")
+    labels = feedback.replay(feedback.read_events(ROOT / "data" / "feedback.jsonl")[0])
+    crowd = labellers("helpful")
+    p = [crowd.prefers_left(x["prompt"], x["response_a"], x["response_b"]) for x in labels[::16]]
+    assert len(labels) == 16_000 and statistics.mean(x * x + (1 - x) ** 2 for x in p) == pytest.approx(0.75, abs=0.03)
+
+
+def test_the_exercises_before_the_first_label_are_what_chapter_04_says():
+    says("04", "practice-head", "The exercises ask no dev or test question, though proofreading states all facts")
+    assert world.leaks(world.lessons(400, 3)) == []
+    told = " ".join(r["chosen"] for r in world.proofreading(20_000, 0, dressed=False))
+    facts = [world.statement(q.family, q.entity, q.value, q.other) for q in world.questions() if q.family == "capital"]
+    assert facts and all(fact in told for fact in facts)
+
+
+@pytest.fixture(scope="module")
+def practised(tuned):
+    """{what is read: a small reward model of the stand-in's labels}, and questions to try it on."""
+    model, tokenizer = tuned
+    start, _ = models.load_reward_model(ROOT / "data" / "models" / "reward_start", torch.device("cpu"))
+    pairs = files.read_jsonl(ROOT / "data" / "pairs.jsonl")[: yours.STAND_IN_LABELS]
+    rows = feedback.to_preferences(simulated_feedback(pairs, Annotator("helpful", noise=0.1), 0))[0]
+    asked, said = [p["prompt"] for p in pairs], [p["response_a"] for p in pairs]
+    made = {
+        name: probe.Probe(model, tokenizer, asked, said, also) for name, also in (("words", None), ("start", start))
+    }
+    for judge in made.values():
+        judge.learn(rows)
+    return made, asked, said
+
+
+def test_facts_come_from_practice_and_kindness_from_labels(practised):
+    """The pictures of sections 3 and 4: a false fact moves the score only after practice, an insult in both."""
+    made, asked, said = practised
+    rng = random.Random(0)
+    questions = [q for q in world.questions() if q.prompt in set(world.prompts("test")) and q.family != "size"][::8]
+    prompts = [q.prompt for q in questions]
+    right = [world.statement(q.family, q.entity, q.value, q.other) for q in questions]
+    wrong = [world.statement(q.family, q.entity, world.wrong_value(q, rng), q.other) for q in questions]
+    rude = [f"Not this again. {text}" for text in right]
+    moved = {}
+    for name, judge in made.items():
+        spread = judge(asked, said).std()
+        plain = judge(prompts, right)
+        moved[name] = [((judge(prompts, x) - plain).mean() / spread).item() for x in (wrong, rude)]
+    assert abs(moved["words"][0]) < 0.3 and moved["start"][0] < -1, moved
+    assert moved["words"][1] < -0.3 and moved["start"][1] < -0.3, moved
+
+
+@pytest.mark.parametrize(
+    "right, place, verdict",
+    [(0.79, "1.0 points below", "which may be chance"), (0.6, "20.0 points below", "more than chance")],
+)
+def test_the_sentence_about_the_ceiling_follows_the_numbers(right, place, verdict):
+    said = made_by(
+        "04", "result", unseen={"test": [0] * 400}, ceilings={"test": 0.8}, feedback=feedback, pd=pd,
+        log=[{"held out accuracy": 0.5}, {"held out accuracy": 0.7}], quick=[0] * 9, display=lambda x: None,
+        reward=SimpleNamespace(evaluate=lambda *a: {"accuracy": right}), model=0, tokenizer=0, Markdown=str,
+    )  # fmt: skip
+    assert f"{place} the ceiling, {verdict}." in said["told"]
+
+
+@pytest.mark.parametrize("bare, words", [(0.6, "400 labels are not yet worth"), (0.9, "worth nothing")])
+def test_the_sentence_about_practice_follows_the_curves(bare, words, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    curves = {"after practice": {0: [0.7], 400: [0.8]}, "without practice": {0: [bare], 400: [bare]}}
+    given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "measured": {"test": {"accuracy": 0.8}}}
+    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [], "plots": plots, "plt": plt, "np": np, "Markdown": str}
+    assert words in made_by("04", "learn-plot", **given)["told"]
+
+
+def test_what_the_reward_model_up_close_says():
+    up = "reward_model_up_close"
+    says(up, "scale-read", "where the implied probability equals the share of right labels")
+    for flipped in (0.05, 0.2):
+        k = torch.linspace(0, 6, 6001, dtype=torch.float64)
+        log = torch.nn.functional.logsigmoid
+        curve = -(1 - flipped) * log(k) - flipped * log(-k)
+        assert k[curve.argmin()].sigmoid().item() == pytest.approx(1 - flipped, abs=1e-3)
+    says(up, "ex-ceiling-solution", "73 to 77 %", "84 to 87 %")
+    assert [round(100 * (1 + math.sqrt(2 * a - 1)) / 2) for a in (0.73, 0.77)] == [84, 87]
+    says("04", "ex-gap-solution", 'A trained gap of 2.2 says "nine of ten')
+    assert round(math.log(0.9 / 0.1), 1) == 2.2
+    prompt, plain = "What does a monkey eat?", "A monkey eats fruit."
+    kind = {t: f(prompt, f"Happy to help. {plain}") - f(prompt, plain) for t, f in TASTES.items()}
+    says(up, "mix-text", "*Warm* wants kindness more than *helpful* does", "*terse* wants few words")
+    assert kind["warm"] > kind["helpful"] > 0 > kind["terse"]
+
+
+def test_two_tastes_in_one_set_teach_their_average(practised, tuned):
+    """With more weight on one person's labels, the judge moves from the crowd's order towards theirs."""
+    judge, pairs = practised[0]["words"], files.read_jsonl(ROOT / "data" / "pairs.jsonl")
+    short, long = (
+        feedback.to_preferences(simulated_feedback(some, Annotator(taste, noise=0), 0))[0]
+        for some, taste in ((pairs[:60], "brief"), (pairs[60:200], lambda p, a: -TASTES["brief"](p, a)))
+    )
+    share = []
+    for weight in (0, 5, 50):
+        judge.learn(long + weight * short)
+        asked, better, worse = ([r[k] for r in short] for k in ("prompt", "chosen", "rejected"))
+        share.append((judge(asked, better) > judge(asked, worse)).float().mean().item())
+    assert share == sorted(share) and share[0] < 0.4 and share[2] > 0.6, share
+
+
+@pytest.mark.parametrize("chapter, n", [("04", 2), ("reward_model_up_close", 2)])
+def test_the_worked_examples_about_the_reward_model(chapter, n):
+    text = "\n".join(cells(chapter).values())
+    found = re.findall(r"For example,\s+`([^`]+)`\s+is\s+`([^`]+)`", text)
+    scope = {"torch": torch, "F": torch.nn.functional, "math": math, "one": torch.ones(1)}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)), scope)
+    assert len(found) == n
+    for call, result in found:
+        assert float(eval(call, scope)) == pytest.approx(float(result), abs=5e-4), call
 
 
 # ---------------------------------------------------------------- 05 The rivals of PPO

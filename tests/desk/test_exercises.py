@@ -278,6 +278,13 @@ WRONG = {
         ("the sign is wrong", lambda share: math.log(1 / share - 1)),
         ("the loss of the right labels alone", lambda share: -math.log(share)),
     ],
+    "check_ceiling_from": [
+        ("how often two annotators agree", lambda a: a),
+        ("the smaller root", lambda a: (1 - math.sqrt(2 * a - 1)) / 2),
+        ("when both slip", lambda a: a**0.5),
+        ("the way back", lambda a: 1 - 2 * a * (1 - a)),
+        ("add 1 and halve", lambda a: (2 * a - 1) ** 0.5),
+    ],
     "check_kl_of_answers": [
         ("sum over padding", kl_over_padding),
         ("average over padding", lambda p, q, m: torch.mean((p - q) * m)),

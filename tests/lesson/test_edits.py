@@ -15,13 +15,14 @@ from rlhf_helpers.desk import labeller
 from rlhf_helpers.desk.labeller import Labeller
 from rlhf_helpers.engine import arithmetic, checkpoints, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError, read_jsonl
-from rlhf_helpers.lesson import alternatives, decoding, drives, feedback, lm, loop, ppo, reward
+from rlhf_helpers.lesson import alternatives, decoding, drives, feedback, lm, loop, ppo, probe, reward
 from rlhf_helpers.lesson.pairs import make_pairs
 from rlhf_helpers.world.annotators import Annotator
 
 DATA = ROOT / "data"
 MODULES = {"arithmetic": arithmetic, "models": models, "alternatives": alternatives, "decoding": decoding}
-MODULES |= {"labeller": labeller, "feedback": feedback, "lm": lm, "loop": loop, "ppo": ppo, "reward": reward}
+MODULES |= {"labeller": labeller, "feedback": feedback, "lm": lm, "loop": loop, "ppo": ppo, "probe": probe}
+MODULES |= {"reward": reward}
 
 
 @pytest.fixture
@@ -208,32 +209,80 @@ def judge():
     return train_judge()
 
 
+SHARED_04 = {
+    "04": ("pair-ids", "last-token-scores", "preference-loss", "features", "logistic-weights", "training-steps"),
+    "reward_model_up_close": ("usable-pairs", "padded-scores"),
+}
+
+
+@pytest.mark.parametrize("chapter", SHARED_04)
+def test_every_shared_cell_about_the_reward_model_is_tried_here(chapter):
+    shared = [c.id for c in nbformat.read(path_of(chapter), 4).cells if "shared" in c.metadata.get("tags", [])]
+    assert tuple(shared) == SHARED_04[chapter]
+
+
+def run_all(kernel, chapters):
+    for chapter, shared in chapters.items():
+        for cell in shared:
+            kernel(chapter, cell)
+
+
+UP_CLOSE = "reward_model_up_close"
 EDITS_04 = {
-    "a loss with another margin": ("preference-loss", ("chosen - rejected", "chosen - rejected - 1")),
+    "a loss with another margin": ("04", "preference-loss", ("chosen - rejected", "chosen - rejected - 1")),
     "scores of the first token": (
+        "04",
         "last-token-scores",
         (
             "out.last_hidden_state[\n        torch.arange(len(ids), device=ids.device), last\n    ]",
             "out.last_hidden_state[:, 0]",
         ),
     ),
-    "no centre term": ("training-steps", ("loss + center *", "loss + 0 *")),
-    "rejected answers first": ("padded-scores", (".view(len(groups), -1)", ".view(len(groups), -1).flip(1)")),
+    "no centre term": ("04", "training-steps", ("loss + center *", "loss + 0 *")),
     "another prompt format": (
+        "04",
         "pair-ids",
-        ("prompt_ids(tokenizer, prompt)", 'prompt_ids(tokenizer, "Please: " + prompt)'),
+        ("= prompt_ids(tokenizer, prompt)", '= prompt_ids(tokenizer, "Please: " + prompt)'),
     ),
+    "rejected answers first": (UP_CLOSE, "padded-scores", (".view(len(groups), -1)", ".view(len(groups), -1).flip(1)")),
+    "half of the pairs": (UP_CLOSE, "usable-pairs", ("for r in rows\n", "for r in rows[::2]\n")),
+    "batches in another order": (UP_CLOSE, "padded-scores", ("manual_seed(seed)", "manual_seed(seed + 1)")),
 }
 
 
 @pytest.mark.parametrize("what", EDITS_04)
 def test_an_edit_in_chapter_04_reaches_the_full_run(judge, kernel, what):
-    for cell in ("pair-ids", "last-token-scores", "preference-loss", "usable-pairs", "padded-scores", "training-steps"):
-        kernel("04", cell)
+    run_all(kernel, SHARED_04)
     assert train_judge() == judge
-    cell, edit = EDITS_04[what]
-    kernel("04", cell, edit)
+    kernel(*EDITS_04[what])
     assert train_judge()[0] != judge[0]
+
+
+def teach_small(embedded):
+    """The weights of the small reward model of chapters 04 to 06, from a few labels."""
+    model, tokenizer, _ = embedded
+    rows = preferences()[:24]
+    small = probe.Probe(model, tokenizer, [r["prompt"] for r in rows], [r["chosen"] for r in rows])
+    small.learn([*rows, rows[0] | {"tie": True}])
+    return small.weights.tolist()
+
+
+EDITS_SMALL = {
+    "a heavier ridge": ("logistic-weights", ("ridge * torch.eye", "9 * ridge * torch.eye")),
+    "choices turned round": ("logistic-weights", ("x.T @ (p - t)", "x.T @ (p - 1 + t)")),
+    "a single step": ("logistic-weights", ("steps=50", "steps=1")),
+    "no embeddings": ("features", ("(states[0], states[-1])", "(states[-1], states[-1])")),
+    "no sums": ("features", ("sums / said.sum(1), sums", "sums / said.sum(1), 0 * sums")),
+}
+
+
+@pytest.mark.parametrize("what", EDITS_SMALL)
+def test_an_edit_in_chapter_04_reaches_the_small_reward_model(embedded, kernel, what):
+    run_all(kernel, SHARED_04)
+    shipped = teach_small(embedded)
+    assert probe.features.__module__ == probe.logistic_weights.__module__ == probe.__name__
+    kernel("04", *EDITS_SMALL[what])
+    assert teach_small(embedded) != shipped
 
 
 def fine_tune():
