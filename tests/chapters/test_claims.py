@@ -36,9 +36,9 @@ def says(chapter, cell, *phrases):
         assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
 
 
-# ---------------------------------------------------------------- 02 Decoding
+# ---------------------------------------------------------------- 02 Decoding, and The sampler up close
 
-nats = made_by("02", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
+nats = made_by("sampler_up_close", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
 
 
 def test_softmax_and_entropy_are_what_the_formulas_say():
@@ -77,7 +77,13 @@ def test_the_die_gives_each_token_a_stretch_as_wide_as_its_p_in_any_order():
 
 
 def test_greedy_need_not_find_the_most_probable_answer():
-    says("02", "log-p-note", "p = 0.6 and ten continuations of 0.1", "p = 0.4 and a single", "p = 0.06, the other 0.4")
+    says(
+        "sampler_up_close",
+        "log-p-note",
+        "p = 0.6 and ten continuations of 0.1",
+        "p = 0.4 and a single",
+        "p = 0.06, the other 0.4",
+    )
     tree = {"a": (0.6, [0.1] * 10), "b": (0.4, [1.0])}
     greedy = max(tree.values(), key=lambda branch: branch[0])
     assert greedy[0] * max(greedy[1]) == pytest.approx(0.06)
@@ -723,7 +729,10 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
     (n, *found)
-    for n in ("02", "03", "06", "labels_up_close", "loop_up_close", "scaling_up")
+    for n in (
+        *("01", "02", "03", "06", "labels_up_close", "loop_up_close"),
+        *("pretraining_up_close", "sampler_up_close", "scaling_up"),
+    )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)
 ]
@@ -733,12 +742,12 @@ WORKED = [
 def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
     name = call.split("(")[0]
     solutions = re.findall(r"```python\n(.*?)```", "\n".join(cells(chapter).values()), re.S)
-    scope = {"torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
+    scope = {"math": math, "torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
     report = {"words": 9.0, "words_before": 10.0, "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}
     scope["good"] = {"blind": loop.verdict(70, 10, 20), **report}
     exec(next(s for s in solutions if f"def {name}(" in s), scope)
     assert eval(call, scope) == eval(result, scope)
 
 
-def test_nine_exercises_or_more_have_a_worked_example():
-    assert len(WORKED) >= 9
+def test_fourteen_exercises_or_more_have_a_worked_example():
+    assert len(WORKED) >= 14
