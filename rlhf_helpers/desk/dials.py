@@ -17,9 +17,9 @@ from .plots import BLUE, ORANGE
 
 LONGEST = 28  # tokens of the answer
 SMALL = 10_000_000  # parameters: below, one thread is quicker than several, and far quicker on a busy machine
+SWATCH = '<span style="display:inline-block;width:1.3em;height:0.55em;background:{}"></span>'
 LEGEND = (
-    f'<span style="color:{BLUE}">▬</span> p, the model\'s own probability · '
-    f'<span style="color:{ORANGE}">▬</span> and its number: after the dials · '
+    f"{SWATCH.format(BLUE)} p, the model's own probability · {SWATCH.format(ORANGE)} after the dials (the number) · "
     "<s>crossed out</s>: can't be drawn · <b>→</b> drawn first by this seed"
 )
 
