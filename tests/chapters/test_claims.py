@@ -1,4 +1,4 @@
-"""What chapters 02 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
+"""What chapters 01 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
 again, with the cells of the chapter or from what was measured."""
 
 import itertools
@@ -34,6 +34,21 @@ def says(chapter, cell, *phrases):
     text = " ".join(cells(chapter)[cell].split())
     for phrase in phrases:
         assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
+
+
+# ---------------------------------------------------------------- 01 Pre-training and fine-tuning
+
+
+def test_greedy_is_right_far_more_often_and_on_what_no_demonstration_asked_too(tuned):
+    says("01", "greedy-read", "Greedy is right far more often", "that no demonstration asked are mostly answered")
+    prompts = tasks.embedded().prompts("test")[::6]
+    greedy, sampled = (measures.quality(prompts, decoding.generate(*tuned, prompts, temperature=t)) for t in (0, 1))
+    assert greedy["right"] > sampled["right"] + 0.2 and greedy["right"] > 0.7
 
 
 # ---------------------------------------------------------------- 02 Decoding, and The sampler up close
@@ -100,11 +115,6 @@ def test_two_draws_are_identical_with_the_sum_of_squares_and_the_estimate_is_unb
     assert expected == pytest.approx(squares)
     says("02", "ex-same-solution", "`q = [0.9, 0.1]`, two draws agree with probability 0.82")
     assert 0.9**2 + 0.1**2 == pytest.approx(0.82)
-
-
-@pytest.fixture(scope="module")
-def tuned():
-    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
 
 
 def test_the_sweep_of_temperatures_goes_as_its_text_says(tuned):
