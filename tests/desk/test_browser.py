@@ -833,7 +833,8 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
     handles, times = live.get_by_role("slider"), []
     playwright_api.expect(handles).to_have_count(4)
     steps = (40, 20, 19, 99)  # of the sliders, each some pixels wide
-    tracks = [handles.nth(i).locator("..").bounding_box()["width"] for i in range(4)]
+    wide = "h => h.closest('.slider-container').getBoundingClientRect().width"
+    tracks = [handles.nth(i).evaluate(wide) for i in range(4)]
     assert all(width >= 3 * n for width, n in zip(tracks, steps)), tracks
     for i in range(4):
         handles.nth(i).focus()
@@ -860,7 +861,7 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
     page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
     page.wait_for_timeout(700)
     assert live.evaluate(STICKS_OUT) == []
-    assert all(handles.nth(i).locator("..").bounding_box()["width"] >= 80 for i in range(4))
+    assert all(handles.nth(i).evaluate(wide) >= 80 for i in range(4))
     live.screenshot(path=screenshots / "live-narrow.png")
 
 
