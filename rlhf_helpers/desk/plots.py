@@ -102,6 +102,32 @@ def live_figure(figure):
     return lambda: handle.update(figure)
 
 
+def live_losses(title, names=("loss",), ruler=None):
+    """Show an empty plot of losses; returns a function `grow(step, loss, line=0, last=False)` that adds a point to it.
+
+    names: of the lines; with one of them there is no legend for it.  ruler: (height, label) of a dashed line.
+    """
+    figure, ax = plt.subplots()
+    ax.set(xlabel="training step", ylabel="loss (nats per token)", title=title)
+    lines = [ax.plot([], [], color=colour, label=name)[0] for name, colour in zip(names, (BLUE, GREY))]
+    shown = lines if len(names) > 1 else []
+    if ruler:
+        shown = [*shown, ax.axhline(ruler[0], color=GREY, ls="--", label=ruler[1])]
+    ax.legend(handles=shown) if shown else None
+    redraw, points = live_figure(figure), [[] for _ in names]
+
+    def grow(step, loss, line=0, last=False):
+        points[line].append((step + 1, loss))
+        if step % 5 == 0 or last:
+            for drawn, seen in zip(lines, points):
+                drawn.set_data([x for x, _ in seen], [y for _, y in seen])
+            highest = max(1, ruler[0] if ruler else 0, *(y for seen in points for _, y in seen))
+            ax.set(xlim=(0, step + 2), ylim=(0, 1.1 * highest))
+            redraw()
+
+    return grow
+
+
 def draw_tokens(tokens, colours, width=76):
     """A figure of `tokens` (texts), each in a box of its colour, wrapped at `width` characters.
 

@@ -13,7 +13,7 @@ def next_token_loss(logits, ids, mask):
     """Mean cross-entropy of the next token, in nats.
 
     logits: (rows, T, vocabulary); ids: (rows, T); mask: (rows, T), 1 on tokens to be predicted.
-    The logits at t speak about the token at t + 1, so they are compared one place apart.
+    The logits at t predict the token at t + 1, so they are compared one place apart.
     """
     logits, targets, mask = logits[:, :-1], ids[:, 1:], mask[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
@@ -67,7 +67,7 @@ def packed_loss(model, ids, mask, loss_mask):
 def padded_batch_loss(model):
     """The quicker loss for batches with padding: `packed_loss`, or `plain_loss` for a model that can't be packed.
 
-    It is `plain_loss`, too, where that or its `next_token_loss` was edited in chapter 01.
+    It is `plain_loss`, too, where that or its `next_token_loss` was edited in a cell.
     """
     if edited(__name__, "plain_loss", "next_token_loss") or not can_pack(model):
         return plain_loss

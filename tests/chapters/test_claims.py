@@ -1,4 +1,4 @@
-"""What chapters 02 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
+"""What chapters 01 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
 again, with the cells of the chapter or from what was measured."""
 
 import itertools
@@ -36,9 +36,24 @@ def says(chapter, cell, *phrases):
         assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
 
 
-# ---------------------------------------------------------------- 02 Decoding
+@pytest.fixture(scope="module")
+def tuned():
+    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
 
-nats = made_by("02", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
+
+# ---------------------------------------------------------------- 01 Pre-training and fine-tuning
+
+
+def test_greedy_is_right_far_more_often_and_on_what_no_demonstration_asked_too(tuned):
+    says("01", "greedy-read", "Greedy is right far more often", "that no demonstration asked are mostly answered")
+    prompts = tasks.embedded().prompts("test")[::6]
+    greedy, sampled = (measures.quality(prompts, decoding.generate(*tuned, prompts, temperature=t)) for t in (0, 1))
+    assert greedy["right"] > sampled["right"] + 0.2 and greedy["right"] > 0.7
+
+
+# ---------------------------------------------------------------- 02 Decoding, and The sampler up close
+
+nats = made_by("sampler_up_close", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
 
 
 def test_softmax_and_entropy_are_what_the_formulas_say():
@@ -77,7 +92,13 @@ def test_the_die_gives_each_token_a_stretch_as_wide_as_its_p_in_any_order():
 
 
 def test_greedy_need_not_find_the_most_probable_answer():
-    says("02", "log-p-note", "p = 0.6 and ten continuations of 0.1", "p = 0.4 and a single", "p = 0.06, the other 0.4")
+    says(
+        "sampler_up_close",
+        "log-p-note",
+        "p = 0.6 and ten continuations of 0.1",
+        "p = 0.4 and a single",
+        "p = 0.06, the other 0.4",
+    )
     tree = {"a": (0.6, [0.1] * 10), "b": (0.4, [1.0])}
     greedy = max(tree.values(), key=lambda branch: branch[0])
     assert greedy[0] * max(greedy[1]) == pytest.approx(0.06)
@@ -94,11 +115,6 @@ def test_two_draws_are_identical_with_the_sum_of_squares_and_the_estimate_is_unb
     assert expected == pytest.approx(squares)
     says("02", "ex-same-solution", "`q = [0.9, 0.1]`, two draws agree with probability 0.82")
     assert 0.9**2 + 0.1**2 == pytest.approx(0.82)
-
-
-@pytest.fixture(scope="module")
-def tuned():
-    return models.load_model(ROOT / "data" / "models" / "finetuned", torch.device("cpu"))
 
 
 def test_the_sweep_of_temperatures_goes_as_its_text_says(tuned):
@@ -723,7 +739,10 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
     (n, *found)
-    for n in ("02", "03", "06", "labels_up_close", "loop_up_close", "scaling_up")
+    for n in (
+        *("01", "02", "03", "06", "labels_up_close", "loop_up_close"),
+        *("pretraining_up_close", "sampler_up_close", "scaling_up"),
+    )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)
 ]
@@ -733,12 +752,12 @@ WORKED = [
 def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
     name = call.split("(")[0]
     solutions = re.findall(r"```python\n(.*?)```", "\n".join(cells(chapter).values()), re.S)
-    scope = {"torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
+    scope = {"math": math, "torch": torch, "gate": loop.gate, "pair": {"response_a": "one", "response_b": "two"}}
     report = {"words": 9.0, "words_before": 10.0, "kl": 5.0, "ended": 1.0, "empty": 0.0, "distinct": 0.9}
     scope["good"] = {"blind": loop.verdict(70, 10, 20), **report}
     exec(next(s for s in solutions if f"def {name}(" in s), scope)
     assert eval(call, scope) == eval(result, scope)
 
 
-def test_nine_exercises_or_more_have_a_worked_example():
-    assert len(WORKED) >= 9
+def test_fourteen_exercises_or_more_have_a_worked_example():
+    assert len(WORKED) >= 14

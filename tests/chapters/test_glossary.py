@@ -11,7 +11,7 @@ from taught import PATHS
 from rlhf_helpers.engine.files import ROOT
 
 PAGE = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-LINK = re.compile(r"\[([\w ]+): ([^\]]+)\]\(\.\./notebooks/(?:deeper/)?(\w+\.ipynb)#(\S+)\)(?=[ ,|])")
+LINK = re.compile(r"\[([\w -]+): ([^\]]+)\]\(\.\./notebooks/(?:deeper/)?(\w+\.ipynb)#(\S+)\)(?=[ ,|])")
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| .*\| (\S.*?) \| (\[.*) \|$", re.M)
 IDEAS = ("pre-training", "fine-tuning", "limit", "choosing is easier than writing", "greedy", "sampling", "pairs")
 IDEAS += ("annotated data set", "reward model", "loss", "PPO", "inference", "continuous improvement")
@@ -53,7 +53,7 @@ def test_every_link_leads_to_a_heading():
     assert len(links) == PAGE.count("../notebooks/"), "a link of another form"
     for chapter, text, name, anchor in links:
         assert unquote(anchor) in SECTIONS[name], f"{name} has no heading for #{anchor}"
-        assert name.startswith(chapter.replace(" ", "_")) and text.replace(" ", "-") == unquote(anchor)
+        assert name.startswith(chapter.replace("-", "").replace(" ", "_")) and text.replace(" ", "-") == unquote(anchor)
 
 
 def test_sections_end_where_the_next_one_begins():

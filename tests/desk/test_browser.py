@@ -815,41 +815,55 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
     theme(page, "JupyterLab Light")
 
 
+REDRAWN = """box => { const page = box.querySelector('table').closest('.widget-html');
+  window.took = new Promise(done => { let start;
+    document.addEventListener('keydown', () => start = performance.now(), {once: true, capture: true});
+    new MutationObserver((_, o) => { o.disconnect(); requestAnimationFrame(
+      () => done(performance.now() - start)); }).observe(page, {childList: true, subtree: true}); });
+}"""
+
+
 @pytest.mark.slow
 def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
-    """From a key on a slider to the new page on the screen, through the kernel and back."""
+    """From a key on a slider, through the kernel, to the new page on the screen; wide enough, and in both themes."""
     chapter(lab[2], "02_decoding.ipynb")
     assert not page.evaluate(RUN_ALL, "02_decoding.ipynb")["errors"]
     live = panel(page).locator(".rlhf-live").last
     live.scroll_into_view_if_needed()
-    times = []
-    handles = live.get_by_role("slider")
+    handles, times = live.get_by_role("slider"), []
     playwright_api.expect(handles).to_have_count(4)
+    steps = (40, 20, 19, 99)  # of the sliders, each some pixels wide
+    wide = "h => h.closest('.slider-container').getBoundingClientRect().width"
+    tracks = [handles.nth(i).evaluate(wide) for i in range(4)]
+    assert all(width >= 3 * n for width, n in zip(tracks, steps)), tracks
     for i in range(4):
         handles.nth(i).focus()
-        for key in ("ArrowLeft", "ArrowRight") if i in (0, 2) else ("ArrowRight", "ArrowLeft"):
-            page.wait_for_timeout(400)
-            page.evaluate(
-                """box => { const page = box.querySelector('table').closest('.widget-html');
-                window.took = new Promise(done => { let start;
-                  document.addEventListener('keydown', () => start = performance.now(), {once: true, capture: true});
-                  new MutationObserver((_, o) => { o.disconnect(); requestAnimationFrame(
-                    () => done(performance.now() - start)); }).observe(page, {childList: true, subtree: true}); });
-                }""",
-                live.element_handle(),
-            )
+        keys = ["ArrowLeft", "ArrowRight"] if i in (0, 2) else ["ArrowRight", "ArrowLeft"]
+        for key in keys * 5:
+            page.wait_for_timeout(200)
+            page.evaluate(REDRAWN, live.element_handle())
             page.keyboard.press(key)
             times.append(page.evaluate("window.took"))
+    slow = statistics.quantiles(times, n=20)[-1]
     record_property("live controls, key to new picture, median ms", round(statistics.median(times)))
-    record_property("live controls, slowest ms", round(max(times)))
+    record_property("live controls, 95 % of redraws within ms", round(slow))
     load = os.getloadavg()[0] / os.cpu_count()  # a busy machine is slow, not broken
     record_property("load average per core while that was measured", round(load, 1))
-    assert statistics.median(times) < 200 * max(1, load)
+    assert slow < 150 * max(1, load)
     for name in ("JupyterLab Light", "JupyterLab Dark"):
         theme(page, name)
+        found = live.evaluate(CONTRAST)
+        assert len(found) > 12 and min(ratio for _, ratio in found) >= 4.5, found
+        playwright_api.expect(live).to_contain_text("after the dials")
         live.screenshot(path=screenshots / f"live-{name.split()[1].lower()}.png")
         walk(page, screenshots / f"chapter-02-{name.split()[1].lower()}")
     theme(page, "JupyterLab Light")
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    page.wait_for_timeout(700)
+    assert live.evaluate(STICKS_OUT) == []
+    assert all(handles.nth(i).evaluate(wide) >= 80 for i in range(4))
+    live.screenshot(path=screenshots / "live-narrow.png")
 
 
 @pytest.mark.slow

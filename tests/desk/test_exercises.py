@@ -212,7 +212,7 @@ WRONG = {
     ],
     "check_least_loss": [
         ("which answer comes next", lambda shares: 0),
-        ("leave out what nobody writes", lambda shares: sum(-p * math.log(p) for p in shares)),
+        ("leave out what is never written", lambda shares: sum(-p * math.log(p) for p in shares)),
         ("commonest answer alone", lambda shares: -math.log(max(shares))),
         ("in bits", lambda shares: sum(-p * math.log2(p) for p in shares if p)),
     ],
@@ -232,6 +232,12 @@ WRONG = {
         ("commonest answer only", lambda q, n: max(q) ** n),
         ("two draws only", lambda q, n: sum(x * x for x in q)),
         ("*not* all the same", lambda q, n: 1 - sum(x**n for x in q)),
+    ],
+    "check_most_probable": [
+        ("greedy's answer", lambda first, then: max(first) * max(then[first.index(max(first))])),
+        ("on one path", lambda first, then: max(first) * max(max(row) for row in then)),
+        ("not added", lambda first, then: max(p + max(row) for p, row in zip(first, then))),
+        ("second token alone", lambda first, then: max(q for row in then for q in row)),
     ],
     "check_odds": [
         ("divide the odds", lambda odds, t: odds / t),
@@ -446,7 +452,7 @@ def test_an_error_is_told_with_its_name(name):
 
 def test_an_unknown_mistake_is_shown_with_its_case():
     said = CHECKERS["check_odds"](lambda odds, temperature: odds + temperature)
-    assert said == "Exercise 3: not right yet: for odds = 4, temperature = 0.5 it gives 4.5, and 16 is right."
+    assert said == "Exercise 1: not right yet: for odds = 4, temperature = 0.5 it gives 4.5, and 16 is right."
     said = CHECKERS["check_row_mask"](lambda asked, said, padding: [0] * asked)
     assert "it gives 3 values, and 8 values should come out" in said
 

@@ -292,22 +292,30 @@ def fine_tune():
     return lm.fit(model, batches, 3, 1e-3, loss_of=lm.padded_batch_loss(model))[-1]
 
 
+CLOSE = "pretraining_up_close"  # opens what chapter 01 leaves closed
+SHARED_01 = [("01", cell) for cell in ("next-token-loss", "fit-loop", "demonstration-batch")]
+SHARED_01 += [(CLOSE, cell) for cell in ("plain-loss", "take-step", "schedule", "blocks", "format-show")]
 EDITS_01 = {
-    "a loss on all tokens": ("demonstration-batch", ("mask * (columns >= starts)", "mask")),
-    "another prompt format": ("format-show", ('"content": prompt', '"content": "Q: " + prompt')),
-    "a loss of the token itself": ("next-token-loss", ("logits[:, :-1], ids[:, 1:]", "logits[:, :-1], ids[:, :-1]")),
-    "a loss without positions": ("fit", ("position_ids=places", "position_ids=places * 0")),
+    "a loss on all tokens": ("01", "demonstration-batch", ("mask * (columns >= starts)", "mask")),
+    "another prompt format": (CLOSE, "format-show", ('"content": prompt', '"content": "Q: " + prompt')),
+    "a loss of the token itself": (
+        "01",
+        "next-token-loss",
+        ("logits[:, :-1], ids[:, 1:]", "logits[:, :-1], ids[:, :-1]"),
+    ),
+    "a loss without positions": (CLOSE, "plain-loss", ("position_ids=places", "position_ids=places * 0")),
+    "a gentler learning rate": (CLOSE, "schedule", ("return float(0.1 + 0.9 * 0.5", "return float(0.1 + 0.3 * 0.5")),
 }
 
 
 @pytest.mark.parametrize("what", EDITS_01)
 def test_an_edit_in_chapter_01_reaches_fine_tuning(kernel, what):
     shipped = fine_tune()
-    for cell in ("next-token-loss", "blocks", "fit", "take-step", "fit-loop", "format-show", "demonstration-batch"):
-        kernel("01", cell)
+    for chapter, cell in SHARED_01:
+        kernel(chapter, cell)
     assert fine_tune() == shipped
-    cell, edit = EDITS_01[what]
-    kernel("01", cell, edit)
+    chapter, cell, edit = EDITS_01[what]
+    kernel(chapter, cell, edit)
     assert fine_tune() != shipped
 
 
@@ -384,7 +392,8 @@ def test_nobody_takes_by_name_what_a_chapter_drives():
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 module = node.module.split(".")[-1]
                 taken |= {(module, a.name) for a in node.names if (module, a.name) in driven}
-    assert taken == {("arithmetic", "take_step")}, "chapter 01 shows both the step and `fit`, which calls it"
+    once_only = {("arithmetic", "take_step"), ("lm", "schedule")}
+    assert taken == once_only, "Pre-training up close shows the two, and the training loops call them"
 
 
 # ---------------------------------------------------------------- the mechanism itself

@@ -2,41 +2,30 @@
 
 import math
 
-import torch
-
-from .checking import check_cases, tensor
+from .checking import check_cases
 
 
-def check_min_p(answer):
-    """02.1: min-p sampling."""
+def check_odds(answer):
+    """02.1: what temperature does to the odds between two tokens."""
 
-    def right(logits, share):
-        p = logits.softmax(-1)
-        return logits.masked_fill(p < share * p.max(-1, keepdim=True).values, -torch.inf)
+    def right(odds, temperature):
+        return odds ** (1 / temperature)
 
-    z, flat = tensor(0.5, 0.3, 0.15, 0.05).log(), tensor(0.3, 0.29, 0.23, 0.18).log()
     mistakes = {
-        "nothing is cut. Of 0.5, 0.3, 0.15, 0.05 and a share of ¼ the last one has to go.": lambda z, s: z,
-        "you compare with `share` itself. Times the largest p, the bar falls when the model is in doubt.": (
-            lambda z, s: z.masked_fill(z.softmax(-1) < s, -torch.inf)
+        "you divide the odds. T divides logits, and a difference of logits is the *logarithm* of the odds.": (
+            lambda o, t: o / t
         ),
-        "you compare logits. Adding 5 to all of them must change nothing: use the softmax.": (
-            lambda z, s: z.masked_fill(z < s * z.max(-1, keepdim=True).values, -torch.inf),
-            lambda z, s: z.masked_fill(z < s, -torch.inf),
+        "the other way round: a low temperature makes the likelier token likelier still.": (
+            lambda o, t: o**t,
+            lambda o, t: o * t,
         ),
-        "a logit of 0 is no ban, since e to the 0 is 1: use −inf.": (
-            lambda z, s: right(z, s).masked_fill(right(z, s).isinf(), 0.0)
-        ),
-        "these are probabilities, and logits are wanted, as from `adjust`.": lambda z, s: right(z, s).softmax(-1),
-        "each row has a largest p of its own: take the maximum along the last axis, with keepdim=True.": (
-            lambda z, s: z.masked_fill(z.softmax(-1) < s * z.softmax(-1).max(), -torch.inf)
-        ),
-        "it keeps what should go and cuts what should stay.": (
-            lambda z, s: z.masked_fill(right(z, s).isfinite(), -torch.inf)
+        "temperature changes the odds, only their order stays.": lambda o, t: o,
+        "that is the logarithm of the odds, a difference of logits. Go back with exp.": lambda o, t: math.log(o) / t,
+        "the odds are taken for a difference of logits here: take their logarithm first.": (
+            lambda o, t: math.exp(o / t)
         ),
     }
-    cases = [(z, 0.25), (z + 5, 0.25), (flat, 0.5), (torch.stack([z, flat]), 0.5)]
-    return check_cases(1, answer, right, cases, mistakes, "The bar moves with the model's own doubt.")
+    return check_cases(1, answer, right, [(4.0, 0.5), (4.0, 2.0), (1.5, 0.25)], mistakes)
 
 
 def check_all_the_same(answer):
@@ -59,26 +48,3 @@ def check_all_the_same(answer):
     }
     cases = [([0.3, 0.5, 0.2], 2), ([0.9, 0.1], 3), ([0.25, 0.75], 4)]
     return check_cases(2, answer, right, cases, mistakes, "The surer the model, the rarer is a pair to compare.")
-
-
-def check_odds(answer):
-    """02.3: what temperature does to the odds between two tokens."""
-
-    def right(odds, temperature):
-        return odds ** (1 / temperature)
-
-    mistakes = {
-        "you divide the odds. T divides logits, and a difference of logits is the *logarithm* of the odds.": (
-            lambda o, t: o / t
-        ),
-        "the other way round: a low temperature makes the likelier token likelier still.": (
-            lambda o, t: o**t,
-            lambda o, t: o * t,
-        ),
-        "temperature changes the odds, only their order stays.": lambda o, t: o,
-        "that is the logarithm of the odds, a difference of logits. Go back with exp.": lambda o, t: math.log(o) / t,
-        "the odds are taken for a difference of logits here: take their logarithm first.": (
-            lambda o, t: math.exp(o / t)
-        ),
-    }
-    return check_cases(3, answer, right, [(4.0, 0.5), (4.0, 2.0), (1.5, 0.25)], mistakes)
