@@ -128,6 +128,37 @@ def live_losses(title, names=("loss",), ruler=None):
     return grow
 
 
+def live_curves(panels, updates, seen=None, against=None):
+    """Curves that grow while a training runs: (draw, seen).
+
+    panels: {name: (title, unit, colour)}, one beside the other.  `draw(update, name=number, ...)` notes the numbers of
+    an update in `seen`, {"update": [...], name: [...]}, and draws about thirty times in all.  Give the `seen` of a run
+    that was stopped to go on with it, and as `against` that of an earlier run, which stays behind, dotted.
+    """
+    seen, width = {} if seen is None else seen, max(3.4, 8.8 / len(panels))
+    figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), 2.9), squeeze=False)
+    lines = {}
+    for ax, (name, (title, unit, colour)) in zip(axes[0], panels.items()):
+        ax.set(title=title, xlabel="update", ylabel=unit, xlim=(0, updates + 0.5))
+        if against:
+            ax.plot(against["update"], against[name], ":", color=GREY)
+        (lines[name],) = ax.plot([], [], color=colour)
+    redraw = live_figure(figure)
+
+    def draw(update, **numbers):
+        for name, number in {"update": update, **numbers}.items():
+            seen.setdefault(name, []).append(number)
+        if update % max(1, updates // 30) and update < updates:
+            return
+        for name, line in lines.items():
+            line.set_data(seen["update"], seen[name])
+            line.axes.relim()
+            line.axes.autoscale_view(scalex=False)
+        redraw()
+
+    return draw, seen
+
+
 def draw_tokens(tokens, colours, width=76):
     """A figure of `tokens` (texts), each in a box of its colour, wrapped at `width` characters.
 

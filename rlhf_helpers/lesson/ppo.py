@@ -233,17 +233,18 @@ class PackedPolicy(PolicyWithValue):
 
 
 @torch.no_grad()
-def collect(policy, reference, tokenizer, reward, prompts, settings, generator):
+def collect(policy, reference, tokenizer, reward, prompts, settings, dice):
     """Roll out one answer per prompt, score it, and estimate advantages: a dict of tensors and texts.
 
-    `reward(prompts, responses)` gives the scores (rows,).  Nothing here has a gradient.
+    `reward(prompts, responses)` gives the scores (rows,); `dice`, a generator, draws the tokens.  Nothing here has a
+    gradient.
     """
     device = policy.value_head.weight.device
     eos = end_tokens(policy.model, tokenizer)
     prompt, prompt_mask = encode_prompts(tokenizer, prompts, device)
     start = prompt.shape[1]
     ids, full_mask, drawn, logprobs, values, entropy = policy.respond(
-        prompt, prompt_mask, settings.max_new_tokens, eos, generator
+        prompt, prompt_mask, settings.max_new_tokens, eos, dice
     )
     tokens, mask = ids[:, start:], full_mask[:, start:].float()
     responses = decode_responses(tokenizer, ids, full_mask, start)

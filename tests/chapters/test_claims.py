@@ -1,4 +1,4 @@
-"""What chapters 01 to 04, 05 (the rivals), 06, Labels up close and Scaling up say in numbers: each such sentence done
+"""What the chapters say in numbers, core and deeper: each such sentence done
 again, with the cells of the chapter or from what was measured."""
 
 import itertools
@@ -23,7 +23,7 @@ from rlhf_helpers import world
 from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
-from rlhf_helpers.lesson import decoding, feedback, loop, probe, reward
+from rlhf_helpers.lesson import alternatives, decoding, feedback, loop, probe, reward
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
@@ -469,7 +469,72 @@ def test_the_worked_examples_about_the_reward_model(chapter, n):
         assert float(eval(call, scope)) == pytest.approx(float(result), abs=5e-4), call
 
 
-# ---------------------------------------------------------------- 05 The rivals of PPO
+# ---------------------------------------------------------------- 05 PPO
+
+
+@pytest.fixture
+def drawn_away(monkeypatch):
+    """Figures are drawn and not shown."""
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+
+
+def test_the_two_tokens_without_a_gradient(drawn_away):
+    says("05", "clip-head", "advantage +1 or −1, ratio 0.6 or 1.4, ε = 0.2", "exactly zero")
+    says("05", "clip-after", "crosses have no gradient", "become *rarer*", "is still pulled back")
+    made = made_by("05", "policy-loss", "cases", torch=torch, plt=plt, plots=plots)
+    still = {case for case, g in zip(made["four"], made["lp"].grad[0].tolist()) if g != 0}
+    assert still == {(1.0, 0.6), (-1.0, 1.4)}, "the good token that became rarer, the bad one that became likelier"
+
+
+def test_who_is_blamed_for_the_duckling(drawn_away):
+    says("05", "gae-head", "The judge gives −1 at the end", "its guess drops from 0.5 to −0.8")
+    says("05", "gae-after", "λ = 0 blames* duckling *most", "λ = 1 blames the words before it just as much")
+    says("05", "gae-after", "the blame fades towards the front")
+    made = made_by("05", "gae", "gae-by-hand", torch=torch, plt=plt, plots=plots)
+    word, blame = made["spoken"].index("duckling"), made["blame"]
+    assert blame[0.0].argmin() == word and (blame[0.0][:word] == 0).all()
+    assert blame[0.0][word] < 0.5 * blame[0.0].sum(), "more than half of all"
+    assert torch.allclose(blame[1.0][: word + 1], blame[1.0][word]) and (blame[1.0][: word + 1] < -1).all()
+    assert (blame[0.95][: word + 1].diff() < 0).all() and (blame[0.95] < 0).all()
+
+
+def test_the_rewards_of_an_answer_add_up_to_its_score_less_the_penalty():
+    says("05", "penalty-text", "its score minus β times its k1")
+    token_rewards = made_by("05", "token-rewards", torch=torch)["token_rewards"]
+    dice = torch.Generator().manual_seed(0)
+    now, then = torch.randn(2, 3, 5, generator=dice)
+    mask = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    scores = torch.tensor([1.0, -2.0, 0.5])
+    paid = token_rewards(scores, now, then, mask, 0.1)
+    assert torch.allclose(paid.sum(-1), scores - 0.1 * ((now - then) * mask).sum(-1))
+
+
+def test_the_dials_that_chapter_05_names():
+    own, crowd = loop.RoundSettings().ppo, recipe.PPO
+    says("05", "full-head", "Fifty updates follow, at β = 0.2", "at least 24")
+    assert (own.updates, own.beta) == (50, 0.2) and feedback.ENOUGH == 24
+    says("05", "crowd-head", "120 updates of 96 answers", "β is only 0.03")
+    assert (crowd.updates, crowd.batch_size, crowd.beta) == (120, 96, 0.03)
+    says("05", "gae-after", "With 0.95, the usual choice")
+    assert crowd.lam == 0.95 and crowd.gamma == 1 and crowd.no_end_penalty == 1
+    assert "for beta in (0.1, 0.0):" in cells("05")["push"]
+
+
+# ---------------------------------------------------------------- PPO up close and The rivals of PPO
+
+
+def test_k3_of_the_worked_example():
+    says("ppo_up_close", "exercise-k3-head", "with log π = −1 and log π_ref = −1.5", "0.607 − 1 + 0.5 = 0.107")
+    assert (round(math.exp(-0.5), 3), round(math.expm1(-0.5) + 0.5, 3)) == (0.607, 0.107)
+
+
+def test_what_a_nat_buys_in_best_of_n():
+    says("rivals", "exercise-n-head", "the bound is 0.636 for 4 and 0.809 for 5")
+    assert [round(alternatives.best_of_n_kl(n), 3) for n in (4, 5)] == [0.636, 0.809]
+    says("rivals", "exercise-n-solution", "Two nats allow 19 answers", "(the factor goes to e)")
+    assert alternatives.best_of_n_kl(19) <= 2 < alternatives.best_of_n_kl(20)
+    ten, eleven = (next(n for n in itertools.count(1) if alternatives.best_of_n_kl(n) > b) for b in (8, 9))
+    assert eleven / ten == pytest.approx(math.e, rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -484,9 +549,9 @@ def rivals():
 
 
 def test_the_order_of_the_rivals(rivals):
-    says("05", "rivals", "**Best-of-32 has the highest gold score**", "**PPO is above RLOO, and RLOO above DPO**")
-    says("05", "rivals", "at the settings chosen for each and at an equal distance of 2 nats", "five seeds")
-    says("05", "rivals", "at 1.5 nats PPO and RLOO can't be told apart")
+    says("rivals", "rivals", "**Best-of-32 has the highest gold score**", "**PPO is above RLOO, and RLOO above DPO**")
+    says("rivals", "rivals", "at the settings chosen for each and at an equal distance of 2 nats", "five seeds")
+    says("rivals", "rivals", "at 1.5 nats PPO and RLOO can't be told apart")
     assert rivals.methods.AT == (1.5, 2) and rivals.methods.column(rivals.result, "fine-tuned", {}, "seed") == [
         *range(5)
     ]
@@ -497,19 +562,19 @@ def test_the_order_of_the_rivals(rivals):
 
 
 def test_what_the_rivals_cost(rivals):
-    says("05", "rivals", "no farther than 2.5 nats", "over 400 tokens", "where the others write about ten")
+    says("rivals", "rivals", "no farther than 2.5 nats", "over 400 tokens", "where the others write about ten")
     assert rivals.result["chosen"]["best-of-n"]["best"] == {"n": 32} and rivals.best("best-of-n", "trained") == 0
     assert rivals.best("best-of-n", "test_kl") < 2.5 and 400 < rivals.best("best-of-n", "test_in_use") < 500
-    says("05", "rivals", "RLOO trains once on each token that it sampled, PPO twice, DPO at its best three times")
+    says("rivals", "rivals", "RLOO trains once on each token that it sampled, PPO twice, DPO at its best three times")
     for method, passes in (("RLOO", 1), ("PPO", 2), ("DPO", 3)):
         assert rivals.best(method, "trained") == pytest.approx(passes * rivals.best(method, "sampled"), rel=0.02)
         assert 8 < rivals.best(method, "test_in_use") < 15
-    says("05", "rivals", "as 40 updates of PPO do, a third of what the shipped policy had")
+    says("rivals", "rivals", "as 40 updates of PPO do, a third of what the shipped policy had")
     assert rivals.result["updates"] == 40 == recipe.PPO.updates / 3
 
 
 def test_one_seed_chose_another_setting_of_rloo_than_three(rivals):
-    says("05", "rivals", "**One seed is too few to choose by.**", "looked best with the first seed")
+    says("rivals", "rivals", "**One seed is too few to choose by.**", "looked best with the first seed")
     points = rivals.result["chosen"]["RLOO"]["points"]
     dev = [rivals.methods.column(rivals.result, "RLOO", p, "dev_gold", "sweep") for p in points]
     test = [rivals.methods.column(rivals.result, "RLOO", p, "test_gold") for p in points]
@@ -740,8 +805,8 @@ EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
 WORKED = [
     (n, *found)
     for n in (
-        *("01", "02", "03", "06", "labels_up_close", "loop_up_close"),
-        *("pretraining_up_close", "sampler_up_close", "scaling_up"),
+        *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
+        *("pretraining_up_close", "rivals", "sampler_up_close", "scaling_up"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

@@ -58,11 +58,11 @@ def test_every_link_leads_to_a_heading():
 
 def test_sections_end_where_the_next_one_begins():
     found = SECTIONS["05_ppo.ipynb"]
-    assert (
-        "def gae(" in found["Who-deserves-the-praise?-Advantages"]
-        and "def gae(" in found["2-·-One-update,-step-by-step"]
-    )
-    assert "def gae(" not in found["One-number,-many-tokens"] and "def gae(" not in found["What-PPO-adds"]
+    assert "def gae(" in found["5-·-Who-deserves-the-praise?-Value-head-and-GAE"]
+    assert "def token_logprobs(" in found["How-probable-was-each-answer?"]
+    assert "def token_logprobs(" in found["1-·-From-a-score-to-a-step"]
+    assert "def gae(" not in found["4-·-Ratio-and-clip:-several-steps-on-one-batch"]
+    assert "def token_logprobs(" not in found["Sample-and-score"]
 
 
 @pytest.mark.parametrize("term, sentence, link", TERMS, ids=[t[0] for t in TERMS])

@@ -303,6 +303,15 @@ WRONG = {
         ("k1 can be negative", lambda p, q: p - q),
         ("is log ρ taken off", lambda p, q: (q - p).exp() - 1),
     ],
+    "check_explained_variance": [
+        ("count the padding", lambda v, r, m: 1 - (r - v).var() / r.var()),
+        ("leaves out an error", lambda v, r, m: 1 - ((r - v)[m == 1] ** 2).mean() / r[m == 1].var()),
+        ("*not* explained", lambda v, r, m: (r - v)[m == 1].var() / r[m == 1].var()),
+    ],
+    "check_most_answers": [
+        ("log n alone", lambda budget: int(math.e**budget)),
+        ("*beyond* the budget", lambda b: next(n for n in range(1, 99) if math.log(n) - (n - 1) / n > b)),
+    ],
     "check_leave_one_out": [
         ("its own baseline", lambda s: s - s.mean(dim=1, keepdim=True)),
         ("*other* prompts", lambda s: s - s.mean(dim=0)),

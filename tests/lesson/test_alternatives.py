@@ -70,7 +70,7 @@ def test_the_kl_of_best_of_n_is_never_above_its_bound(n):
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_answers():
-    pass_at_k = taught("05", "pass_at_k", SimpleNamespace(math=math))
+    pass_at_k = taught("rivals", "pass_at_k", SimpleNamespace(math=math))
     for n in range(1, 7):
         for right in range(n + 1):
             answers = [True] * right + [False] * (n - right)

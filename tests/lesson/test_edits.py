@@ -78,40 +78,36 @@ def train_policy(model, tokenizer):
     return checkpoints.digest(policy), [round(r["kl"], 6) for r in rows]
 
 
-SHARED_05 = [
-    "token-logprobs",
-    "policy-with-value",
-    "first-checks",
-    "masked-mean",
-    "token-rewards",
-    "gae",
-    "whiten",
-    "policy-loss",
-    "value-loss",
-    "collect",
-    "update",
-    "update-whole",
-    "loop",
-]
+SHARED_05 = ["token-logprobs", "token-rewards", "policy-loss", "gae", "value-loss", "collect", "update-whole", "loop"]
+SHARED_UP_CLOSE = ["policy-with-value", "token-entropy", "first-checks", "update"]
 
 
-def test_every_shared_cell_of_chapter_05_is_tried_here():
-    path = path_of("05")
+def of_ppo(cell):
+    """The chapter that shows this cell: 05, or PPO up close."""
+    return "ppo_up_close" if cell in SHARED_UP_CLOSE else "05"
+
+
+@pytest.mark.parametrize("chapter, known", [("05", SHARED_05), ("ppo_up_close", SHARED_UP_CLOSE)])
+def test_every_shared_cell_of_ppo_is_tried_here(chapter, known):
+    path = path_of(chapter)
     shared = [c.id for c in nbformat.read(path, 4).cells if "shared" in c.metadata.get("tags", [])]
-    assert shared == SHARED_05
+    assert shared == known
 
 
 def test_cells_left_alone_give_the_same_bits(kernel, embedded):
     model, tokenizer, shipped = embedded
-    for cell in SHARED_05:
-        kernel("05", cell)
+    for cell in (*SHARED_05, *SHARED_UP_CLOSE):
+        kernel(of_ppo(cell), cell)
     assert train_policy(model, tokenizer) == shipped
 
 
 EDITS_05 = {
     "gae that never looks ahead": ("gae", ("gamma * lam * advantage", "0.0 * advantage")),
     "loss without the clip": ("policy-loss", ("torch.maximum(plain, clipped)", "plain")),
-    "whitening left out": ("whiten", ("return (x - mean) * torch.rsqrt(variance + 1e-8) * mask", "return x * mask")),
+    "whitening left out": (
+        "value-loss",
+        ("return (x - mean) * torch.rsqrt(variance + 1e-8) * mask", "return x * mask"),
+    ),
     "twice the value loss": ("value-loss", ("return 0.5 *", "return 1.0 *")),
     "other minibatches": ("update", ("generator=generator", "generator=None")),
     "a loss of another sign": ("update-whole", ("loss = surrogate + ", "loss = -surrogate + ")),
@@ -122,7 +118,7 @@ EDITS_05 = {
         (".float()\n        return out", ".float() * 2\n        return out"),
     ),
     "scores without a penalty": ("token-rewards", ("-beta * (logprobs - ref_logprobs) * mask", "0 * logprobs")),
-    "means over all places": ("masked-mean", ("(x * mask).sum() / mask.sum()", "(x * mask).mean()")),
+    "means over all places": ("policy-loss", ("(x * mask).sum() / mask.sum()", "(x * mask).mean()")),
 }
 NAMED = {  # what a health check stops, and what it says
     "no penalty for an answer without end": "answers without an end are counted and penalised",
@@ -134,7 +130,7 @@ NAMED = {  # what a health check stops, and what it says
 def test_an_edit_in_chapter_05_reaches_the_full_run(kernel, embedded, what):
     model, tokenizer, shipped = embedded
     cell, edit = EDITS_05[what]
-    kernel("05", cell, edit)
+    kernel(of_ppo(cell), cell, edit)
     if what in NAMED:
         with pytest.raises(WorkbookError, match=NAMED[what]):
             train_policy(model, tokenizer)

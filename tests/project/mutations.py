@@ -28,14 +28,14 @@ JUNK = "test_junk_in_the_pads_changes_no_piece"
 # fmt: off
 BUGS = [Bug(*b) for b in [
     # ------------------------------------------------------------ sampling and log-probabilities
-    (1, "rollout at temperature 0.7", PPO, "settings.max_new_tokens, eos, generator",
-     "settings.max_new_tokens, eos, generator, 0.7",
+    (1, "rollout at temperature 0.7", PPO, "settings.max_new_tokens, eos, dice",
+     "settings.max_new_tokens, eos, dice, 0.7",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "rollout from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, generator",
-     "settings.max_new_tokens, eos, generator, 1.0, 20",
+    (1, "rollout from the top 20 tokens only", PPO, "settings.max_new_tokens, eos, dice",
+     "settings.max_new_tokens, eos, dice, 1.0, 20",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
-    (1, "rollout from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, generator",
-     "settings.max_new_tokens, eos, generator, 1.0, 0, 0.9",
+    (1, "rollout from the most probable nine tenths", PPO, "settings.max_new_tokens, eos, dice",
+     "settings.max_new_tokens, eos, dice, 1.0, 0, 0.9",
      "test_tokens_are_drawn_with_the_probabilities_that_are_trained_on"),
     (2, "ratio against the reference instead of the rollout", PPO, 'logprobs, part["logprobs"], part',
      'logprobs, part["ref_logprobs"], part', HEALTHY),

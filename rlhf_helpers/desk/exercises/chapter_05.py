@@ -39,78 +39,18 @@ def check_kl_of_answers(answer):
     return check_cases(1, answer, right, cases, mistakes, praise)
 
 
-def check_k3(answer):
-    """05.2: the estimate k3 of KL(π || π_ref), exact for tiny differences too."""
-
-    def right(logprobs, ref_logprobs):
-        log_rho = ref_logprobs - logprobs
-        return torch.expm1(log_rho) - log_rho
-
-    cases = [
-        (tensor(-1.0, -2.0, -0.5), tensor(-1.5, -1.0, -2.5)),
-        (torch.zeros(1), torch.full((1,), 1e-4)),
-        (tensor(-3.0, -0.25), tensor(-0.5, -0.25)),
-    ]
-    mistakes = {
-        "ρ is π_ref/π, and here it is π/π_ref.": lambda p, q: right(q, p),
-        "some of your estimates are negative, which k3 never is: is log ρ taken off?": (
-            lambda p, q: torch.expm1(q - p),
-            lambda p, q: torch.exp(q - p) - 1,
-            lambda p, q: torch.expm1(q - p) + (q - p),
-        ),
-        "right, but not for tiny differences, where 1 + x − 1 keeps no digits: use torch.expm1.": (
-            lambda p, q: (torch.exp(q - p) - 1) - (q - p),
-            lambda p, q: torch.exp(q - p) - 1 - q + p,
-            lambda p, q: torch.exp(q - p) - (q - p) - 1,
-        ),
-        "that is k1, and k1 can be negative.": lambda p, q: p - q,
-        "that is k2, half the square: never negative, but right only near 0.": lambda p, q: 0.5 * (p - q) ** 2,
-        "one estimate per token is wanted, not their mean.": lambda p, q: right(p, q).mean(),
-    }
-    return check_cases(2, answer, right, cases, mistakes)
-
-
-def check_leave_one_out(answer):
-    """05.3: each answer against the mean of the others to the same prompt."""
-
-    def right(scores):
-        return scores - (scores.sum(-1, keepdim=True) - scores) / (scores.shape[-1] - 1)
-
-    mistakes = {
-        "each answer is still in its own baseline: leave it out.": lambda s: s - s.mean(-1, keepdim=True),
-        "you compare with answers to *other* prompts. Answers to one prompt are a row.": (
-            lambda s: s - s.mean(0, keepdim=True),
-            lambda s: s - s.mean(),
-            lambda s: s - (s.sum(0, keepdim=True) - s) / (len(s) - 1),
-        ),
-        "you take off the sum of the others, and their mean is wanted.": (lambda s: s - (s.sum(-1, keepdim=True) - s)),
-        "you divide by the number of all answers, but the others are one fewer.": (
-            lambda s: s - (s.sum(-1, keepdim=True) - s) / s.shape[-1]
-        ),
-        "this is the baseline; what is wanted is the score minus it.": lambda s: s - right(s),
-        "the sign is wrong: better than the others is an advantage.": lambda s: -right(s),
-        "you also divide by the deviation. That is GRPO, where an easy prompt counts as much as a hard one.": (
-            lambda s: (s - s.mean(-1, keepdim=True)) / s.std(-1, keepdim=True),
-            lambda s: (s - s.mean(-1, keepdim=True)) / (s.std(-1, keepdim=True) + 1e-8),
-            lambda s: right(s) / s.std(-1, keepdim=True),
-        ),
-    }
-    cases = [(tensor([1.0, 2.0, 6.0], [0.0, 4.0, 1.0]),), (tensor([1.0, 3.0], [4.0, 10.0], [2.0, -5.0]),)]
-    return check_cases(3, answer, right, cases, mistakes, "The other answers do the work of the value head.")
-
-
 def check_reward(answer):
-    """05.4: a reward for short answers that an empty answer does not win."""
+    """05.2: a reward for short answers that an empty answer does not win."""
     if answer is None:
-        return not_done(4)
+        return not_done(2)
     if not callable(answer):
-        return tell(4, f"a function is asked for, and this is {in_one_line(answer)}.")
+        return tell(2, f"a function is asked for, and this is {in_one_line(answer)}.")
     texts = ["", "Fruit.", FACT, f"Good question! {FACT} I hope that helps.", " ".join([FACT] * 6)]
     got = outcome(answer, (["What does a monkey eat?"] * len(texts), texts), lambda x: x)
     if got is None:
-        return not_done(4)
+        return not_done(2)
     trouble = reward_trouble(got, len(texts))
-    return tell(4, trouble or "right. Now read what the policy makes of it.", not trouble)
+    return tell(2, trouble or "right. Now read what the policy makes of it.", not trouble)
 
 
 def reward_trouble(got, n):

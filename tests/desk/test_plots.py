@@ -1,0 +1,44 @@
+"""Curves that grow while a training runs."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from rlhf_helpers.desk import plots
+
+PANELS = {"score": ("Score", "points", plots.ORANGE), "kl": ("Distance", "nats", plots.PURPLE)}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures that were shown, each with how often it was drawn again."""
+    found = {}
+
+    def live_figure(figure):
+        found[figure] = 0
+        plt.close(figure)
+        return lambda: found.update({figure: found[figure] + 1})
+
+    monkeypatch.setattr(plots, "live_figure", live_figure)
+    return found
+
+
+def test_curves_grow_to_the_last_update_and_are_drawn_about_thirty_times(shown):
+    draw, seen = plots.live_curves(PANELS, 120)
+    for update in range(1, 121):
+        draw(update, score=update / 2, kl=1.0, more=0.0)
+    ((figure, times),) = shown.items()
+    lines = [ax.get_lines()[0] for ax in figure.axes]
+    assert [line.get_xdata()[-1] for line in lines] == [120, 120] and lines[0].get_ydata()[-1] == 60
+    assert 25 <= times <= 35 and seen["more"] == [0.0] * 120 and seen["update"] == list(range(1, 121))
+
+
+def test_a_run_that_goes_on_keeps_its_curves_and_an_earlier_run_stays_behind(shown):
+    draw, seen = plots.live_curves(PANELS, 4)
+    for update in (1, 2):
+        draw(update, score=1.0, kl=0.0)
+    draw, again = plots.live_curves(PANELS, 4, seen, against={"update": [1, 2, 3], "score": [5.0] * 3, "kl": [6.0] * 3})
+    for update in (3, 4):
+        draw(update, score=2.0, kl=0.0)
+    earlier, now = list(shown)[-1].axes[0].get_lines()
+    assert again is seen and list(now.get_ydata()) == [1.0, 1.0, 2.0, 2.0]
+    assert list(earlier.get_ydata()) == [5.0] * 3 and earlier.get_linestyle() == ":"
