@@ -411,7 +411,8 @@ def test_the_sentence_about_the_ceiling_follows_the_numbers(right, place, verdic
     said = made_by(
         "04", "result", unseen={"test": [0] * 400}, ceilings={"test": 0.8}, feedback=feedback, pd=pd,
         log=[{"held out accuracy": 0.5}, {"held out accuracy": 0.7}], quick=[0] * 9, display=lambda x: None,
-        reward=SimpleNamespace(evaluate=lambda *a: {"accuracy": right}), model=0, tokenizer=0, Markdown=str, a_file=False,
+        reward=SimpleNamespace(evaluate=lambda *a: {"accuracy": right}), model=0, tokenizer=0,
+        Markdown=str, a_file=False,
     )  # fmt: skip
     assert f"{place} the ceiling, {verdict}." in said["told"]
 
