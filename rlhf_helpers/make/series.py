@@ -7,7 +7,6 @@ interrupted run leaves the copies of earlier runs as they were.
 
 import argparse
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -18,8 +17,7 @@ from ..desk import workspace
 from ..engine import files
 from ..engine.files import ROOT, WorkbookError
 from ..world import annotators
-
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+from . import site
 
 # ---------------------------------------------------------------- one notebook
 
@@ -71,21 +69,12 @@ def _engine(on_cell):
     return Engine
 
 
-# nbconvert's page, and in it the alternative text of each figure (see `plots.describe`)
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block data_png scoped %}{% set alt = output | get_metadata('alt', 'image/png') %}
-{{ super().replace('<img ', '<img alt="%s" ' | format(alt | escape_html)) if alt else super() }}{% endblock %}"""
-
-
 def _publish(executed, folder, name):
     """Put an executed notebook and its HTML page into `folder`, each all at once."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(executed, {"metadata": {"name": name}})
-    page = re.sub(r'href="(?:\.\./|deeper/)?(\w+)\.ipynb"', r'href="\1.html"', page)  # all pages lie in one folder
     files.write_text(folder / f"{name}.ipynb", nbformat.writes(executed))
-    files.write_text(folder / f"{name}.html", page)
+    files.write_text(folder / f"{name}.html", site.page(executed, name)[0])
 
 
 def execute(path, folder, parameters=None, on_cell=lambda cell: None):
@@ -157,7 +146,7 @@ def refresh(path, executed):
         if cell.cell_type == "code":
             count = done[cell.id].execution_count
             cell.execution_count = count and count - sum(n < count for n in put_in if n)
-            cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
+            cell.outputs = [o for o in done[cell.id].outputs if site.WIDGET_VIEW not in o.get("data", {})]
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
     nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
@@ -229,7 +218,7 @@ def closing_table(rows):
 def run_chapters(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
-    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.
+    Copies go to `runs`/series, as a reading site of all that were ever executed; with `outputs`, the notebooks themselves get the outputs too.
     Raises WorkbookError at the first notebook that fails, after the
     table of those that did not.
     """
@@ -258,6 +247,8 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
         finally:
             bar.close()
             if rows:
+                folder = Path(runs) / "series"
+                site.build([p for p in map(folder.joinpath, site.order()) if p.is_file()], folder)
                 print("\n" + closing_table(rows))
     memory = peak_memory()
     print(

@@ -1,0 +1,258 @@
+"""The reading site: `make site`, or `python -m rlhf_helpers.make.site`, writes it to build/site.
+
+Each executed notebook and each page of docs/ becomes one HTML file that needs nothing from a network: nbconvert with
+a template of our own, site.html.j2, and site.css in it.  Mathematics becomes MathML.  Nothing is executed.  `make run`
+writes the same pages, of what it executed, to runs/series.
+"""
+
+import argparse
+import base64
+import json
+import mimetypes
+import posixpath
+import re
+import struct
+from pathlib import Path
+from urllib.parse import unquote
+
+from ..desk import colab
+from ..engine import files
+from ..engine.files import ROOT
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+GITHUB = f"https://github.com/{colab.REPOSITORY}"
+MORE = {
+    "docs/glossary.md": "Glossary",
+    "docs/results.md": "Results",
+    "docs/real_llm.md": "A real LLM",
+    "docs/hosting.md": "Colab, Kaggle and classes",
+    "docs/setup.md": "Setting up",
+}  # in the menu; the other pages of docs/ are reached by links
+DRAWS_WIDGET = re.compile(r"^ *(?!plt\.|fig)[\w.]+\.show\(\)$|^ *(display\()?(W|widgets)\.[VHG]\w*Box\(", re.M)
+
+# ---------------------------------------------------------------- where things lie
+
+
+def pages():
+    """The pages that are not notebooks: path from ROOT on, and the name of the page."""
+    docs = {p.relative_to(ROOT).as_posix(): p.stem for p in sorted((ROOT / "docs").glob("*.md"))}
+    return {"README.md": "index", "notebooks/deeper/README.md": "deeper", **docs}
+
+
+def origin(name):
+    """Where a chapter lies, from ROOT on: "notebooks/05_ppo.ipynb" or "notebooks/deeper/bug_museum.ipynb"."""
+    inside = f"notebooks/deeper/{name}.ipynb"
+    return inside if (ROOT / inside).exists() else f"notebooks/{name}.ipynb"
+
+
+def slug(heading):
+    """What GitHub calls a heading in links; applied to a link, the same."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def resolve(link, source):
+    """The address in the site of a link that stands in the file `source` (a path from ROOT on).
+
+    All pages lie in one folder.  What has no page there leads to GitHub.
+    """
+    if re.match(r"[a-z]+:|//", link):
+        return link
+    path, _, anchor = link.partition("#")
+    goal = posixpath.normpath(posixpath.join(posixpath.dirname(source), unquote(path))) if path else ""
+    anchor = "#" + slug(unquote(anchor)) if anchor else ""
+    if goal.endswith(".ipynb"):
+        return f"{Path(goal).stem}.html{anchor}"
+    if not goal or goal in pages():
+        return (f"{pages()[goal]}.html" if goal else "") + anchor
+    kind = "tree" if (ROOT / goal).is_dir() else "blob"
+    return f"{GITHUB}/{kind}/main/{goal}" if (ROOT / goal).exists() else link
+
+
+# ---------------------------------------------------------------- what the template asks for
+
+
+def markdown(source):
+    """Markdown as HTML, with mathematics as MathML."""
+    from latex2mathml.converter import convert
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body):
+            return convert(body)
+
+        def block_math(self, body):
+            return f'<div class="math scroll">{convert(body.strip(), display="block")}</div>'
+
+    return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def title(cell):
+    """What a folded cell is called: the `# @title` of its source."""
+    found = re.match(r"# @title (.+)", cell.source)
+    return found[1] if found else "Code"
+
+
+def without_title(source):
+    return re.sub(r"\A# @title .*\n", "", source)
+
+
+def widget(cell):
+    """What a cell shows that needs a kernel: "card", "chat", "part", or "" for nothing.
+
+    A committed notebook has no views of widgets, so the source must tell where one stood.
+    """
+    kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    if WIDGET_VIEW not in kinds and (not DRAWS_WIDGET.search(cell.source) or kinds & {"text/html", "image/png"}):
+        return ""
+    return "card" if "Labeller(" in cell.source else "chat" if "Chat(" in cell.source else "part"
+
+
+def png_size(data):
+    """(width, height) of a PNG in base64, in pixels."""
+    return struct.unpack(">II", base64.b64decode(data[:44])[16:24])
+
+
+def caption(alt):
+    """The titles in an alternative text as `plots.describe` makes it: the first words about each pair of axes."""
+    first = [part.split(";")[0].strip(" .") for part in re.split(r"\. (?=[A-Z])", alt)]
+    return " · ".join(s for s in first if not re.match(r"[xy]: |bars|a line", s))
+
+
+def sample_pair():
+    """The first pair that ships, for the previews of widgets."""
+    with open(ROOT / "data" / "pairs.jsonl", encoding="utf-8") as f:
+        return json.loads(f.readline())
+
+
+# ---------------------------------------------------------------- pages
+
+
+def exporter():
+    """nbconvert's exporter with our template and filters."""
+    from nbconvert import HTMLExporter
+
+    own = {f.__name__: f for f in (title, without_title, widget, png_size, caption)}
+    template = Path(__file__).with_name("site.html.j2").read_text(encoding="utf-8")
+    return HTMLExporter(raw_template=template, filters={"markdown2html": markdown, **own})
+
+
+def menu(names):
+    """The chapters as (name, title), core and deeper apart; a title is the first heading of a notebook."""
+    out = {"core": [], "deeper": []}
+    for name in names:
+        source = ROOT / origin(name)
+        head = json.loads(source.read_text(encoding="utf-8"))["cells"][0]["source"] if source.exists() else ""
+        found = re.search(r"^# (.+)", "".join(head), re.M)
+        out["deeper" if "/deeper/" in origin(name) else "core"].append((name, found[1] if found else name))
+    return out
+
+
+def page(nb, name, names=(), source=None, export=None):
+    """The HTML page of a notebook, and its entries for the search, as a list of [address, heading, text].
+
+    nb: a notebook node; nothing in it is changed.  names: those of the chapters in the menu, in order.
+    source: where it lies, from ROOT on, for its links.
+    """
+    import nbformat
+
+    nb, source = nbformat.from_dict(nb), source or origin(name)
+    names, at = list(names), list(names).index(name) if name in names else None
+    chapters, head = menu(names), nb.cells[0].source if nb.cells else ""
+    titles = dict(chapters["core"] + chapters["deeper"])
+    if source.endswith(".ipynb") and nb.cells:  # these stand above the text, as buttons, and work there
+        nb.cells[0].source = re.sub(r"^\[.*\]\(https://colab\.research\.google\.com/\S+\)$", "", head, flags=re.M)
+    heading = re.search(r"^# (.+)", head, re.M)
+    site = {
+        "name": name,
+        "title": heading[1] if heading else name,
+        "menu": chapters,
+        "more": [(pages()[path], words) for path, words in MORE.items()],
+        "notebook": source.endswith(".ipynb"),
+        "colab": f"https://colab.research.google.com/github/{colab.REPOSITORY}/blob/main/{source}",
+        "github": f"{GITHUB}/blob/main/{source}",
+        "before": (names[at - 1], titles[names[at - 1]]) if at else None,
+        "after": (names[at + 1], titles[names[at + 1]]) if at is not None and at + 1 < len(names) else None,
+        "css": Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
+        "pair": sample_pair(),
+    }
+    html, _ = (export or exporter()).from_notebook_node(nb, {"metadata": {"name": name}, "site": site})
+    return finish(html, source, f"{name}.html", site["title"])
+
+
+def finish(html, source, address, page_title):
+    """Give a page its links, anchors, table of contents, and boxes that scroll; returns it and its search entries."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    main, toc, seen, entries = soup.main, soup.find(id="toc"), set(), [[address, page_title, ""]]
+    for style in main.find_all("style"):  # pandas'
+        style.decompose()
+    for tag in main.find_all(["a", "img"]):
+        if tag.name == "a" and tag.get("href") and "own" not in tag.get("class", []):
+            tag["href"] = resolve(tag["href"], source)
+        elif tag.name == "img" and not re.match(r"[a-z]+:", tag["src"]):
+            path = (ROOT / source).parent / tag["src"]
+            if path.is_file():
+                kind = mimetypes.guess_type(path.name)[0]
+                tag["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    for table in main.find_all("table"):
+        table.attrs.pop("border", None)
+        for th in table.find_all("th"):
+            if not th.get_text(strip=True):
+                th.name = "td"
+        if not table.find_parent(class_="map"):
+            table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for box in main.select("pre, .scroll"):
+        box["tabindex"] = "0"
+    for h in main.find_all(["h1", "h2", "h3", "h4"]):
+        words, id_, n = " ".join(h.get_text().split()), slug(h.get_text()), 1
+        while id_ in seen:
+            id_, n = f"{slug(h.get_text())}-{n}", n + 1
+        seen.add(id_)
+        h["id"] = id_
+        if h.name in ("h2", "h3"):
+            link = soup.new_tag("a", attrs={"href": f"#{id_}", "class": h.name})
+            link.string = words
+            toc.append(link)
+    for tag in main.find_all(True):
+        if tag.get("id") in seen and tag.name in ("h2", "h3"):
+            entries.append([f"{address}#{tag['id']}", f"{page_title} › {' '.join(tag.get_text().split())}", ""])
+        elif tag.name == "img":
+            entries[-1][2] += " " + tag.get("alt", "")
+        for words in tag.find_all(string=True, recursive=False) if tag.name not in ("script", "h1", "h2", "h3") else ():
+            entries[-1][2] += " " + words
+    return str(soup), [[where, what, " ".join(text.split())] for where, what, text in entries]
+
+
+def build(paths, folder):
+    """Write the site of the executed notebooks `paths` into `folder`: pages, notebooks to download, index for search."""
+    import nbformat
+
+    folder, names, index, export = Path(folder), [p.stem for p in paths], [], exporter()
+    notes = {name: (nbformat.read(path, 4), origin(name)) for name, path in zip(names, paths)}
+    for path, name in pages().items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        notes[name] = (nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+    for name, (nb, source) in notes.items():
+        html, entries = page(nb, name, names, source, export)
+        files.write_text(folder / f"{name}.html", html)
+        index += entries
+    for path in paths:
+        if path.parent != folder:
+            files.write_text(folder / path.name, path.read_text(encoding="utf-8"))
+    files.write_text(folder / "search.js", f"INDEX = {json.dumps(index, ensure_ascii=False)};\n")
+    return folder / "index.html"
+
+
+def main(arguments=None):
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.make.site", description="Write the reading site.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder (build/site)")
+    folder = parser.parse_args(arguments).out
+    made = build([p for p in colab.stampable() if p.suffix == ".ipynb"], folder)
+    print(f"To read the series, open {made}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
