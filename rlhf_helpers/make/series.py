@@ -134,7 +134,7 @@ def refresh(path, executed):
 
     A cell that papermill put in for the parameters is not counted.
 
-    Widget views are left out, since without a kernel they show nothing but an error.  Text that came in pieces is
+    Views of widgets become a line of text, since without a kernel they show nothing but an error.  Text that came in pieces is
     joined, or a page would set each piece apart.
     """
     import nbformat
@@ -146,7 +146,7 @@ def refresh(path, executed):
         if cell.cell_type == "code":
             count = done[cell.id].execution_count
             cell.execution_count = count and count - sum(n < count for n in put_in if n)
-            cell.outputs = [o for o in done[cell.id].outputs if site.WIDGET_VIEW not in o.get("data", {})]
+            cell.outputs = [site.stand_in(o) for o in done[cell.id].outputs]
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
     nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
@@ -247,14 +247,13 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
         finally:
             bar.close()
             if rows:
-                folder = Path(runs) / "series"
-                site.build([p for p in map(folder.joinpath, site.order()) if p.is_file()], folder)
                 print("\n" + closing_table(rows))
-    memory = peak_memory()
+    memory, made_pages = peak_memory(), Path(runs) / "series"
+    site.build(sorted(made_pages.glob("*.ipynb")), made_pages)
     print(
         f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
         + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
-        + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html"
+        + f". To read the executed chapters, open {made_pages / paths[0].stem}.html"
     )
 
 

@@ -28,7 +28,10 @@ MORE = {
     "docs/hosting.md": "Colab, Kaggle and classes",
     "docs/setup.md": "Setting up",
 }  # in the menu; the other pages of docs/ are reached by links
-DRAWS_WIDGET = re.compile(r"^ *(?!plt\.|fig)[\w.]+\.show\(\)$|^ *(display\()?(W|widgets)\.[VHG]\w*Box\(", re.M)
+STAND_IN = "<p><em>Here stands something to click and try: it appears when this cell has run.</em></p>"
+DRAWS_WIDGET = re.compile(
+    r"^ *(?!plt\.|fig)\S.*\.show\(\)$|^ *(display\()?W\.\w*Box\(|^ *display\(\w+\)$|interact\(", re.M
+)
 
 # ---------------------------------------------------------------- where things lie
 
@@ -92,19 +95,25 @@ def title(cell):
     return found[1] if found else "Code"
 
 
-def without_title(source):
-    return re.sub(r"\A# @title .*\n", "", source)
-
-
 def widget(cell):
     """What a cell shows that needs a kernel: "card", "chat", "part", or "" for nothing.
 
-    A committed notebook has no views of widgets, so the source must tell where one stood.
+    A committed notebook has a line of text in place of a view (see `stand_in`); where an older one has nothing at all,
+    the source tells.
     """
-    kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-    if WIDGET_VIEW not in kinds and (not DRAWS_WIDGET.search(cell.source) or kinds & {"text/html", "image/png"}):
+    shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+    stood = any(WIDGET_VIEW in data or data.get("text/html") == STAND_IN for data in shown)
+    if not stood and (any("text/html" in d or "image/png" in d for d in shown) or not DRAWS_WIDGET.search(cell.source)):
         return ""
     return "card" if "Labeller(" in cell.source else "chat" if "Chat(" in cell.source else "part"
+
+
+def stand_in(output):
+    """The output of a cell for a committed notebook: in place of a widget's view, which needs a kernel, a line of text."""
+    import nbformat
+
+    seen = WIDGET_VIEW in output.get("data", {})
+    return nbformat.v4.new_output("display_data", {"text/html": STAND_IN}) if seen else output
 
 
 def png_size(data):
@@ -118,12 +127,6 @@ def caption(alt):
     return " · ".join(s for s in first if not re.match(r"[xy]: |bars|a line", s))
 
 
-def sample_pair():
-    """The first pair that ships, for the previews of widgets."""
-    with open(ROOT / "data" / "pairs.jsonl", encoding="utf-8") as f:
-        return json.loads(f.readline())
-
-
 # ---------------------------------------------------------------- pages
 
 
@@ -131,7 +134,7 @@ def exporter():
     """nbconvert's exporter with our template and filters."""
     from nbconvert import HTMLExporter
 
-    own = {f.__name__: f for f in (title, without_title, widget, png_size, caption)}
+    own = {f.__name__: f for f in (title, widget, png_size, caption)}
     template = Path(__file__).with_name("site.html.j2").read_text(encoding="utf-8")
     return HTMLExporter(raw_template=template, filters={"markdown2html": markdown, **own})
 
@@ -173,7 +176,8 @@ def page(nb, name, names=(), source=None, export=None):
         "before": (names[at - 1], titles[names[at - 1]]) if at else None,
         "after": (names[at + 1], titles[names[at + 1]]) if at is not None and at + 1 < len(names) else None,
         "css": Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
-        "pair": sample_pair(),
+        "pair": files.read_jsonl(ROOT / "data" / "pairs.jsonl")[0],  # for previews of widgets
+        "stand_in": STAND_IN,
     }
     html, _ = (export or exporter()).from_notebook_node(nb, {"metadata": {"name": name}, "site": site})
     return finish(html, source, f"{name}.html", site["title"])
