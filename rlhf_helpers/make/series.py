@@ -134,8 +134,8 @@ def refresh(path, executed):
 
     A cell that papermill put in for the parameters is not counted.
 
-    Views of widgets become a line of text, since without a kernel they show nothing but an error.  Text that came in pieces is
-    joined, or a page would set each piece apart.
+    Views of widgets become a line of text, since without a kernel they show nothing but an error.  Text
+    that came in pieces is joined, or a page would set each piece apart.
     """
     import nbformat
     from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
@@ -218,7 +218,8 @@ def closing_table(rows):
 def run_chapters(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
-    Copies go to `runs`/series, as a reading site of all that were ever executed; with `outputs`, the notebooks themselves get the outputs too.
+    Copies go to `runs`/series, where all that were ever executed make a reading site; with `outputs`, the notebooks
+    themselves get the outputs too.
     Raises WorkbookError at the first notebook that fails, after the
     table of those that did not.
     """

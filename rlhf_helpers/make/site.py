@@ -60,15 +60,14 @@ def resolve(link, source):
     """
     if re.match(r"[a-z]+:|//", link):
         return link
-    path, _, anchor = link.partition("#")
+    path, mark, anchor = link.partition("#")
     goal = posixpath.normpath(posixpath.join(posixpath.dirname(source), unquote(path))) if path else ""
-    anchor = "#" + slug(unquote(anchor)) if anchor else ""
+    anchor = mark + slug(unquote(anchor))
     if goal.endswith(".ipynb"):
         return f"{Path(goal).stem}.html{anchor}"
     if not goal or goal in pages():
         return (f"{pages()[goal]}.html" if goal else "") + anchor
-    kind = "tree" if (ROOT / goal).is_dir() else "blob"
-    return f"{GITHUB}/{kind}/main/{goal}" if (ROOT / goal).exists() else link
+    return f"{GITHUB}/blob/main/{goal}" if (ROOT / goal).exists() else link
 
 
 # ---------------------------------------------------------------- what the template asks for
@@ -79,20 +78,23 @@ def markdown(source):
     from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+    def mathml(tex, display="inline"):
+        made = convert(tex.strip(), display=display).replace("<mi>&#x0007E;</mi>", "<mo>∼</mo>")
+        return re.sub(r"<mi>(log|ln|exp)</mi>", r'<mo lspace=".17em" rspace=".17em">\1</mo>', made)
+
     class Renderer(IPythonRenderer):
         def inline_math(self, body):
-            return convert(body)
+            return mathml(body)
 
         def block_math(self, body):
-            return f'<div class="math scroll">{convert(body.strip(), display="block")}</div>'
+            return f'<div class="math scroll">{mathml(body, "block")}</div>'
 
     return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
 
 
 def title(cell):
     """What a folded cell is called: the `# @title` of its source."""
-    found = re.match(r"# @title (.+)", cell.source)
-    return found[1] if found else "Code"
+    return (re.findall(r"\A# @title (.+)", cell.source) or ["Code"])[0]
 
 
 def widget(cell):
@@ -109,7 +111,7 @@ def widget(cell):
 
 
 def stand_in(output):
-    """The output of a cell for a committed notebook: in place of a widget's view, which needs a kernel, a line of text."""
+    """The output of a cell for a committed notebook: a line of text in place of a widget's view."""
     import nbformat
 
     seen = WIDGET_VIEW in output.get("data", {})
@@ -139,42 +141,35 @@ def exporter():
     return HTMLExporter(raw_template=template, filters={"markdown2html": markdown, **own})
 
 
-def menu(names):
-    """The chapters as (name, title), core and deeper apart; a title is the first heading of a notebook."""
-    out = {"core": [], "deeper": []}
-    for name in names:
-        source = ROOT / origin(name)
-        head = json.loads(source.read_text(encoding="utf-8"))["cells"][0]["source"] if source.exists() else ""
-        found = re.search(r"^# (.+)", "".join(head), re.M)
-        out["deeper" if "/deeper/" in origin(name) else "core"].append((name, found[1] if found else name))
-    return out
+def heading(nb, otherwise=""):
+    """The first heading of a notebook."""
+    return (re.findall(r"^# (.+)", nb.cells[0].source if nb.cells else "", re.M) or [otherwise])[0]
 
 
-def page(nb, name, names=(), source=None, export=None):
+def page(nb, name, chapters={}, source=None, export=None):
     """The HTML page of a notebook, and its entries for the search, as a list of [address, heading, text].
 
-    nb: a notebook node; nothing in it is changed.  names: those of the chapters in the menu, in order.
+    nb: a notebook node; nothing in it is changed.  chapters: those in the menu, in order: {name: title}.
     source: where it lies, from ROOT on, for its links.
     """
     import nbformat
 
-    nb, source = nbformat.from_dict(nb), source or origin(name)
-    names, at = list(names), list(names).index(name) if name in names else None
-    chapters, head = menu(names), nb.cells[0].source if nb.cells else ""
-    titles = dict(chapters["core"] + chapters["deeper"])
-    if source.endswith(".ipynb") and nb.cells:  # these stand above the text, as buttons, and work there
-        nb.cells[0].source = re.sub(r"^\[.*\]\(https://colab\.research\.google\.com/\S+\)$", "", head, flags=re.M)
-    heading = re.search(r"^# (.+)", head, re.M)
+    nb, source, near = nbformat.from_dict(nb), source or origin(name), list(chapters.items())
+    at = list(chapters).index(name) if name in chapters else None
+    if source.endswith(".ipynb") and nb.cells:  # it stands above the text, as a button
+        link = r"^\[.*\]\(https://colab\.research\.google\.com/\S+\)$"
+        nb.cells[0].source = re.sub(link, "", nb.cells[0].source, flags=re.M)
+    deeper = {n: words for n, words in near if "/deeper/" in origin(n)}
     site = {
         "name": name,
-        "title": heading[1] if heading else name,
-        "menu": chapters,
+        "title": heading(nb, name),
+        "menu": {"The chapters": {n: words for n, words in near if n not in deeper}, "Deeper": deeper},
         "more": [(pages()[path], words) for path, words in MORE.items()],
         "notebook": source.endswith(".ipynb"),
         "colab": f"https://colab.research.google.com/github/{colab.REPOSITORY}/blob/main/{source}",
         "github": f"{GITHUB}/blob/main/{source}",
-        "before": (names[at - 1], titles[names[at - 1]]) if at else None,
-        "after": (names[at + 1], titles[names[at + 1]]) if at is not None and at + 1 < len(names) else None,
+        "before": near[at - 1] if at else None,
+        "after": near[at + 1] if at is not None and at + 1 < len(near) else None,
         "css": Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
         "pair": files.read_jsonl(ROOT / "data" / "pairs.jsonl")[0],  # for previews of widgets
         "stand_in": STAND_IN,
@@ -189,56 +184,51 @@ def finish(html, source, address, page_title):
 
     soup = BeautifulSoup(html, "html.parser")
     main, toc, seen, entries = soup.main, soup.find(id="toc"), set(), [[address, page_title, ""]]
-    for style in main.find_all("style"):  # pandas'
-        style.decompose()
-    for tag in main.find_all(["a", "img"]):
-        if tag.name == "a" and tag.get("href") and "own" not in tag.get("class", []):
-            tag["href"] = resolve(tag["href"], source)
-        elif tag.name == "img" and not re.match(r"[a-z]+:", tag["src"]):
-            path = (ROOT / source).parent / tag["src"]
-            if path.is_file():
-                kind = mimetypes.guess_type(path.name)[0]
-                tag["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    for table in main.find_all("table"):
-        table.attrs.pop("border", None)
-        for th in table.find_all("th"):
-            if not th.get_text(strip=True):
-                th.name = "td"
-        if not table.find_parent(class_="map"):
-            table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for a in main.select("a[href]:not(.own)"):
+        a["href"] = resolve(a["href"], source)
+    for img in main.find_all("img"):
+        path = (ROOT / source).parent / img["src"][:200]
+        if path.is_file():
+            data = base64.b64encode(path.read_bytes()).decode()
+            img["src"] = f"data:{mimetypes.guess_type(path.name)[0]};base64,{data}"
+    for table in main.select("table:not(.map *)"):
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+        heads = [th.get_text(" ", strip=True) for th in (table.tr or table).find_all("th")]
+        if heads and max(len(td.get_text()) for td in table.find_all(["th", "td"])) > 60:
+            table["class"] = "stacks"  # on a phone, each row becomes a block
+            for row in table.find_all("tr"):
+                for head, td in zip(heads, row.find_all(["th", "td"])):
+                    td["data-head"] = head
+        for corner in table.find_all(lambda tag: tag.name == "th" and not tag.get_text(strip=True)):
+            corner.name = "td"
     for box in main.select("pre, .scroll"):
         box["tabindex"] = "0"
     for h in main.find_all(["h1", "h2", "h3", "h4"]):
-        words, id_, n = " ".join(h.get_text().split()), slug(h.get_text()), 1
-        while id_ in seen:
-            id_, n = f"{slug(h.get_text())}-{n}", n + 1
-        seen.add(id_)
-        h["id"] = id_
+        words, name = " ".join(h.get_text().split()), slug(h.get_text())
+        h["id"] = name if name not in seen else f"{name}-{len(seen)}"
+        seen.add(name)
         if h.name in ("h2", "h3"):
-            link = soup.new_tag("a", attrs={"href": f"#{id_}", "class": h.name})
-            link.string = words
-            toc.append(link)
-    for tag in main.find_all(True):
-        if tag.get("id") in seen and tag.name in ("h2", "h3"):
+            toc.append(soup.new_tag("a", attrs={"href": f"#{h['id']}", "class": h.name}))
+            toc.contents[-1].string = words
+    for tag in main.find_all(lambda tag: tag.name != "style"):
+        if tag.name in ("h2", "h3"):
             entries.append([f"{address}#{tag['id']}", f"{page_title} › {' '.join(tag.get_text().split())}", ""])
-        elif tag.name == "img":
-            entries[-1][2] += " " + tag.get("alt", "")
-        for words in tag.find_all(string=True, recursive=False) if tag.name not in ("script", "h1", "h2", "h3") else ():
-            entries[-1][2] += " " + words
+        entries[-1][2] += " ".join(["", tag.get("alt", ""), *tag.find_all(string=True, recursive=False)])
     return str(soup), [[where, what, " ".join(text.split())] for where, what, text in entries]
 
 
 def build(paths, folder):
-    """Write the site of the executed notebooks `paths` into `folder`: pages, notebooks to download, index for search."""
+    """Write the site of the executed notebooks `paths` into `folder`: pages, notebooks, what the search looks into."""
     import nbformat
 
-    folder, names, index, export = Path(folder), [p.stem for p in paths], [], exporter()
-    notes = {name: (nbformat.read(path, 4), origin(name)) for name, path in zip(names, paths)}
+    folder, index, export = Path(folder), [], exporter()
+    notes = {path.stem: (nbformat.read(path, 4), origin(path.stem)) for path in paths}
+    chapters = {name: heading(nb, name) for name, (nb, _) in notes.items()}
     for path, name in pages().items():
         text = (ROOT / path).read_text(encoding="utf-8")
         notes[name] = (nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
     for name, (nb, source) in notes.items():
-        html, entries = page(nb, name, names, source, export)
+        html, entries = page(nb, name, chapters, source, export)
         files.write_text(folder / f"{name}.html", html)
         index += entries
     for path in paths:
@@ -249,14 +239,12 @@ def build(paths, folder):
 
 
 def main(arguments=None):
-    """The command line; returns the exit code."""
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.make.site", description="Write the reading site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder (build/site)")
-    folder = parser.parse_args(arguments).out
-    made = build([p for p in colab.stampable() if p.suffix == ".ipynb"], folder)
+    made = build([p for p in colab.stampable() if p.suffix == ".ipynb"], parser.parse_args(arguments).out)
     print(f"To read the series, open {made}")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
