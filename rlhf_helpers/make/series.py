@@ -7,6 +7,7 @@ interrupted run leaves the copies of earlier runs as they were.
 
 import argparse
 import os
+import re
 import signal
 import sys
 import tempfile

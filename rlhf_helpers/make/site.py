@@ -24,6 +24,7 @@ GITHUB = f"https://github.com/{colab.REPOSITORY}"
 MORE = {
     "docs/glossary.md": "Glossary",
     "docs/results.md": "Results",
+    "docs/your_data.md": "Your data",
     "docs/real_llm.md": "A real LLM",
     "docs/hosting.md": "Colab, Kaggle and classes",
     "docs/setup.md": "Setting up",
@@ -32,8 +33,6 @@ STAND_IN = "<p><em>Here stands something to click and try: it appears when this 
 DRAWS_WIDGET = re.compile(
     r"^ *(?!plt\.|fig)\S.*\.show\(\)$|^ *(display\()?W\.\w*Box\(|^ *display\(\w+\)$|interact\(", re.M
 )
-
-# ---------------------------------------------------------------- where things lie
 
 
 def pages():
@@ -68,9 +67,6 @@ def resolve(link, source):
     if not goal or goal in pages():
         return (f"{pages()[goal]}.html" if goal else "") + anchor
     return f"{GITHUB}/blob/main/{goal}" if (ROOT / goal).exists() else link
-
-
-# ---------------------------------------------------------------- what the template asks for
 
 
 def markdown(source):
@@ -114,8 +110,8 @@ def stand_in(output):
     """The output of a cell for a committed notebook: a line of text in place of a widget's view."""
     import nbformat
 
-    seen = WIDGET_VIEW in output.get("data", {})
-    return nbformat.v4.new_output("display_data", {"text/html": STAND_IN}) if seen else output
+    plain = nbformat.v4.new_output("display_data", {"text/html": STAND_IN})
+    return plain if WIDGET_VIEW in output.get("data", {}) else output
 
 
 def png_size(data):
@@ -127,9 +123,6 @@ def caption(alt):
     """The titles in an alternative text as `plots.describe` makes it: the first words about each pair of axes."""
     first = [part.split(";")[0].strip(" .") for part in re.split(r"\. (?=[A-Z])", alt)]
     return " · ".join(s for s in first if not re.match(r"[xy]: |bars|a line", s))
-
-
-# ---------------------------------------------------------------- pages
 
 
 def exporter():
@@ -225,8 +218,8 @@ def build(paths, folder):
     notes = {path.stem: (nbformat.read(path, 4), origin(path.stem)) for path in paths}
     chapters = {name: heading(nb, name) for name, (nb, _) in notes.items()}
     for path, name in pages().items():
-        text = (ROOT / path).read_text(encoding="utf-8")
-        notes[name] = (nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+        cell = nbformat.v4.new_markdown_cell((ROOT / path).read_text(encoding="utf-8"))
+        notes[name] = (nbformat.v4.new_notebook(cells=[cell]), path)
     for name, (nb, source) in notes.items():
         html, entries = page(nb, name, chapters, source, export)
         files.write_text(folder / f"{name}.html", html)
@@ -242,8 +235,8 @@ def main(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.make.site", description="Write the reading site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder (build/site)")
-    made = build([p for p in colab.stampable() if p.suffix == ".ipynb"], parser.parse_args(arguments).out)
-    print(f"To read the series, open {made}")
+    out = parser.parse_args(arguments).out
+    print("To read the series, open", build([p for p in colab.stampable() if p.suffix == ".ipynb"], out))
 
 
 if __name__ == "__main__":
