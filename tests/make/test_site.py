@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rlhf_helpers.desk import colab
 from rlhf_helpers.engine import files
@@ -128,6 +128,14 @@ TABLE = new_output("display_data", {"text/html": "<table></table>"})
 )
 def test_a_cell_whose_widget_needs_a_kernel_is_known(source, outputs, kind):
     assert site.widget(new_code_cell(source, outputs=outputs)) == kind
+
+
+@pytest.mark.parametrize("outputs", [[VIEW, TABLE], [site.stand_in(VIEW), TABLE]], ids=["make run", "committed"])
+def test_a_preview_takes_the_place_of_the_widget_and_of_nothing_else(outputs):
+    nb = new_notebook(cells=[new_markdown_cell("# A"), new_code_cell("dials()", outputs=outputs)])
+    soup = BeautifulSoup(site.page(nb, "00_a")[0], "html.parser")
+    assert len(soup.select(".widget")) == 1 and len(soup.main.find_all("table")) == 1
+    assert "VBox" not in soup.main.text and "Here stands" not in soup.main.text
 
 
 def test_where_a_widget_stood_there_is_a_preview(pages):
