@@ -147,7 +147,7 @@ def refresh(path, executed):
         if cell.cell_type == "code":
             count = done[cell.id].execution_count
             cell.execution_count = count and count - sum(n < count for n in put_in if n)
-            cell.outputs = [site.stand_in(o) for o in done[cell.id].outputs]
+            cell.outputs = site.stand_in(done[cell.id].outputs)
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
     nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})

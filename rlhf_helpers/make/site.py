@@ -29,7 +29,7 @@ MORE = {
     "docs/hosting.md": "Colab, Kaggle and classes",
     "docs/setup.md": "Setting up",
 }  # in the menu; the other pages of docs/ are reached by links
-STAND_IN = "<p><em>Here stands something to click and try: it appears when this cell has run.</em></p>"
+STAND_IN = '<div class="rlhf-fallback"><em>Here stands something to try: it appears when this cell has run.</em></div>'
 DRAWS_WIDGET = re.compile(
     r"^ *(?!plt\.|fig)\S.*\.show\(\)$|^ *(display\()?W\.\w*Box\(|^ *display\(\w+\)$|interact\(", re.M
 )
@@ -100,18 +100,20 @@ def widget(cell):
     the source tells.
     """
     shown = [output.get("data", {}) for output in cell.get("outputs", [])]
-    stood = any(WIDGET_VIEW in data or data.get("text/html") == STAND_IN for data in shown)
+    stood = any(WIDGET_VIEW in data or "rlhf-fallback" in data.get("text/html", "") for data in shown)
     if not stood and (any("text/html" in d or "image/png" in d for d in shown) or not DRAWS_WIDGET.search(cell.source)):
         return ""
-    return "card" if "Labeller(" in cell.source else "chat" if "Chat(" in cell.source else "part"
+    return "chat" if "Chat(" in cell.source else "card" if re.search(r"Labeller\(|\.show\(\)", cell.source) else "part"
 
 
-def stand_in(output):
-    """The output of a cell for a committed notebook: a line of text in place of a widget's view."""
+def stand_in(outputs):
+    """Outputs for a committed notebook: a line of text, unless one is there, in place of each view of a widget."""
     import nbformat
 
-    plain = nbformat.v4.new_output("display_data", {"text/html": STAND_IN})
-    return plain if WIDGET_VIEW in output.get("data", {}) else output
+    line = nbformat.v4.new_output("display_data", {"text/html": STAND_IN})
+    told = any("rlhf-fallback" in o.get("data", {}).get("text/html", "") for o in outputs)
+    swapped = [line if WIDGET_VIEW in o.get("data", {}) else o for o in outputs]
+    return [o for o in swapped if not told or o is not line]
 
 
 def png_size(data):
@@ -165,7 +167,6 @@ def page(nb, name, chapters={}, source=None, export=None):
         "after": near[at + 1] if at is not None and at + 1 < len(near) else None,
         "css": Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
         "pair": files.read_jsonl(ROOT / "data" / "pairs.jsonl")[0],  # for previews of widgets
-        "stand_in": STAND_IN,
     }
     html, _ = (export or exporter()).from_notebook_node(nb, {"metadata": {"name": name}, "site": site})
     return finish(html, source, f"{name}.html", site["title"])

@@ -14,7 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from rlhf_helpers.desk import colab
+from rlhf_helpers.desk import card, colab
 from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import site
@@ -106,8 +106,9 @@ def test_folded_cells_are_folded_and_open(pages):
         assert not soup.select("details[open]")
 
 
-VIEW = new_output("display_data", {site.WIDGET_VIEW: {}, "text/plain": "VBox()"})
-STOOD = site.stand_in(VIEW)
+VIEW = new_output("display_data", {site.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "VBox()"})
+(STOOD,) = site.stand_in([VIEW])
+TOLD = new_output("display_data", {"text/html": card.FALLBACK})
 TABLE = new_output("display_data", {"text/html": "<table></table>"})
 
 
@@ -117,7 +118,7 @@ TABLE = new_output("display_data", {"text/html": "<table></table>"})
         ("mine = labeller.Labeller(pairs)\nmine.show()", [], "card"),
         ("if whose == 'you':\n    Chat(model).show()", [], "chat"),
         ("display(live)", [], "part"),
-        ("mine.show()", [STOOD], "part"),
+        ("mine.show()", [STOOD], "card"),
         ("chat = Chat(policy)\nchat.show()", [new_output("stream", text="ready")], "chat"),
         ("W.VBox([box, go])", [], "part"),
         ("dials()", [VIEW], "part"),
@@ -130,12 +131,19 @@ def test_a_cell_whose_widget_needs_a_kernel_is_known(source, outputs, kind):
     assert site.widget(new_code_cell(source, outputs=outputs)) == kind
 
 
-@pytest.mark.parametrize("outputs", [[VIEW, TABLE], [site.stand_in(VIEW), TABLE]], ids=["make run", "committed"])
+@pytest.mark.parametrize(
+    "outputs", [[VIEW, TABLE], [STOOD, TABLE], [TOLD, TABLE]], ids=["make run", "committed", "card"]
+)
 def test_a_preview_takes_the_place_of_the_widget_and_of_nothing_else(outputs):
     nb = new_notebook(cells=[new_markdown_cell("# A"), new_code_cell("dials()", outputs=outputs)])
     soup = BeautifulSoup(site.page(nb, "00_a")[0], "html.parser")
     assert len(soup.select(".widget")) == 1 and len(soup.main.find_all("table")) == 1
     assert "VBox" not in soup.main.text and "Here stands" not in soup.main.text
+
+
+def test_a_committed_notebook_says_once_that_a_widget_stood_there():
+    assert site.stand_in([TABLE, VIEW]) == [TABLE, STOOD]
+    assert site.stand_in([TOLD, VIEW, TABLE]) == [TOLD, TABLE]
 
 
 def test_where_a_widget_stood_there_is_a_preview(pages):
