@@ -6,12 +6,13 @@ PYTEST := -m pytest -n logical --dist worksteal
 FAST_TIER := not slow and not browser and not matrix and not scale
 LOWEST := $(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; print(*[re.sub(r">=([0-9.]+).*", r"==\1", r) for r in p["dependencies"] + e["notebooks"] + e["test"]])'
+FOR_SITE := $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])'
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
+.PHONY: help setup run site test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -22,6 +23,11 @@ setup: $(READY)  ## make .venv and install everything in it (the other targets d
 
 run: $(READY)  ## execute the whole series into runs/series/ (options: make run ARGS="--fast --only 04 05")
 	@$(IN_VENV) -m rlhf_helpers.make.series $(ARGS)
+
+site:  ## write the reading site to build/site, of the notebooks as they are; nothing is executed
+	@[ -x build/pages/bin/pip ] || $(PYTHON) -m venv --clear build/pages
+	@build/pages/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $$($(FOR_SITE))
+	@build/pages/bin/python -m rlhf_helpers.make.site $(ARGS)
 
 test: $(READY)  ## run all the tests
 	@$(IN_VENV) $(PYTEST) $(ARGS)
@@ -35,7 +41,7 @@ test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the ar
 test-colab:  ## run every chapter, opened alone, and the widget's tests with Google Colab's versions, in build/colab
 	@[ -x build/colab/bin/pip ] || $(PYTHON) -m venv --clear build/colab
 	@build/colab/bin/python -m pip install -q --disable-pip-version-check -c constraints/colab.txt -e . \
-	  datasets papermill nbconvert notebook pytest hypothesis scikit-learn
+	  datasets papermill nbconvert latex2mathml notebook pytest hypothesis scikit-learn
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/desk/test_colab.py \
 	  tests/lesson/test_feedback.py tests/desk/test_labeller.py -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
 
@@ -89,7 +95,7 @@ $(READY): pyproject.toml constraints.txt
 	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not make a virtual environment; on Debian or Ubuntu, install python3-venv."; exit 1; }
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
-	  -c constraints.txt -e ".[notebooks,test]"
+	  -c constraints.txt -e ".[notebooks,site,test]"
 	@mkdir -p $(VENV)/share/jupyter/lab/settings && \
 	  echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
 	  > $(VENV)/share/jupyter/lab/settings/overrides.json

@@ -58,13 +58,19 @@ BADGE = re.compile(r"((?:\(|: )https://colab\.research\.google\.com/github/)[\w.
 
 
 def stamp_text(text, file=None):
-    """`text` with this repository in its links to Colab and clone commands; `file` (a path) replaces that of links."""
+    """`text` with this repository in its links to Colab and the site, and in clone commands.
+
+    file: the path that links to Colab get.
+    """
 
     def badge(found):
         path = found[0].partition(found[2])[2]
         return f"{found[1]}{REPOSITORY}{found[2]}{file or path}"
 
     text = BADGE.sub(badge, text)
+    text = re.sub(
+        r"https://[\w-]+\.github\.io/[\w.-]+/", "https://{}.github.io/{}/".format(*REPOSITORY.split("/")), text
+    )
     return re.sub(r"(git clone https://github\.com/)[\w.-]+/[\w.-]+", rf"\g<1>{REPOSITORY}", text)
 
 

@@ -18,8 +18,7 @@ from ..desk import workspace
 from ..engine import files
 from ..engine.files import ROOT, WorkbookError
 from ..world import annotators
-
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+from . import site
 
 # ---------------------------------------------------------------- one notebook
 
@@ -71,21 +70,12 @@ def _engine(on_cell):
     return Engine
 
 
-# nbconvert's page, and in it the alternative text of each figure (see `plots.describe`)
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block data_png scoped %}{% set alt = output | get_metadata('alt', 'image/png') %}
-{{ super().replace('<img ', '<img alt="%s" ' | format(alt | escape_html)) if alt else super() }}{% endblock %}"""
-
-
 def _publish(executed, folder, name):
     """Put an executed notebook and its HTML page into `folder`, each all at once."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(executed, {"metadata": {"name": name}})
-    page = re.sub(r'href="(?:\.\./|deeper/)?(\w+)\.ipynb"', r'href="\1.html"', page)  # all pages lie in one folder
     files.write_text(folder / f"{name}.ipynb", nbformat.writes(executed))
-    files.write_text(folder / f"{name}.html", page)
+    files.write_text(folder / f"{name}.html", site.page(executed, name)[0])
 
 
 def execute(path, folder, parameters=None, on_cell=lambda cell: None):
@@ -145,8 +135,8 @@ def refresh(path, executed):
 
     A cell that papermill put in for the parameters is not counted.
 
-    Widget views are left out, since without a kernel they show nothing but an error.  Text that came in pieces is
-    joined, or a page would set each piece apart.
+    Views of widgets become a line of text, since without a kernel they show nothing but an error.  Text
+    that came in pieces is joined, or a page would set each piece apart.
     """
     import nbformat
     from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
@@ -157,7 +147,7 @@ def refresh(path, executed):
         if cell.cell_type == "code":
             count = done[cell.id].execution_count
             cell.execution_count = count and count - sum(n < count for n in put_in if n)
-            cell.outputs = [o for o in done[cell.id].outputs if WIDGET_VIEW not in o.get("data", {})]
+            cell.outputs = site.stand_in(done[cell.id].outputs)
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
     nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
@@ -229,7 +219,8 @@ def closing_table(rows):
 def run_chapters(paths, runs, parameters=None, outputs=False):
     """Execute `paths` in order with a progress bar over notebooks and cells, then print the table.
 
-    Copies go to `runs`/series; with `outputs`, the notebooks themselves get the outputs too.
+    Copies go to `runs`/series, where all that were ever executed make a reading site; with `outputs`, the notebooks
+    themselves get the outputs too.
     Raises WorkbookError at the first notebook that fails, after the
     table of those that did not.
     """
@@ -259,11 +250,12 @@ def run_chapters(paths, runs, parameters=None, outputs=False):
             bar.close()
             if rows:
                 print("\n" + closing_table(rows))
-    memory = peak_memory()
+    memory, made_pages = peak_memory(), Path(runs) / "series"
+    site.build(sorted(made_pages.glob("*.ipynb")), made_pages)
     print(
         f"\n{sum(seconds for _, seconds, _ in rows):.0f} seconds in all"
         + (f", at most {memory / 2**30:.1f} GiB of memory in one chapter" if memory else "")
-        + f". To read the executed chapters, open {Path(runs) / 'series' / paths[0].stem}.html"
+        + f". To read the executed chapters, open {made_pages / paths[0].stem}.html"
     )
 
 
