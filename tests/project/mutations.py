@@ -199,11 +199,8 @@ BUGS = [Bug(*b) for b in [
      "        model.config.pad_token_id = None  #", "        pass  #", "test_plain_transformers_gives_the_same_scores"),
     (34, "pairs of identical tokens are learned from", REWARD, "kept = [p for p in pairs if p[0] != p[1]]",
      "kept = pairs", "test_identical_pairs_are_dropped_and_counted"),
-    (35, "split by row: prompts on both sides", REWARD, 'names = sorted({r["prompt"] for r in rows})\n'
-     '    random.Random(seed).shuffle(names)\n    held_out = set(names[: round(share * len(names))])\n'
-     '    return [r for r in rows if r["prompt"] not in held_out], [r for r in rows if r["prompt"] in held_out]',
-     "rows = random.Random(seed).sample(rows, len(rows))\n    n = round(share * len(rows))\n"
-     "    return rows[n:], rows[:n]", "test_no_prompt_is_on_both_sides_of_the_split"),
+    (35, "split by row: prompts on both sides", REWARD, 'asked = [question(r["prompt"]) for r in rows]\n'
+     "    names = sorted(set(asked))\n", "asked = list(range(len(rows)))\n    names = asked[:]\n", "test_no_prompt_is_on_both_sides_of_the_split"),
     (35, "the same answer always on the left", "desk/labeller.py",
      'return random.Random(f"{seed} {pair_id}").choice("ab")',
      'return "a"', "test_sides_are_mixed_the_same_for_a_seed_and_stored"),

@@ -153,6 +153,8 @@ def test_every_dependency_has_a_licence_that_lets_anyone_use_it():
         except metadata.PackageNotFoundError:  # for another system or another version of Python
             continue
         classifiers = [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
+        if name == "axe-playwright-python":  # its metadata names none; the file of its wheel does
+            about = {"License": metadata.distribution(name).read_text("licenses/LICENSE").strip()}
         said = about.get("License-Expression") or " ".join(classifiers) or about.get("License", "")[:200]
         assert FREE.search(said) and not re.search(r"\bA?GPL", said), f"{name}: {said[:200]!r}"
 
