@@ -400,7 +400,7 @@ def built(make):
 
 
 def status(widget, text):
-    (widget._say if hasattr(widget, "_say") else widget._refresh)(text)
+    (widget._refresh if isinstance(widget, chat.Chat) else widget._say)(text)
     return widget.status.value
 
 
