@@ -825,7 +825,7 @@ def general(n=20):
     return tasks.general(ROOT / "data", rows)
 
 
-def test_no_prompt_is_on_both_sides_of_the_split():
+def test_no_prompt_of_a_file_is_on_both_sides_of_the_split():
     rows = [row(f"prompt {i % 20}", f"answer {i}", split="") for i in range(100)]
     train, held_out = preferences.split(rows, general())
     asked = {r["prompt"] for r in train}, {r["prompt"] for r in held_out}

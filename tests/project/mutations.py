@@ -200,7 +200,8 @@ BUGS = [Bug(*b) for b in [
     (34, "pairs of identical tokens are learned from", REWARD, "kept = [p for p in pairs if p[0] != p[1]]",
      "kept = pairs", "test_identical_pairs_are_dropped_and_counted"),
     (35, "split by row: prompts on both sides", REWARD, 'asked = [question(r["prompt"]) for r in rows]\n'
-     "    names = sorted(set(asked))\n", "asked = list(range(len(rows)))\n    names = asked[:]\n", "test_no_prompt_is_on_both_sides_of_the_split"),
+     "    names = sorted(set(asked))\n", "asked = list(range(len(rows)))\n    names = asked[:]\n",
+     "test_no_prompt_is_on_both_sides_of_the_split"),
     (35, "the same answer always on the left", "desk/labeller.py",
      'return random.Random(f"{seed} {pair_id}").choice("ab")',
      'return "a"', "test_sides_are_mixed_the_same_for_a_seed_and_stored"),
