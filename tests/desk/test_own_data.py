@@ -446,3 +446,17 @@ def test_make_run_says_what_is_wrong_with_a_file_before_it_runs_anything(tmp_pat
     for option in ("--preferences", "--prompts"):
         assert series.main([option, str(tmp_path / "x.jsonl")]) == 1
         assert "'foo'" in capsys.readouterr().err
+
+
+def test_the_logs_of_a_class_in_one_folder_are_learned_from_without_what_was_taken_back(tmp_path):
+    """What docs/teaching.md says: a folder of logs, or the log of one student."""
+    pairs = files.read_jsonl(ROOT / "data" / "pairs.jsonl", feedback.PAIR_FIELDS)[:30]
+    for student in ("ada", "bob"):
+        widget = labeller.Labeller(pairs, tmp_path / f"{student}.jsonl", annotator=student, repeat_share=0)
+        for _ in range(28):
+            widget.choose("a")
+        widget.undo()
+    for name, labels in (("", 54), ("bob.jsonl", 27)):
+        ws = workspace.setup(RUNS_DIR=str(tmp_path / "runs"), DEVICE="cpu", PREFERENCES=str(tmp_path / name))
+        given, who = yours.labels(ws, tasks.choose(ws))
+        assert (len(given), who) == (labels, "you")

@@ -460,3 +460,9 @@ def test_the_devcontainer_sets_up_what_the_readme_says():
     lowest = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     version = made["image"].rpartition(":")[2]
     assert lowest == ">=3.11" and tuple(map(int, version.split("."))) >= (3, 11)
+
+
+def test_the_sessions_for_lecturers_take_ninety_minutes():
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8").split("## A full course")[0]
+    tables = re.findall(r"^\| \w+ session \| minutes \|\n\|---\|---\|\n((?:\|.*\n)+)", page, re.M)
+    assert [sum(map(int, re.findall(r"\| (\d+) \|$", rows, re.M))) for rows in tables] == [90, 90]
