@@ -27,6 +27,7 @@ MORE = {
     "docs/your_data.md": "Your data",
     "docs/real_llm.md": "A real LLM",
     "docs/hosting.md": "Colab, Kaggle and classes",
+    "docs/teaching.md": "Teaching",
     "docs/setup.md": "Setting up",
 }  # in the menu; the other pages of docs/ are reached by links
 STAND_IN = '<div class="rlhf-fallback"><em>Here stands something to try: it appears when this cell has run.</em></div>'
