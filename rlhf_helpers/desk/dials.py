@@ -90,7 +90,7 @@ def controls(model, tokenizer, prompts, seed=0):
     import ipywidgets as W
     from IPython.display import display
 
-    layout = {"width": "100%", "max_width": "44em"}  # a step of every slider is some pixels wide
+    layout = {"width": "auto", "max_width": "44em"}  # a step of every slider is some pixels wide
     prompt = W.Dropdown(options=list(prompts), description="prompt", layout=layout)
     dials = {
         "temperature": W.FloatSlider(value=1.0, min=0, max=2, step=0.05, layout=layout),

@@ -514,7 +514,7 @@ def imported(text):
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
             yield from (name.name.split(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "urllib.parse":  # it asks nobody
             yield node.module.split(".")[0]
 
 
