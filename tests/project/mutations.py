@@ -7,6 +7,7 @@ A bug is a piece of the package's text and what stands there instead.  Everythin
 """
 
 import argparse
+import importlib
 import os
 import re
 import shutil
@@ -289,7 +290,7 @@ def home(test):
 def copy_with(bug, folder):
     """A copy of package and tests in `folder`, with the bug in it (none: as it is)."""
     for name in ("rlhf_helpers", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)  # what is compiled, too: it is checked by date and length
     for name in ("data", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -299,6 +300,20 @@ def copy_with(bug, folder):
         if text.count(bug.old) != 1:
             raise SystemExit(f"The text of the bug {bug.what!r} occurs {text.count(bug.old)} times in {bug.file}")
         path.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
+
+
+def load_the_libraries():
+    """What package and tests import from elsewhere is loaded once, before the forks; each loads its own package."""
+    import matplotlib.pyplot  # noqa: F401
+    import pytest  # noqa: F401
+    import transformers.models.gpt2.modeling_gpt2
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    sys.path.insert(0, str(ROOT))
+    for name in ("make.series", "desk.tasks", "desk.labeller", "lesson.loop"):
+        importlib.import_module(f"rlhf_helpers.{name}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rlhf_helpers"]:
+        del sys.modules[name]
 
 
 def outcome(bug, tests):
@@ -329,6 +344,8 @@ def outcome(bug, tests):
                             "-x",
                             "-p",
                             "no:cacheprovider",
+                            "-p",
+                            "no:xdist",
                             f"--rootdir={folder}",
                             *(f"{home(t)}::{t}" for t in tests),
                         ]
@@ -372,12 +389,10 @@ def main():
     parser.add_argument("--only", help="only the bugs whose description or test contains this")
     parser.add_argument("--part", default="1/1", help="every so-manieth bug only: 2/6 is the second of six parts")
     options = parser.parse_args()
-    import matplotlib.pyplot  # noqa: F401  (loaded once, before the forks)
-    import pytest  # noqa: F401
     import torch
-    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     torch.set_num_threads(1)
+    load_the_libraries()
     some = [b for b in BUGS if not options.only or options.only in f"{b.what} {b.test}"]
     part, parts = map(int, options.part.split("/"))
     some = some[part - 1 :: parts]

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_helpers.engine.files import ROOT
 
-PARTS = 8
+PARTS = 4
 
 
 @pytest.mark.parametrize("bug", mutations.BUGS, ids=lambda b: b.what)
