@@ -102,6 +102,9 @@ def lab(tmp_path_factory):
         path = state / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
+    page_config = state / "config" / "labconfig" / "page_config.json"
+    page_config.parent.mkdir(parents=True)
+    page_config.write_text('{"buildCheck": false, "buildAvailable": false}')  # else each page starts Node to see
     env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}
     folders = {f"JUPYTER_{k}_DIR": str(state / k.lower()) for k in ("CONFIG", "DATA", "RUNTIME")}
     env.update(
