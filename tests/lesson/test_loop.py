@@ -310,7 +310,7 @@ def test_the_limit_of_the_drift_lies_far_above_what_honest_rounds_and_runs_reach
 
 @pytest.mark.slow
 def test_the_gate_refuses_a_policy_that_has_hacked_a_weak_judge():
-    """Chapter 05's: 60 labels from the fine-tuned model on, no penalty, 30 updates; other limits let it pass."""
+    """Chapter 05's: 60 labels from the fine-tuned model on, no penalty, 24 updates; other limits let it pass."""
     policy, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     anchor, train = copy.deepcopy(policy), world.prompts("train")
     torch.manual_seed(0)
@@ -318,10 +318,11 @@ def test_the_gate_refuses_a_policy_that_has_hacked_a_weak_judge():
     labels = feedback.read_events(ROOT / "data/feedback.jsonl")[0][:60]
     rows = feedback.to_preferences(feedback.replay(labels))[0]
     reward.train_reward_model(weak, tokenizer, rows, epochs=4, batch_size=16)
-    some = train[::6]
+    some = train[::12]
     said, _, _ = loop.sample_answers(anchor, anchor, tokenizer, some)
     scores = ppo.normalized_reward(lambda p, r: reward.score(weak, tokenizer, p, r), some, said)
-    ppo.train(policy, tokenizer, scores, train, ppo.Settings(updates=30, lr=4e-4, beta=0.0), frozen=(weak,))
+    dials = ppo.Settings(updates=24, batch_size=32, lr=4e-4, beta=0.0)
+    ppo.train(policy, tokenizer, scores, train, dials, frozen=(weak,))
     said, kl, _ = loop.sample_answers(policy, anchor, tokenizer, some)
     assert kl > 2 * loop.Limits().kl
     assert statistics.mean(world.gold_axes(p, r)["broken"] > 0 for p, r in zip(some, said)) > 0.5

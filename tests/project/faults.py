@@ -482,7 +482,7 @@ CHAPTERS = {
     "00_label": """from rlhf_helpers.desk import labeller
 from rlhf_helpers.world.annotators import Annotator
 pair = {"prompt": "Which?", "response_a": "Yes.", "response_b": "No, no."}
-pairs = [{"pair_id": f"p{i}", **pair} for i in range(300)]
+pairs = [{"pair_id": f"p{i}", **pair} for i in range(100)]
 annotator = Annotator("brief")
 x = labeller.Labeller(pairs, f"{RUNS_DIR}/feedback.jsonl", annotator=annotator.name)
 x.label_with(annotator)
