@@ -177,12 +177,14 @@ def blind_words(a, b, found):
 
 def simulated_html(name, given, enough):
     """A note over results that do not come from the reader's own labels, which leads back to the card."""
-    go = "(this.closest('.jp-Notebook')||document).querySelector('.rlhf-labeller').scrollIntoView({block:'center'})"
+    cards = "[...(this.closest('.jp-Notebook')||document).querySelectorAll('.rlhf-labeller')]"
+    above = "filter(card => card.compareDocumentPosition(this) & 4).pop()"  # the last one before this note
+    go = f"{cards}.{above}.scrollIntoView({{block: 'center'}})"
     return (
-        f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> From here '
-        f"on everything was made with the labels of {escape(name)}, a program, because you have given {given} and it "
-        f'takes {enough}. <button style="min-height:44px" onclick="{go}">Go to the card</button> Label there and press '
-        "<i>Continue</i>: then all that follows runs again, with yours.</div>"
+        f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
+        f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of yours, and you have "
+        f'given {given} in the card above. <button style="min-height:44px" onclick="{go}">Go to the card</button> '
+        "Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
     )
 
 

@@ -369,11 +369,14 @@ class Labeller:
         found = loop.verdict(wins["a"], len(first) - wins["a"] - wins["b"], wins["b"])
         return card.blind_words(a, b, found), rows
 
-    def simulated_note(self, name):
-        """Display a note that what follows comes from `name`, a simulated annotator, and how to change that."""
+    def simulated_note(self, name, enough=feedback.ENOUGH):
+        """Display a note that what follows comes from `name`, a simulated annotator, and how to change that.
+
+        enough: from how many labels on the reader's own take its place.
+        """
         from IPython.display import HTML, display
 
-        display(HTML(card.simulated_html(name, self._given(), feedback.ENOUGH)))
+        display(HTML(card.simulated_html(name, self._given(), enough)))
 
     # ------------------------------------------------------------ the widget
 

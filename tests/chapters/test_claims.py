@@ -684,7 +684,7 @@ def a_blind_test(choices=""):
     return {
         "task": tasks.embedded(),
         "ws": SimpleNamespace(annotator="you", seed=0),
-        "mine": SimpleNamespace(labels=[pair | {"choice": c} for c in choices], simulated_note=lambda name: None),
+        "mine": SimpleNamespace(labels=[pair | {"choice": c} for c in choices], simulated_note=lambda *_, **__: None),
         "blind_pairs": [pair],
         "asked": [pair["prompt"]],
         "ours": [pair["response_a"]],

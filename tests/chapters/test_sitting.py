@@ -69,11 +69,11 @@ def test_an_edited_cell_changes_the_result(tmp_path, monkeypatch):
     """The penalty is what keeps the policy near the start, and the sign of the advantage is what it learns by."""
     scope = without_a_page(monkeypatch)
     begin = f'{CODE["parameters"]}\nFAST, DEVICE, RUNS_DIR = True, "cpu", {str(tmp_path)!r}'
-    run(scope, "parameters", "watch-def", CODE | {"parameters": begin})
+    run(scope, "parameters", "policy-gradient", CODE | {"parameters": begin})
     gains = []
     for loss in ("-(advantage * now).mean()", "(advantage * now).mean()"):
         source = CODE["policy-gradient"].replace("-(advantage * now).mean()", loss)
         run(scope, "policy-gradient", "policy-gradient", CODE | {"policy-gradient": source})
         run(scope, "train", "train")
-        gains.append(scope["last"][1] - scope["first"][1])
+        gains.append(scope["seen"]["score"][-1] - scope["seen"]["score"][0])
     assert gains[0] > gains[1]

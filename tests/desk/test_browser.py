@@ -785,7 +785,8 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
         )
     files.write_jsonl(root / "data" / "pairs.jsonl", rows)
     chapter(root, "03_human_feedback.ipynb", DATA_DIR="data")
-    box = run_all(page, "03_human_feedback.ipynb")
+    run_all(page, "03_human_feedback.ipynb")
+    box = panel(page).locator(".rlhf-labeller").first  # below it is one to mend answers
     log = root / "runs" / "feedback.jsonl"
     simulated = fb.read_events(log)[0]
     assert simulated and all(e["annotator"].startswith("simulated:") for e in simulated)
@@ -801,10 +802,10 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
         press(name, lambda b: b.click())
     for key in ("Enter", "Space"):  # keyboard
         press("Both bad", lambda b: b.press(key))
-    box = reload(page, lab, "03_human_feedback.ipynb")
+    reload(page, lab, "03_human_feedback.ipynb")
     press("B is better", lambda b: b.click())
     page.evaluate(RESTART)
-    box = run_all(page, "03_human_feedback.ipynb")  # resumes; nothing is overwritten or asked again
+    run_all(page, "03_human_feedback.ipynb")  # resumes; nothing is overwritten or asked again
     press("A is better", lambda b: b.click())
     events = fb.read_events(log)[0]
     mine = [e for e in events if e["annotator"] == "you"]
