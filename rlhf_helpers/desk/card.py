@@ -177,9 +177,9 @@ def blind_words(a, b, found):
 
 def simulated_html(name, given, enough):
     """A note over results that do not come from the reader's own labels, which leads back to the card."""
-    cards = "[...(this.closest('.jp-Notebook')||document).querySelectorAll('.rlhf-labeller')]"
-    above = "filter(card => card.compareDocumentPosition(this) & 4).pop()"  # the last one before this note
-    go = f"{cards}.{above}.scrollIntoView({{block: 'center'}})"
+    cards = "(this.closest('.jp-Notebook') || document).querySelectorAll('.rlhf-labeller')"
+    above = "if (card.compareDocumentPosition(this) &amp; 4) last = card;"  # the last one before this note
+    go = f"let last; for (const card of {cards}) {above} last.scrollIntoView({{block: 'center'}})"
     return (
         f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
         f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of yours, and you have "
