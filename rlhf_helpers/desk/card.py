@@ -215,9 +215,9 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
         choices = "choice" if asked == 1 else f"{asked} choices"
         lines.append(f"Of your last {choices}, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose.")
     if given < enough:
-        lines.append(f"From {enough} labels on, the chapters learn from yours: {enough - given} to go.")
+        lines.append(f"From {enough} labels on, what follows learns from yours: {enough - given} to go.")
     else:
-        lines.append(f"You have given {given} labels. From {enough} on, the chapters learn from yours.")
+        lines.append(f"You have given {given} labels, so what follows learns from yours.")
     return '<div class="rlhf-panel rlhf-quiet" aria-live="off">' + "".join(f"<p>{x}</p>" for x in lines) + "</div>"
 
 

@@ -155,7 +155,7 @@ def test_repeats_come_in_the_order_of_doubt_too_and_not_too_soon(tmp_path):
 
 def test_the_card_says_when_the_chapters_begin_to_use_the_labels(tmp_path):
     x = labelled(tmp_path, "brief", fb.ENOUGH - 1)
-    assert f"From {fb.ENOUGH} labels on, the chapters learn from yours: 1 to go." in x._learnt()
+    assert f"From {fb.ENOUGH} labels on, what follows learns from yours: 1 to go." in x._learnt()
     x.choose("a")
     assert f"You have given {fb.ENOUGH} labels." in x._learnt()
 
