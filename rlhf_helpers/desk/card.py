@@ -136,7 +136,8 @@ def summary_html(summary, agreement, blind=None):
     summary: of `feedback.summary`; agreement: [(name, pairs judged alike, pairs judged by both)]; blind: sentences of
     a blind test and its rows (prompt, who was A, who was B, what was chosen).
     """
-    s, names = summary, {"tie": "ties", "both_bad": "both bad", "skip": "skipped"}
+    s = summary
+    names = {"tie": "tie" + "s" * (s["choices"]["tie"] != 1), "both_bad": "both bad", "skip": "skipped"}
     others = ", ".join(f"{s['choices'][c]} {words}" for c, words in names.items() if s["choices"][c])
     lines = list(blind[0]) if blind else []
     lines.append(f"You gave {s['n']} labels: a side in {s['decided']}{', ' + others if others else ''}.")
@@ -158,11 +159,11 @@ def summary_html(summary, agreement, blind=None):
 def blind_words(a, b, found):
     """What came out of a blind test of a against b, in sentences; found: a `loop.verdict`."""
     a, b, rate = escape(a), escape(b), found["win_rate"]
-    ties = f", {found['ties']} ties" if found["ties"] else ""
+    ties = f", with {found['ties']} tie{'s' * (found['ties'] != 1)}" if found["ties"] else ""
     interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
     lines = [
         f"You preferred <b>{a}</b> in {found['wins']} of {found['n']} and <b>{b}</b> in {found['losses']}{ties}: a win "
-        f"rate of {100 * rate:.0f} % for {a} (95 % interval {interval})."
+        f"rate of {100 * rate:.0f}&nbsp;% for {a} (95&nbsp;% interval {interval})."
     ]
     gap = abs(rate - 0.5)
     if found["verdict"] != "inconclusive":

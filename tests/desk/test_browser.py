@@ -899,7 +899,7 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
         button(blind, "A is better").click()
         wait_labels(runs / "blind_test.jsonl", n + 1)
     run_all(page, name)  # the verdict counts what was chosen
-    said = panel(page).locator(".jp-OutputArea-output", has_text="Verdict of you: win rate").first
+    said = panel(page).locator(".jp-OutputArea-output", has_text="Your verdict: win rate").first
     expect(said).to_be_visible()
     for look in ("JupyterLab Light", "JupyterLab Dark"):
         theme(page, look)
