@@ -42,8 +42,8 @@ SAY = {
     "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
     "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
     "Until then there is no further pair to show.",
-    "below": "To go on with your labels, click the next cell and choose Run > Run Selected Cell and All Below (in "
-    "Colab: Runtime > Run cell and below).",
+    "below": "The cells below now run with your labels. If they don't, click the next cell and choose Run > Run "
+    "Selected Cell and All Below (in Colab: Runtime > Run cell and below).",
     "late": "The kernel has not answered for 20 seconds. If cells are still running, wait. If not, it was stopped: run "
     "this cell again in this page. {n} not saved yet, kept in this page and delivered then.",
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
