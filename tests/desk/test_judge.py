@@ -157,7 +157,7 @@ def test_the_card_says_when_the_chapters_begin_to_use_the_labels(tmp_path):
     x = labelled(tmp_path, "brief", fb.ENOUGH - 1)
     assert f"From {fb.ENOUGH} labels on, what follows learns from yours: 1 to go." in x._learnt()
     x.choose("a")
-    assert f"You have given {fb.ENOUGH} labels." in x._learnt()
+    assert f"You have given {fb.ENOUGH} labels, so what follows learns from yours." in x._learnt()
 
 
 def test_too_few_choices_and_a_learner_turned_off_say_nothing_of_taste(tmp_path):
