@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
@@ -64,13 +64,15 @@ FAMILIES = {
     | GROUPED
     | {"layer_types": LAYERS["linear"], "linear_num_key_heads": 2, "linear_num_value_heads": 2}
     | {"linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    "llama4": {"nested": "text_config", "vision_config": VISION}
-    | GROUPED
-    | {"intermediate_size_mlp": 64, "num_local_experts": 2, "layer_types": ["full_attention"] * 2},
+    "mistral3": {"nested": "text_config", "vision_config": VISION | {"model_type": "pixtral"}}
+    | {"model_type": "mistral"}
+    | GROUPED,
+    "smolvlm": {"nested": "text_config", "vision_config": VISION, "model_type": "llama"} | PLAIN,
     "bloom": {"n_head": 2, "n_layer": 2},
     "mpt": {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 512},
     "ctrl": {"n_embd": 32, "dff": 64, "n_layer": 2, "n_head": 2, "n_positions": 512},
 }
+PICTURES = {"qwen3_5", "mistral3", "smolvlm"}  # written as models for pictures and text
 # what else is put before a text, and how it is rendered: (has a pad token, puts a BOS before a text, chat template)
 KINDS = {
     "gpt2": (False, False, None),
@@ -101,7 +103,8 @@ def tokenizer_for(name):
 def config_for(name, tokenizer, context=512, layers=2):
     """A small configuration of a family."""
     own = dict(FAMILIES[name])
-    kind, nested = own.pop("model_type", name), own.pop("nested", None)
+    nested = own.pop("nested", None)
+    kind = name if nested else own.pop("model_type", name)
     tokens = {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("eos", "bos", "pad")}
     usual = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
     usual |= {"vocab_size": len(tokenizer), "max_position_embeddings": context, "n_positions": context} | tokens
@@ -126,7 +129,8 @@ def language_model(folder, name, context=512, layers=2):
     """Write a small model with random weights and its tokenizer as a folder; the answers may end with two tokens."""
     tokenizer = tokenizer_for(name)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_for(name, tokenizer, context, layers))
+    written_as = AutoModelForImageTextToText if name in PICTURES else AutoModelForCausalLM
+    model = written_as.from_config(config_for(name, tokenizer, context, layers))
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")]
     model.generation_config = GenerationConfig(
         eos_token_id=ends, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -9,7 +9,12 @@ under another name, is taken as a whole (`Whole`).
 from types import SimpleNamespace
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    PreTrainedModel,
+)
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from .files import WorkbookError, shown
@@ -25,16 +30,30 @@ def is_ready(config):
     return any(name.endswith(ENDING) for name in config.architectures or [])
 
 
+def language_class(config):
+    """(the class of a language model of this configuration, the configuration that it takes: whole, or of its text).
+
+    Of a model for pictures and text the whole is taken where there is no class for the text alone.
+    """
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        if type(config) in mapping:
+            language = mapping[type(config)]
+            return language, config if isinstance(config, language.config_class) else config.get_text_config()
+    raise ValueError(f"{config.model_type} is no language model")
+
+
 def class_of(config):
-    """The class that a reward model of this configuration is loaded with."""
+    """(the class that a reward model of this configuration is loaded with, the configuration that it takes)."""
     theirs = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if is_ready(config) and theirs is not None and theirs.__name__ in config.architectures:
-        return theirs
-    if theirs is not None and not is_ready(config):
+        return theirs, config
+    ready, (_, config) = is_ready(config), language_class(config)
+    theirs = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if theirs is not None and not ready:
         with torch.device("meta"):
             if isinstance(getattr(theirs(config), "score", None), torch.nn.Linear):
-                return theirs
-    return own_head(config, theirs)
+                return theirs, config
+    return own_head(config, theirs), config
 
 
 def own_head(config, theirs=None):
@@ -42,7 +61,7 @@ def own_head(config, theirs=None):
 
     theirs: the one that transformers has under the usual name, but in another form.
     """
-    language = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    language, _ = language_class(config)
     with torch.device("meta"):
         whole = language(config)
     parent = next(c for c in language.__mro__ if c.__name__.endswith("PreTrainedModel") and c is not PreTrainedModel)
@@ -65,8 +84,9 @@ def own_head(config, theirs=None):
 
 def of_the_language_model(config):
     """The names of the weights that a language model of this configuration has, in a folder or in memory."""
+    language, config = language_class(config)
     with torch.device("meta"):
-        return {"embed_out.weight", *MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).state_dict()}
+        return {"embed_out.weight", *language(config).state_dict()}
 
 
 HOW_TO_LOAD = """

@@ -9,10 +9,11 @@ import os
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from .arithmetic import LARGE, arithmetic_of, forced, possible
 from .files import WorkbookError, shown
+from .judges import language_class
 from .models import found_at, recompute_activations
 
 GIB = 2**30
@@ -58,8 +59,9 @@ def shape_of(source):
     place = found_at(source)
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        language, config = language_class(config)
         with torch.device("meta"):
-            parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+            parameters = language(config).num_parameters()
         return shape_from(config, parameters)
     except Exception as e:  # whatever a damaged folder makes the libraries say
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]

@@ -15,14 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from . import judges, trials
@@ -82,15 +75,19 @@ def found_at(source):
 
 
 def _load(choose, source, device, check=lambda config: None):
-    """(model, tokenizer, whether its score head is new); choose(config) is its class, check(config) may refuse it."""
+    """(model, tokenizer, whether its score head is new).
+
+    check(config) may refuse a model; choose(config) gives its class, and the configuration that this takes.
+    """
     place = found_at(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         check(config)
+        cls, config = choose(config)
         _without_dropout(config)  # rollout and update must see the same network
-        model, loading = choose(config).from_pretrained(
+        model, loading = cls.from_pretrained(
             place,
             config=config,
             use_safetensors=True,
@@ -125,6 +122,9 @@ def _set_padding(model, pad):
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad
 
 
+HEAD = 8  # tensors of a head, at most
+
+
 def _check_weights(model, loading, source):
     """Whether all that is missing is a score head, which is new then.
 
@@ -133,6 +133,8 @@ def _check_weights(model, loading, source):
     """
     missing, unknown = (sorted(loading[name]) for name in ("missing_keys", "unexpected_keys"))
     new_head = missing == ["score.weight"] and not judges.is_ready(model.config)
+    if new_head and len(unknown) > HEAD:  # another part of it, such as its eyes
+        return True
     if new_head:
         unknown = [name for name in unknown if name not in judges.of_the_language_model(model.config)]
     if (not new_head and missing) or (new_head and unknown):
@@ -154,7 +156,11 @@ def _check_tokens(model, tokenizer, source):
     kept = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     template = str(tokenizer.chat_template or "")
     known = tokenizer.added_tokens_decoder
-    needed = [t for t, i in without.items() if i in kept or t in template or not (i in known and known[i].special)]
+    needed = [
+        t
+        for t, i in sorted(without.items(), key=lambda x: x[1])
+        if i in kept or t in template or not (i in known and known[i].special)
+    ]
     if needed:
         raise WorkbookError(
             f"The model {shown(str(source), 300)} cannot be used: its tokenizer has {len(needed)} tokens without an "
@@ -169,8 +175,7 @@ def load_model(source, device="cpu"):
     Raises WorkbookError when `source` is neither a model folder nor a reachable hub id, and when the model is
     not a decoder-only one that answers in a batch as it does alone.
     """
-    of_language = lambda config: AutoModelForCausalLM  # noqa: E731
-    model, tokenizer, _ = _load(of_language, source, device, lambda config: _check_language(config, source))
+    model, tokenizer, _ = _load(judges.language_class, source, device, lambda config: _check_language(config, source))
     if tokenizer.eos_token_id is None:
         raise WorkbookError(f"The tokenizer of {str(source)!r} has no end-of-text token, so answers could not end.")
     why = _why_unfit(model)
@@ -239,7 +244,7 @@ def load_reward_model(source, device="cpu"):
             factors = judges.signs(config, source)
         else:
             _check_language(config, source)
-            config.num_labels = 1
+            config.num_labels = config.get_text_config().num_labels = 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

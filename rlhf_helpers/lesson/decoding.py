@@ -141,8 +141,9 @@ def which_ended(tokens, mask, eos):
 
 def decode_responses(tokenizer, ids, mask, start):
     """Text of the answers of `rollout`, which begin at column `start`."""
-    texts = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])]
-    return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in texts]
+    rows, end = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])], turn_end(tokenizer)
+    rows = [row[:-1] if row[-1:] == [end] else row for row in rows]  # not every tokenizer calls it special
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
 def one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator):

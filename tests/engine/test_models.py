@@ -18,9 +18,9 @@ from rlhf_helpers.engine import memory, models, packing, trials
 from rlhf_helpers.engine.files import WorkbookError
 from rlhf_helpers.lesson import decoding, ppo, reward
 
-ANSWERS = ["Yes.", "No, it is not, as far as I know.", "", "Perhaps it is."]
-HYBRID = ("lfm2", "qwen3_next", "granitemoehybrid", "falcon_h1", "bamba")
-STATES = ("mamba", "mamba2")
+SPOKEN = ["Yes.", "No, it is not, as far as I know.", "Perhaps it is."]
+ANSWERS = [*SPOKEN, ""]
+HYBRID = ("lfm2", "qwen3_next", "granitemoehybrid")  # `make test-matrix` has more
 WINDOWED = ("mistral", "gemma2", "gemma3_text", "gemma3", "phi3", "olmo3", "cohere2", "gpt_oss")
 HEADLESS = ("granite", "cohere", "olmoe", "mamba", "lfm2", "ctrl")
 
@@ -57,37 +57,37 @@ def changed_weights(folder, change):
 # ---------------------------------------------------------------- architectures
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3_5", "llama4"])
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "smolvlm", "qwen3_5"])
 def test_nested_configurations_are_read_where_the_language_part_is(family, name):
     folder = family(name)
+    assert "text_config" in json.loads((folder / "config.json").read_text())
     model, tokenizer = models.load_model(folder)
-    assert not hasattr(model.config, "hidden_size") or model.config.get_text_config() is not model.config
     assert models.vocabulary(model) == len(tokenizer) and models.context_length(model) == 512
     assert memory.shape_of(folder).width == ppo.PolicyWithValue(model).value_head.in_features == 32
     judge, _ = models.load_reward_model(folder)
     assert torch.isfinite(reward.score(judge, tokenizer, PROMPTS[:4], ANSWERS)).all()
 
 
-def endings(model, tokenizer):
-    """Greedy answers of four prompts one by one, and a token at which some of them end before others."""
-    alone = [decoding.greedy(model, ids, 12, {-1})[len(ids) :] for ids in models.prompts_ids(tokenizer, PROMPTS[:4])]
-    first = {t: [a.index(t) if t in a else 99 for a in alone] for a in alone for t in a}
-    end = max(first, key=lambda t: len(set(first[t])))
+ROWS = [[5, 9], [17, 3, 8], [120, 44, 7, 2, 90], [60]]  # they end in different tokens, and so do their answers
+
+
+def answers_alone(model, n=6):
+    """Greedy answers to ROWS one by one, and a token at which one of them ends before others."""
+    alone = [decoding.greedy(model, ids, n, {-1})[len(ids) :] for ids in ROWS]
+    end = next(t for a in alone for t in a if any(t not in other for other in alone))
     return [a[: a.index(end) + 1] if end in a else a for a in alone], end
 
 
-@pytest.mark.parametrize("name", [*HYBRID, *STATES, "gpt2"])
+@pytest.mark.parametrize("name", [*HYBRID, "mamba", "gpt2"])
 def test_a_batch_goes_on_when_one_answer_has_ended_whatever_remembers(family, name):
     model, tokenizer = models.load_model(family(name))
-    alone, end = endings(model, tokenizer)
-    assert len({len(a) for a in alone}) > 1
-    ids, mask = models.encode_prompts(tokenizer, PROMPTS[:4])
-    for way in {model.reads_on, (None, None)}:  # and where nothing is remembered
+    alone, end = answers_alone(model)
+    ids, mask = models.pad(ROWS, tokenizer.pad_token_id, "left")
+    for way in (model.reads_on, (None, None)):  # and where nothing is remembered
         model.reads_on = way
-        out, real, _ = decoding.rollout(model, ids, mask, 12, end, temperature=0)
+        out, real, _ = decoding.rollout(model, ids, mask, 6, end, temperature=0)
         start = ids.shape[1]
         assert [row[m.bool()].tolist() for row, m in zip(out[:, start:], real[:, start:])] == alone
-    assert (name in HYBRID + STATES) or model.reads_on == (None, None)
 
 
 def test_the_cache_that_suits_a_model_is_found_when_it_is_loaded(family):
@@ -221,7 +221,7 @@ def test_a_head_of_another_name_is_refused_whatever_the_folder_calls_itself(fami
 
 ENCODERS = {
     "deberta-v2": {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "roberta": {"type_vocab_size": 1, "max_position_embeddings": 130},
+    "roberta": {"type_vocab_size": 1, "max_position_embeddings": 600},
     "bert": {"type_vocab_size": 2},
     "electra": {"type_vocab_size": 2, "embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
@@ -265,13 +265,14 @@ def test_a_ready_judge_that_reads_both_ways_says_what_it_says_by_itself(tmp_path
     judge, tokenizer = models.load_reward_model(tmp_path)
     said = capsys.readouterr().out
     assert type(plain).__name__ in said and ("LABEL_1 less LABEL_0" in said) == (labels == 2)
-    found = reward.score(judge, tokenizer, PROMPTS[:4], ANSWERS, batch_size=3)
-    for prompt, answer, score in zip(PROMPTS, ANSWERS, found):
+    found = reward.score(judge, tokenizer, PROMPTS[:3], SPOKEN, batch_size=2)
+    for prompt, answer, score in zip(PROMPTS, SPOKEN, found):
         pair = tokenizer(prompt, answer, return_tensors="pt")
-        if "token_type_ids" not in plain.forward.__code__.co_varnames or kind == "roberta":
-            pair.pop("token_type_ids", None)
+        types = torch.tensor([[i or 0 for i in pair.sequence_ids()]])
+        types[0, -1] = types.max()  # the last sign belongs to the answer
+        which = {"token_type_ids": types} if ENCODERS[kind].get("type_vocab_size") == 2 else {}
         with torch.no_grad():
-            logits = plain(**pair).logits[0]
+            logits = plain(pair["input_ids"], **which).logits[0]
         assert score.item() == pytest.approx((logits[-1] - (logits[0] if labels == 2 else 0)).item(), abs=1e-5)
     assert found.std() > 1e-4
     assert torch.isfinite(reward.score(judge, tokenizer, PROMPTS[:2], ["word " * 400] * 2)).all()  # it is cut
@@ -286,7 +287,7 @@ def test_a_ready_judge_that_reads_both_ways_says_what_it_says_by_itself(tmp_path
 def test_of_two_labels_the_good_one_counts_for_the_answer(tmp_path, names, better, capsys):
     plain, _ = encoder(tmp_path, "bert", 2, names)
     judge, _ = models.load_reward_model(tmp_path)
-    assert judge.score.weight.tolist() == [[(-1.0, 1.0)[better], (1.0, -1.0)[better]]]
+    assert judge.score.weight.tolist() == [[-1.0, 1.0] if better else [1.0, -1.0]]
     assert f"{names[better]} less {names[1 - better]}" in capsys.readouterr().out
 
 
@@ -299,7 +300,7 @@ def test_a_classifier_of_more_labels_is_no_reward_model(tmp_path, labels):
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
 def test_a_causal_judge_with_two_labels_becomes_one_number_that_can_be_learned(family, tmp_path, name):
     tokenizer = models.load_model(family(name))[1]
-    config = AutoConfig.from_pretrained(family(name), num_labels=2, pad_token_id=tokenizer.pad_token_id)
+    config = AutoConfig.from_pretrained(family(name), num_labels=2)
     torch.manual_seed(0)
     plain = AutoModelForSequenceClassification.from_config(config).eval()
     torch.nn.init.normal_(plain.score.weight)
@@ -307,6 +308,7 @@ def test_a_causal_judge_with_two_labels_becomes_one_number_that_can_be_learned(f
     tokenizer.save_pretrained(tmp_path)
     judge, own = models.load_reward_model(tmp_path)
     ids = torch.tensor([reward.pair_ids(own, PROMPTS[0], ANSWERS[1], 512)])
+    plain.config.pad_token_id = None  # so that it reads the last token
     with torch.no_grad():
         low, high = plain(ids).logits[0].tolist()
     score = reward.score(judge, own, PROMPTS[:1], ANSWERS[1:2]).item()
