@@ -22,7 +22,7 @@ VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "n
 VISION |= {"image_size": 28, "patch_size": 14}
 LAYERS = {"sliding": ["sliding_attention", "full_attention"], "linear": ["linear_attention", "full_attention"]}
 FAMILIES = {
-    "gpt2": {"n_inner": 64},
+    "gpt2": {},
     "llama": PLAIN,
     "qwen3": GROUPED,
     "gemma": GROUPED,

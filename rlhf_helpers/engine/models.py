@@ -155,12 +155,9 @@ def _check_tokens(model, tokenizer, source):
         tokenizer.pad_token = tokenizer.eos_token
     kept = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     template = str(tokenizer.chat_template or "")
-    known = tokenizer.added_tokens_decoder
-    needed = [
-        t
-        for t, i in sorted(without.items(), key=lambda x: x[1])
-        if i in kept or t in template or not (i in known and known[i].special)
-    ]
+    unspoken = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # such as one for pictures
+    ordered = sorted(without.items(), key=lambda item: item[1])
+    needed = [t for t, i in ordered if i in kept or t in template or i not in unspoken]
     if needed:
         raise WorkbookError(
             f"The model {shown(str(source), 300)} cannot be used: its tokenizer has {len(needed)} tokens without an "

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rlhf_helpers.desk import tasks, workspace
+from rlhf_helpers.desk import pace, tasks, workspace
 from rlhf_helpers.engine import checkpoints, files, memory, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import decoding, lm, ppo, reward
@@ -272,6 +275,63 @@ def test_nothing_of_the_embedded_model_takes_the_place_of_ones_own(tmp_path):
         workspace.setup(MODEL=str(folder), ANNOTATOR="warm", RUNS_DIR=str(tmp_path / "runs"))
     embedded = workspace.setup(MODEL=str(ROOT / "data/models/policy"), RUNS_DIR=str(tmp_path / "runs"))
     assert not embedded.general and embedded.runs == (tmp_path / "runs").resolve()
+
+
+# ---------------------------------------------------------------- counts follow speed
+
+
+def own(general=True):
+    return SimpleNamespace(own_model=general)
+
+
+def test_the_plans_name_what_the_chapters_ask(monkeypatch):
+    for chapter, plan in pace.PLANS.items():
+        nb = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
+        text = "\n".join("".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code")
+        assert {*re.findall(r'at_most\(\s*"([^"]+)"', text), "the rest"} == set(plan), chapter
+        assert f'"{chapter}"' in text and all(least <= full for full, least, *_ in plan.values())
+
+
+@pytest.mark.parametrize("chapter", pace.PLANS)
+def test_the_embedded_model_does_all_of_it_and_nothing_is_measured(chapter, monkeypatch, capsys):
+    monkeypatch.setattr(pace, "speed", lambda *a: pytest.fail("it was measured"))
+    at_most = pace.limits(own(False), chapter, None, None)
+    assert all(at_most(part, n) == n for part in pace.PLANS[chapter] for n in (1, 3, 64, 16_000))
+    with pytest.raises(KeyError):
+        at_most("what no plan names", 3)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("chapter", pace.PLANS)
+def test_a_slow_model_does_less_and_says_what(chapter, monkeypatch, capsys):
+    """A chapter stays within its minutes where the least does, and leaves nothing out that fits."""
+    plan, shares = pace.PLANS[chapter], []
+    whole = pace.seconds(plan, (1.0, 2.0), 1.0)
+    for target in (300, 1800, 7200, 1e9):
+        monkeypatch.setattr(pace, "speed", lambda *a: (target / whole, 2 * target / whole))
+        at_most = pace.limits(own(), chapter, None, None)
+        done = {part: at_most(part, full) for part, (full, *_) in plan.items()}
+        took = sum(n * (plan[p][2] * target + plan[p][3] * 2 * target) / whole for p, n in done.items())
+        assert all(least <= done[part] <= full for part, (full, least, *_) in plan.items())
+        assert took <= 60 * pace.MINUTES or all(done[part] == least for part, (_, least, *_) in plan.items())
+        said = capsys.readouterr().out
+        for part, (full, *_) in plan.items():
+            assert (f"{done[part]} instead of {full}" in said) == (done[part] < full), part
+        shares.append(sum(done.values()))
+        assert at_most(next(iter(plan)), 1) == 1  # a short run may ask for less than the least
+    assert shares == sorted(shares, reverse=True) and shares[0] == sum(full for full, *_ in plan.values())
+    assert took > 60 * pace.MINUTES or len(set(shares)) > 1
+
+
+def test_pace_is_that_of_the_model(tmp_path):
+    """One that waits before it reads takes as much longer, and its weights and gradients are as before."""
+    model, tokenizer = models.load_model(language_model(tmp_path, "llama"))
+    before, wait = checkpoints.digest(model), 0.01
+    hook = model.register_forward_pre_hook(lambda *a: time.sleep(wait))
+    answer, learned = pace.speed(model, tokenizer)
+    hook.remove()
+    assert answer >= wait * pace.TOKENS / 16 and learned >= wait / 4
+    assert checkpoints.digest(model) == before and all(p.grad is None for p in model.parameters())
 
 
 # ---------------------------------------------------------------- through the chapters
