@@ -6,6 +6,7 @@ those of tests/families.py; `--only` measures some of them anew and keeps the ot
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from rlhf_helpers.engine import files, models, packing
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.make import series
 
 sys.path.insert(0, str(ROOT / "tests"))
+os.environ.setdefault("MPLBACKEND", "agg")
 import families  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "architectures.json"
@@ -38,26 +39,13 @@ def kind_of(folder):
     }
 
 
-def through(folder, work):
-    """{chapter: "" or the sentence with which it stopped} of chapters 02 to 06; none is run after one that stopped."""
-    said = {}
-    for path in series.chapters(CHAPTERS):
-        given = {"FAST": True, "MODEL": str(folder), "RUNS_DIR": str(work / "runs")}
-        try:
-            series.execute(path, work / "executed", given)
-            said[path.stem[:2]] = ""
-        except WorkbookError as e:
-            said[path.stem[:2]] = str(e).replace(str(work), "…")[:400]
-            break
-    return said
-
-
 def measured(name):
     with tempfile.TemporaryDirectory() as work:
         folder, began = families.language_model(Path(work) / name, name), time.perf_counter()
         row = {"family": name, **kind_of(folder)}
         if "refused" not in row:
-            row["chapters"] = through(folder, Path(work))
+            said = families.through(folder, Path(work) / "runs")
+            row["chapters"] = {c: text.replace(work, "…")[:400] for c, text in said.items()}
         return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -1,11 +1,19 @@
 """Small models with random weights of many families, as folders; the tests of architectures share them."""
 
+import json
+import os
+
+import matplotlib.pyplot as plt
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
+from rlhf_helpers.desk import pace
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.make import series
 
 PROMPTS = [r["prompt"] for r in files.read_jsonl(ROOT / "data" / "general_prompts.jsonl")]
 TEMPLATE = (
@@ -138,3 +146,43 @@ def language_model(folder, name, context=512, layers=2):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def chapter(path, parameters):
+    """Run the code cells of a chapter in this process, in an IPython of its own; raises what a cell raises.
+
+    A kernel for each would take longer than the chapters of these models.
+    """
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    shell, here = InteractiveShell.instance(), os.getcwd()
+    os.chdir(path.parent)
+    try:
+        with capture_output():
+            for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
+                shell.run_cell("".join(cell["source"])).raise_error()
+                if "parameters" in cell["metadata"].get("tags", ()):
+                    shell.user_ns.update(parameters)
+    finally:
+        os.chdir(here)
+        plt.close("all")
+        InteractiveShell.clear_instance()
+
+
+def through(folder, runs):
+    """{chapter: "" or what stopped it} of chapters 02 to 06 in their shortest form; none is run after one that stopped.
+
+    The model counts as a very slow one, so that all counts are the least.
+    """
+    said, speed = {}, pace.speed
+    pace.speed = lambda *a: (100.0, 100.0)
+    try:
+        for path in series.chapters(["02", "03", "04", "05", "06"]):
+            try:
+                chapter(path, {"FAST": True, "MODEL": str(folder), "RUNS_DIR": str(runs)})
+                said[path.stem[:2]] = ""
+            except Exception as e:
+                said[path.stem[:2]] = f"{type(e).__name__}: {e}"
+                break
+    finally:
+        pace.speed = speed
+    return said
