@@ -6,12 +6,13 @@ Weights are safetensors; code that comes with a model is never run.
 """
 
 import copy
+import functools
 import json
 import os
 import warnings
 import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -82,7 +83,7 @@ def _load(choose, source, device, check=lambda config: None):
     place = found_at(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
+        _heed_template(tokenizer)
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         check(config)
         cls, config = choose(config)
@@ -358,29 +359,21 @@ def check_room(model, columns, new):
 
 @dataclass
 class Manner:
-    """How a tokenizer wants a conversation; see `manner_of`."""
+    """How a tokenizer frames a conversation; see `manner_of`."""
 
     of: tuple  # the template and the end token that it was read from
-    parts: bool = False  # whether the template wants what is said as a list of parts
-    opening: list = field(default_factory=list)  # ids that the tokenizer puts before any text, such as a BOS
-    ending: list = field(default_factory=list)  # ids that end an answer; the last of them is the end of the turn
+    opening: list  # ids that the tokenizer puts before any text, such as a BOS
+    ending: list  # ids that end an answer; the last of them is the end of the turn
 
 
 _manners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # tokenizer -> Manner
 
 
 def manner_of(tokenizer):
-    """The Manner of a tokenizer, read from what it makes of a question and an answer.
-
-    Raises WorkbookError where its template leaves the question out.
-    """
-    of = tokenizer.chat_template, tokenizer.eos_token
-    found = _manners.get(tokenizer)
+    """The Manner of a tokenizer, read from what it makes of a question and an answer."""
+    of, found = (tokenizer.chat_template, tokenizer.eos_token), _manners.get(tokenizer)
     if found is None or found.of != of:
-        found = Manner(of, opening=_opening(tokenizer), ending=[tokenizer.eos_token_id])
-        if tokenizer.chat_template:
-            found.parts = _wants_parts(tokenizer)
-            found.ending = _ending(tokenizer, found.parts) or found.ending
+        found = Manner(of, _opening(tokenizer), _ending(tokenizer) or [tokenizer.eos_token_id])
         _manners[tokenizer] = found
     return found
 
@@ -388,39 +381,46 @@ def manner_of(tokenizer):
 QUESTION, ANSWER = "A question?", "An answer."
 
 
-def _rendered(tokenizer, said, parts, **options):
-    """The text that a chat template makes of what is said in turn: user, assistant."""
-    messages = [
-        {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-        for role, text in zip(("user", "assistant"), said)
-    ]
-    return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+def _heed_template(tokenizer):
+    """See that the question is in the prompt; where a template wants it as a list of parts, it gets that from now on.
 
-
-def _wants_parts(tokenizer):
-    """Whether a template shows what is said only where that is a list of parts."""
-    failed = None
-    for parts in (False, True):
-        try:
-            if QUESTION in _rendered(tokenizer, [QUESTION], parts, add_generation_prompt=True):
-                return parts
-        except Exception as e:  # a template is a program
-            failed = failed or e
-    if failed:
-        raise failed
-    raise WorkbookError(
-        "The chat template of this tokenizer leaves the question out of the prompt. Choose another MODEL, or mend its "
+    Raises WorkbookError where the template leaves it out, and what the template itself raises.
+    """
+    plain = tokenizer.apply_chat_template
+    try:
+        if QUESTION in format_prompt(tokenizer, QUESTION):
+            return
+        failed = None
+    except Exception as e:  # a template is a program, and this one may want parts
+        failed = e
+    tokenizer.apply_chat_template = functools.partial(_in_parts, plain)
+    try:
+        if QUESTION in format_prompt(tokenizer, QUESTION):
+            return
+    except Exception as e:
+        failed = failed or e
+    raise failed or WorkbookError(
+        "The chat template of this model leaves the question out of the prompt. Choose another MODEL, or mend its "
         'template: it should show message["content"].'
     )
 
 
-def _ending(tokenizer, parts):
+def _in_parts(render, messages, **options):
+    """What a template makes of messages whose content is a list of one part."""
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    return render(parts, **options)
+
+
+def _ending(tokenizer):
     """The ids with which a template ends an answer, up to its first special token; [] where it shows none."""
+    if not tokenizer.chat_template:
+        return []
+    said = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
-        shown_after = _rendered(tokenizer, [QUESTION, ANSWER], parts).rpartition(ANSWER)[2]
+        text = tokenizer.apply_chat_template(said, tokenize=False, enable_thinking=False)
     except Exception:  # one that has only a place for the question
         return []
-    ids = tokenizer(shown_after, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"] if ANSWER in text else []
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return next((ids[: i + 1] for i, token in enumerate(ids) if token in special), [])
 
@@ -442,8 +442,10 @@ def format_prompt(tokenizer, prompt):
     A template that lets the model think aloud first is asked not to: answers here are short.
     """
     if tokenizer.chat_template:
-        return _rendered(tokenizer, [prompt], manner_of(tokenizer).parts, add_generation_prompt=True)
-    return prompt if hasattr(tokenizer, "frame") else f"Question: {prompt}\nAnswer:"
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    return f"Question: {prompt}\nAnswer:"
 
 
 def encodable(text):
@@ -458,10 +460,11 @@ def prompts_ids(tokenizer, prompts):
     """
     if not all(isinstance(p, str) and p.strip() for p in prompts):
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
-    texts = [format_prompt(tokenizer, encodable(p)) for p in prompts]
+    framed = getattr(tokenizer, "frame", None)
+    texts = [encodable(p) if framed else format_prompt(tokenizer, encodable(p)) for p in prompts]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    if hasattr(tokenizer, "frame"):
-        return [tokenizer.frame[0] + ids + tokenizer.frame[1] for ids in rows]
+    if framed:
+        return [framed[0] + ids + framed[1] for ids in rows]
     first = manner_of(tokenizer).opening  # some templates leave it to the tokenizer, others write it
     return [ids if ids[: len(first)] == first else first + ids for ids in rows]
 
@@ -473,11 +476,11 @@ def prompt_ids(tokenizer, prompt):
 
 def responses_ids(tokenizer, responses):
     """Token ids of answers, a list each, with the end that the chat template gives them, or else the end-of-text."""
-    framed = hasattr(tokenizer, "frame")
+    framed = getattr(tokenizer, "frame", None)
     space = "" if tokenizer.chat_template or framed else " "
     said = [space + encodable(response) for response in responses]
     rows = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
-    end = tokenizer.frame[2] if framed else manner_of(tokenizer).ending
+    end = framed[2] if framed else manner_of(tokenizer).ending
     return [ids + end for ids in rows]
 
 

@@ -61,7 +61,7 @@ def heeds_padding(model):
 # ---------------------------------------------------------------- what it has read
 
 
-def step(model, ids, mask, positions, cache=None):
+def read_on(model, ids, mask, positions, cache=None):
     """(logits after the last column (rows, vocabulary), the cache of what was read, or None where there is none).
 
     ids, positions: what is to be read next; mask: of all that was read, and of that.  Without a cache all of it must
@@ -101,10 +101,10 @@ def _reads_on_well(model):
     mask[1, :2] = 0
     positions, kept = position_ids(mask), torch.tensor([1, 2], device=ids.device)
     try:
-        _, cache = step(model, ids[:, :3], mask[:, :3], positions[:, :3])
-        _, cache = step(model, ids[:, 3:4], mask[:, :4], positions[:, 3:4], cache)
+        _, cache = read_on(model, ids[:, :3], mask[:, :3], positions[:, :3])
+        _, cache = read_on(model, ids[:, 3:4], mask[:, :4], positions[:, 3:4], cache)
         keep_rows(model, cache, kept)
-        said, _ = step(model, ids[kept, 4:], mask[kept], positions[kept, 4:], cache)
+        said, _ = read_on(model, ids[kept, 4:], mask[kept], positions[kept, 4:], cache)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a model or a cache says of what it does not know

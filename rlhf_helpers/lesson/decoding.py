@@ -9,7 +9,7 @@ import torch
 from ..engine.arithmetic import autocast, memory_guard
 from ..engine.models import check_room, encode_prompts, prompts_ids, turn_end
 from ..engine.sampler import is_fast, static_rollout
-from ..engine.trials import keep_rows, position_ids, step
+from ..engine.trials import keep_rows, position_ids, read_on
 from . import edited
 
 
@@ -108,7 +108,7 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
     inputs, positions, seen = ids, position_ids(mask), mask
     for _ in range(max_new_tokens):
         with autocast(model):
-            logits, cache = step(model, inputs, seen, positions, cache)
+            logits, cache = read_on(model, inputs, seen, positions, cache)
         token, drawn = next_tokens(logits.float(), roll()[alive], *how)
         new = torch.full((rows, 1), model.config.pad_token_id, device=ids.device).index_copy(0, alive, token)
         real = torch.zeros_like(new).index_fill(0, alive, 1)

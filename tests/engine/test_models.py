@@ -386,12 +386,13 @@ GOES_ON = "{% if add_generation_prompt %}[assistant]{% endif %}"
 
 
 @pytest.mark.parametrize("template", [PARTS + GOES_ON, STRICT + GOES_ON])
-def test_a_template_that_wants_parts_gets_them(template):
-    tokenizer = tokenizer_for("qwen3")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
-    tokenizer.chat_template = template
-    assert models.format_prompt(tokenizer, "Why?") == "[user]Why?<end>[assistant]"
-    assert tokenizer.decode(models.response_ids(tokenizer, "So.")) == "So.<end>"
+def test_a_template_that_wants_parts_gets_them(family, tmp_path, template):
+    folder = shutil.copytree(family("qwen3"), tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template.replace("<end>", "<|endoftext|>"))
+    for load in (models.load_model, models.load_reward_model):
+        _, tokenizer = load(folder)
+        assert models.format_prompt(tokenizer, "Why?") == "[user]Why?<|endoftext|>[assistant]"
+        assert tokenizer.decode(models.response_ids(tokenizer, "So.")) == "So.<|endoftext|>"
 
 
 @pytest.mark.parametrize(
