@@ -70,11 +70,11 @@ def main():
     parser = argparse.ArgumentParser(description="Which architectures pass which chapters.")
     parser.add_argument("--only", nargs="+", choices=families.FAMILIES, default=list(families.FAMILIES))
     only = parser.parse_args().only
-    kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else []
-    kept = {row["family"]: row for row in kept if row["family"] in families.FAMILIES}
     for name in only:
-        kept[name] = measured(name)
-        print(json.dumps(kept[name], ensure_ascii=False), flush=True)
+        row = measured(name)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        runs = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else []
+        kept = {r["family"]: r for r in [*runs, row] if r["family"] in families.FAMILIES}
         files.write_json(RESULT, {"split": "none", "versions": files.versions(), "runs": list(kept.values())})
 
 
