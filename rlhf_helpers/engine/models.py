@@ -165,6 +165,7 @@ def _check_tokens(model, tokenizer, source):
             f"embedding, such as {shown(needed[0])} (id {without[needed[0]]}; there are {rows} embeddings). Make room "
             "with model.resize_token_embeddings(len(tokenizer)), or take the tokenizer that it was trained with."
         )
+    tokenizer.unread = set(without.values())
 
 
 def load_model(source, device="cpu"):
@@ -453,6 +454,12 @@ def encodable(text):
     return text.encode("utf-8", "replace").decode()
 
 
+def _readable(tokenizer, rows):
+    """Lists of token ids without those that the model has no embedding for, such as one for pictures."""
+    unread = getattr(tokenizer, "unread", None)
+    return [[i for i in ids if i not in unread] for ids in rows] if unread else rows
+
+
 def prompts_ids(tokenizer, prompts):
     """Token ids of formatted prompts, a list each: they begin as the tokenizer begins any text, with no second BOS.
 
@@ -462,7 +469,7 @@ def prompts_ids(tokenizer, prompts):
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
     framed = getattr(tokenizer, "frame", None)
     texts = [encodable(p) if framed else format_prompt(tokenizer, encodable(p)) for p in prompts]
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    rows = _readable(tokenizer, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
     if framed:
         return [framed[0] + ids + framed[1] for ids in rows]
     first = manner_of(tokenizer).opening  # some templates leave it to the tokenizer, others write it
@@ -479,7 +486,7 @@ def responses_ids(tokenizer, responses):
     framed = getattr(tokenizer, "frame", None)
     space = "" if tokenizer.chat_template or framed else " "
     said = [space + encodable(response) for response in responses]
-    rows = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
+    rows = _readable(tokenizer, tokenizer(said, add_special_tokens=False)["input_ids"] if said else [])
     end = framed[2] if framed else manner_of(tokenizer).ending
     return [ids + end for ids in rows]
 
