@@ -31,7 +31,16 @@ TAG = "{tag}"
 HOSTED = (
     "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 )
-if HOSTED and importlib.util.find_spec("rlhf_helpers") is None:
+MISSING = importlib.util.find_spec("rlhf_helpers") is None
+if MISSING and not HOSTED:
+    raise RuntimeError(
+        "The kernel of this notebook is a Python without the workbook "
+        f"({{sys.executable}}). Choose another: in VS Code 'Select Kernel' at "
+        "the top right, in JupyterLab the kernel's name there; it is the "
+        "Python in the folder .venv of the workbook. No such folder yet? "
+        "`make setup` makes it."
+    )
+if MISSING:
     root = Path(f"rlhf-workbook-{{TAG}}").resolve()
     get = ["git", "clone", "-q", "--depth", "1", "-b", TAG, REPO, str(root)]
     if not root.exists() and subprocess.run(get).returncode:

@@ -220,4 +220,5 @@ def choose(ws):
         "Where this chapter says gold, read the SIMULATED taste `brief`, by which fewer words are better"
         f"{', and for the fine-tuned model read MODEL' if ws.own_model else ''}."
     )
-    return general(ws.data, rows and that_fit(ws, rows, PPO.max_new_tokens), not ws.own_model)
+    rows = rows or prompts.read(ws.data / "general_prompts.jsonl", "DATA_DIR")[0]
+    return general(ws.data, that_fit(ws, rows, PPO.max_new_tokens), not ws.own_model)

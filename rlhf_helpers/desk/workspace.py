@@ -68,7 +68,7 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, 
             )
 
 
-def _make(runs):
+def make(runs):
     """Make the folder `runs`; raise WorkbookError where it can't be made."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def setup(
             f"The parameter ANNOTATOR is {shown(ANNOTATOR)}, a taste that knows only the embedded "
             'world. With a MODEL, PROMPTS or PREFERENCES of your own choose "you" or "brief".'
         )
-    _make(runs)
+    make(runs)
     random.seed(SEED)
     torch.manual_seed(SEED)
     return SimpleNamespace(

@@ -9,11 +9,12 @@ import os
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from .arithmetic import LARGE, arithmetic_of, forced, possible
 from .files import WorkbookError, shown
-from .models import recompute_activations
+from .judges import language_class
+from .models import found_at, recompute_activations
 
 GIB = 2**30
 PROMPT = 64  # tokens of a formatted prompt, assumed
@@ -55,22 +56,25 @@ class Shape:
 
 def shape_of(source):
     """The Shape of a model folder or hub id, from its configuration alone.  Raises WorkbookError without one."""
+    place = found_at(source)
     try:
-        config = AutoConfig.from_pretrained(os.path.expanduser(str(source)), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        language, config = language_class(config)
         with torch.device("meta"):
-            parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+            parameters = language(config).num_parameters()
+        return shape_from(config, parameters)
     except Exception as e:  # whatever a damaged folder makes the libraries say
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
         raise WorkbookError(
             f"The model {shown(str(source), 300)} cannot be loaded. It must be the folder of a decoder-only "
             f"language model, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
-    return shape_from(config, parameters)
 
 
 def shape_from(config, parameters):
-    """The Shape of a model with this configuration."""
-    heads, width = getattr(config, "num_attention_heads", 1), config.hidden_size
+    """The Shape of a model with this configuration, or with that of its language part."""
+    config = config.get_text_config()
+    heads, width = getattr(config, "num_attention_heads", None) or 1, config.hidden_size
     inner = next(
         (v for v in (getattr(config, n, None) for n in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * width
     )

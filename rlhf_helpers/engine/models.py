@@ -6,25 +6,23 @@ Weights are safetensors; code that comes with a model is never run.
 """
 
 import copy
+import functools
 import json
 import os
 import warnings
+import weakref
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
+from . import judges, trials
 from .files import WorkbookError, replacing_folder, shown, write_json
+from .trials import position_ids as position_ids
+from .trials import vocabulary
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
 hf_logging.disable_progress_bar()
@@ -38,59 +36,181 @@ CHAT_TEMPLATE = (
 
 # ---------------------------------------------------------------- loading and saving
 
+PICKLE = "weights in a pickle, which may run code. Save the model as safetensors, and name the folder of that"
+OTHER_FORMATS = {
+    "adapter_config.json": "a LoRA adapter, which is only what was added to a model. Merge it into its model first "
+    "(merge_and_unload in PEFT), save that, and name its folder",
+    ".gguf": "in the format GGUF, which is for llama.cpp and can't be trained. Name the model that it was made from",
+    ".onnx": "in the format ONNX, which can't be trained. Name the model that it was made from",
+    ".npz": "in the format of MLX. Name the model that it was made from",
+    ".h5": "in the format of TensorFlow. Name a folder with its weights as safetensors",
+    ".msgpack": "in the format of Flax. Name a folder with its weights as safetensors",
+    ".safetensors": "weights without a configuration. Name the folder in which they lie with their config.json",
+    ".bin": PICKLE,
+    ".pt": PICKLE,
+    ".pth": PICKLE,
+    ".ckpt": PICKLE,
+}  # a file, or an ending of one: what it is, and what to do
 
-def _load(cls, source, device, **options):
+
+def found_at(source):
+    """Where a model lies: a folder with a config.json, or a hub id as it is; raises WorkbookError for other formats."""
     source = str(source)
-    if os.path.exists(os.path.expanduser(source)):
-        source = os.path.expanduser(source)
-        if not (Path(source) / "config.json").is_file():
-            raise WorkbookError(f"{source} is not a model folder: it has no config.json.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-        for name, value in config.to_dict().items():  # rollout and update must see the same network
-            if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
-                setattr(config, name, 0.0)
-        model = cls.from_pretrained(
-            source, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+        path = Path(os.path.expanduser(source))
+        names = [path.name] if path.is_file() else sorted(os.listdir(path)) if path.is_dir() else None
+    except (OSError, ValueError):  # what can be no name of a file
+        names = None
+    if names is None:
+        return source
+    config, formats = "config.json" in names and path.is_dir(), OTHER_FORMATS
+    if config:  # the weights may still be of another format
+        formats = {} if any(n.endswith((".safetensors", ".bin")) for n in names) else {".gguf": formats[".gguf"]}
+    for ending, what in formats.items():
+        if any(name.endswith(ending) for name in names):
+            raise WorkbookError(f"The model {shown(source, 300)} cannot be loaded: it is {what}.")
+    if not config:
+        what = "it has no config.json" if path.is_dir() else "it is a file. Name the folder of a model"
+        raise WorkbookError(f"The model {shown(source, 300)} cannot be loaded: {what}.")
+    return str(path)
+
+
+def _load(choose, source, device, check=lambda config: None):
+    """(model, tokenizer, whether its score head is new).
+
+    check(config) may refuse a model; choose(config) gives its class, and the configuration that this takes.
+    """
+    place = found_at(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        _heed_template(tokenizer)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        check(config)
+        cls, config = choose(config)
+        _without_dropout(config)  # rollout and update must see the same network
+        model, loading = cls.from_pretrained(
+            place,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+    except WorkbookError:
+        raise
     except Exception as e:  # whatever a damaged or foreign folder makes the libraries say
         reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise WorkbookError(
-            f"The model {shown(source, 300)} cannot be loaded. It must be a model folder with safetensors "
+            f"The model {shown(str(source), 300)} cannot be loaded. It must be a model folder with safetensors "
             f"weights, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
-    if tokenizer.eos_token_id is None:
-        raise WorkbookError(f"The tokenizer of {source!r} has no end-of-text token, so answers could not end.")
+    new_head = _check_weights(model, loading, source)
+    _check_tokens(model, tokenizer, source)
     if tokenizer.pad_token_id is None:  # attention masks, not this id, say what is padding
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(device).eval(), tokenizer
+    _set_padding(model, tokenizer.pad_token_id)
+    return model.to(device).eval(), tokenizer, new_head
+
+
+def _without_dropout(config):
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if isinstance(value, float) and ("dropout" in name or "pdrop" in name or name == "layerdrop"):
+                setattr(part, name, 0.0)
+
+
+def _set_padding(model, pad):
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad
+
+
+HEAD = 8  # tensors of a head, at most
+
+
+def _check_weights(model, loading, source):
+    """Whether all that is missing is a score head, which is new then.
+
+    Raises WorkbookError where other weights are missing, since they would be random numbers, or where the head is
+    there under another name.
+    """
+    missing, unknown = (sorted(loading[name]) for name in ("missing_keys", "unexpected_keys"))
+    new_head = missing == ["score.weight"] and not judges.is_ready(model.config)
+    if new_head and len(unknown) > HEAD:  # another part of it, such as its eyes
+        return True
+    if new_head:
+        unknown = [name for name in unknown if name not in judges.of_the_language_model(model.config)]
+    if (not new_head and missing) or (new_head and unknown):
+        more = f" It holds others that the architecture doesn't know, such as {shown(unknown[0])}." if unknown else ""
+        raise WorkbookError(
+            f"The model {shown(str(source), 300)} cannot be loaded: {len(missing)} of the weights that a "
+            f"{type(model).__name__} needs are not in it, such as {shown(missing[0])}, and would be random.{more} "
+            "Save it anew under the names that transformers uses."
+        )
+    return new_head
+
+
+def _check_tokens(model, tokenizer, source):
+    """Raise WorkbookError where the tokenizer has tokens without an embedding, and a text may hold them."""
+    rows = vocabulary(model)
+    without = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if tokenizer.pad_token_id in without.values():  # any token will do for what no model reads
+        tokenizer.pad_token = tokenizer.eos_token
+    kept = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    template = str(tokenizer.chat_template or "")
+    unspoken = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # such as one for pictures
+    ordered = sorted(without.items(), key=lambda item: item[1])
+    needed = [t for t, i in ordered if i in kept or t in template or i not in unspoken]
+    if needed:
+        raise WorkbookError(
+            f"The model {shown(str(source), 300)} cannot be used: its tokenizer has {len(needed)} tokens without an "
+            f"embedding, such as {shown(needed[0])} (id {without[needed[0]]}; there are {rows} embeddings). Make room "
+            "with model.resize_token_embeddings(len(tokenizer)), or take the tokenizer that it was trained with."
+        )
+    tokenizer.unread = set(without.values())
 
 
 def load_model(source, device="cpu"):
     """A causal language model and its tokenizer, in fp32, eval mode, dropout off.
 
     Raises WorkbookError when `source` is neither a model folder nor a reachable hub id, and when the model is
-    not a decoder-only one.
+    not a decoder-only one that answers in a batch as it does alone.
     """
-    model, tokenizer = _load(AutoModelForCausalLM, source, device)
-    if not is_causal(model):
+    model, tokenizer, _ = _load(judges.language_class, source, device, lambda config: _check_language(config, source))
+    if tokenizer.eos_token_id is None:
+        raise WorkbookError(f"The tokenizer of {str(source)!r} has no end-of-text token, so answers could not end.")
+    why = _why_unfit(model)
+    if why:
         raise WorkbookError(
-            f"The model {str(source)!r} reads a text in both directions, so it can write none. Choose "
-            "a decoder-only language model, such as a GPT-2, Llama or Qwen."
+            f"The model {str(source)!r} {why}. Choose a decoder-only language model, such as a GPT-2, Llama or Qwen."
         )
+    trials.choose_cache(model)
     return model, tokenizer
 
 
-@torch.no_grad()
-def is_causal(model):
-    """Whether a token changes nothing of what the model says before it, tried on four tokens."""
-    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=next(model.parameters()).device)
-    first, second = model(ids % model.config.vocab_size).logits.float()
-    changes = (first - second).abs().amax(-1)
-    return bool((changes[:3] <= 1e-4 * changes[3]).all())
+def _check_language(config, source):
+    if judges.is_ready(config):
+        raise WorkbookError(
+            f"The model {str(source)!r} is a classifier or reward model ({config.architectures[0]}), which can write "
+            "no answers. Name the language model that it was made from."
+        )
+    if config.is_encoder_decoder:
+        raise WorkbookError(
+            f"The model {str(source)!r} is an encoder-decoder ({config.model_type}), which reads prompt and answer by "
+            "two networks. Choose a decoder-only language model, such as a GPT-2, Llama or Qwen."
+        )
+
+
+def _why_unfit(model):
+    """What speaks against a language model, in words that follow its name, or "": it is tried, not looked up."""
+    try:
+        if not trials.is_causal(model, lambda ids: model(ids).logits):
+            return "reads a text in both directions, so it can write none"
+        if not trials.heeds_padding(model):
+            return "gives another answer in a batch, where prompts are padded, than alone, so it can't be trained here"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # whatever a model makes of four tokens
+        return f"can't be called as other language models can ({type(e).__name__}: {str(e).strip()[:200]})"
+    return ""
 
 
 def recompute_activations(model):
@@ -109,15 +229,31 @@ def _train_where_there_is_a_gradient(module, inputs):
 
 
 def load_reward_model(source, device="cpu"):
-    """A reward model (one number per sequence) and its tokenizer; started from a language model,
-    its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020)."""
+    """A reward model (one number per sequence) and its own tokenizer.
+
+    Started from a language model, its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020).  A ready
+    one may be of any kind, with one label or two; see `judges`.  Raises WorkbookError for one with more labels, or
+    whose head is not under the name that its architecture has.
+    """
+    factors = [1.0]
+
+    def check(config):
+        nonlocal factors
+        if judges.is_ready(config):
+            factors = judges.signs(config, source)
+        else:
+            _check_language(config, source)
+            config.num_labels = config.get_text_config().num_labels = 1
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, tokenizer = _load(AutoModelForSequenceClassification, source, device, num_labels=1)
-    if not any(n.endswith("ForSequenceClassification") for n in model.config.architectures or []):
+        model, tokenizer, new_head = _load(judges.class_of, source, device, check)
+    if not new_head:
+        model = judges.as_judge(model, tokenizer, factors, source)
+    else:
         torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
     if tokenizer.pad_token_id == tokenizer.eos_token_id:  # plain transformers would take the real end for padding;
-        model.config.pad_token_id = None  # without a pad token it reads the last one, and refuses batches
+        _set_padding(model, None)  # without a pad token it reads the last one, and refuses batches
     return model, tokenizer
 
 
@@ -134,7 +270,7 @@ def save_model(model, tokenizer, path, card, made_with=None, *, half=False):
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             write_json(folder / "config.json", {**config, "dtype": "float32"})
         tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(card + judges.how_to_load(model), encoding="utf-8")
         if made_with:
             write_json(folder / "made_with.json", made_with)
 
@@ -199,12 +335,106 @@ def new_model(tokenizer, seed=0, layers=4, width=144, heads=4, context=128):
     return GPT2LMHeadModel(config).eval()
 
 
+LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "context_length")
+
+
 def context_length(model):
     """The most tokens that a model reads at once."""
-    return getattr(model.config, "max_position_embeddings", None) or 2048
+    config = model.config.get_text_config()
+    length = next((n for n in (getattr(config, name, None) for name in LENGTHS) if n), 2048)
+    return min(length, getattr(model, "limit", length))
+
+
+def check_room(model, columns, new):
+    """Raise WorkbookError where prompts of so many tokens leave a model no room for `new` tokens of an answer."""
+    limit = context_length(model)
+    if columns + new > limit:
+        raise WorkbookError(
+            f"The longest prompt has {columns} tokens, and with an answer of {new} the model would have to read "
+            f"{columns + new}, but it reads only {limit}. Shorten the prompt, or lower max_new_tokens."
+        )
 
 
 # ---------------------------------------------------------------- text to tokens
+
+
+@dataclass
+class Manner:
+    """How a tokenizer frames a conversation; see `manner_of`."""
+
+    of: tuple  # the template and the end token that it was read from
+    opening: list  # ids that the tokenizer puts before any text, such as a BOS
+    ending: list  # ids that end an answer; the last of them is the end of the turn
+
+
+_manners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # tokenizer -> Manner
+
+
+def manner_of(tokenizer):
+    """The Manner of a tokenizer, read from what it makes of a question and an answer."""
+    of, found = (tokenizer.chat_template, tokenizer.eos_token), _manners.get(tokenizer)
+    if found is None or found.of != of:
+        found = Manner(of, _opening(tokenizer), _ending(tokenizer) or [tokenizer.eos_token_id])
+        _manners[tokenizer] = found
+    return found
+
+
+QUESTION, ANSWER = "A question?", "An answer."
+
+
+def _heed_template(tokenizer):
+    """See that the question is in the prompt; where a template wants it as a list of parts, it gets that from now on.
+
+    Raises WorkbookError where the template leaves it out, and what the template itself raises.
+    """
+    plain = tokenizer.apply_chat_template
+    try:
+        if QUESTION in format_prompt(tokenizer, QUESTION):
+            return
+        failed = None
+    except Exception as e:  # a template is a program, and this one may want parts
+        failed = e
+    tokenizer.apply_chat_template = functools.partial(_in_parts, plain)
+    try:
+        if QUESTION in format_prompt(tokenizer, QUESTION):
+            return
+    except Exception as e:
+        failed = failed or e
+    raise failed or WorkbookError(
+        "The chat template of this model leaves the question out of the prompt. Choose another MODEL, or mend its "
+        'template: it should show message["content"].'
+    )
+
+
+def _in_parts(render, messages, **options):
+    """What a template makes of messages whose content is a list of one part."""
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    return render(parts, **options)
+
+
+def _ending(tokenizer):
+    """The ids with which a template ends an answer, up to its first special token; [] where it shows none."""
+    if not tokenizer.chat_template:
+        return []
+    said = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(said, tokenize=False, enable_thinking=False)
+    except Exception:  # one that has only a place for the question
+        return []
+    ids = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"] if ANSWER in text else []
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((ids[: i + 1] for i, token in enumerate(ids) if token in special), [])
+
+
+def _opening(tokenizer):
+    """The ids that a tokenizer puts before a text, such as a BOS; what it puts after one ends no prompt."""
+    plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain), [])
+
+
+def turn_end(tokenizer):
+    """The id that ends an answer: that of the chat template, which need not be the end-of-text token."""
+    return manner_of(tokenizer).ending[-1]
 
 
 def format_prompt(tokenizer, prompt):
@@ -224,15 +454,26 @@ def encodable(text):
     return text.encode("utf-8", "replace").decode()
 
 
+def _readable(tokenizer, rows):
+    """Lists of token ids without those that the model has no embedding for, such as one for pictures."""
+    unread = getattr(tokenizer, "unread", None)
+    return [[i for i in ids if i not in unread] for ids in rows] if unread else rows
+
+
 def prompts_ids(tokenizer, prompts):
-    """Token ids of formatted prompts, a list each, with exactly one BOS where the tokenizer asks for one."""
+    """Token ids of formatted prompts, a list each: they begin as the tokenizer begins any text, with no second BOS.
+
+    A tokenizer that reads two texts in a frame (see `judges.frame`) has its own signs around them.
+    """
     if not all(isinstance(p, str) and p.strip() for p in prompts):
         raise WorkbookError("An empty prompt can't be answered. Type a question.")
-    texts = [format_prompt(tokenizer, encodable(p)) for p in prompts]
-    rows = tokenizer(texts, add_special_tokens=not tokenizer.chat_template)["input_ids"] if texts else []
-    bos = tokenizer.bos_token_id  # some templates leave it to the tokenizer, others write it
-    wanted = [bos] if tokenizer("")["input_ids"][:1] == [bos] else []
-    return [ids if ids[:1] == wanted else wanted + ids for ids in rows]
+    framed = getattr(tokenizer, "frame", None)
+    texts = [encodable(p) if framed else format_prompt(tokenizer, encodable(p)) for p in prompts]
+    rows = _readable(tokenizer, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    if framed:
+        return [framed[0] + ids + framed[1] for ids in rows]
+    first = manner_of(tokenizer).opening  # some templates leave it to the tokenizer, others write it
+    return [ids if ids[: len(first)] == first else first + ids for ids in rows]
 
 
 def prompt_ids(tokenizer, prompt):
@@ -241,11 +482,13 @@ def prompt_ids(tokenizer, prompt):
 
 
 def responses_ids(tokenizer, responses):
-    """Token ids of answers, a list each, end-of-text included."""
-    space = "" if tokenizer.chat_template else " "
+    """Token ids of answers, a list each, with the end that the chat template gives them, or else the end-of-text."""
+    framed = getattr(tokenizer, "frame", None)
+    space = "" if tokenizer.chat_template or framed else " "
     said = [space + encodable(response) for response in responses]
-    rows = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
-    return [ids + [tokenizer.eos_token_id] for ids in rows]
+    rows = _readable(tokenizer, tokenizer(said, add_special_tokens=False)["input_ids"] if said else [])
+    end = framed[2] if framed else manner_of(tokenizer).ending
+    return [ids + end for ids in rows]
 
 
 def response_ids(tokenizer, response):
@@ -269,8 +512,3 @@ def encode_prompts(tokenizer, prompts, device="cpu"):
     if not prompts:
         raise WorkbookError("The list of prompts is empty; give at least one.")
     return pad(prompts_ids(tokenizer, prompts), tokenizer.pad_token_id, "left", device)
-
-
-def position_ids(mask):
-    """Position of each token among the real ones, (rows, columns); padding gets 0."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)

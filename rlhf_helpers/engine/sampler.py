@@ -15,7 +15,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .arithmetic import arithmetic_of, autocast, keep_head_in_fp32
-from .models import position_ids
+from .packing import window_of
+from .trials import position_ids, vocabulary
 
 ASK_EVERY = 16  # tokens between two looks at which answers have ended
 ROUND_UP = 64  # lengths are rounded up to a multiple of it, so that a graph serves more than one batch
@@ -200,8 +201,7 @@ def trial(model, columns=7):
     columns: of prompt and answer, as many as will be used, since some layers look back a few tokens only.  Always the
     most probable token is taken.  Raises whatever a model raises that can't be sampled like this.
     """
-    size = len(model.get_input_embeddings().weight)
-    ids = torch.arange(1, 2 * columns - 7, device=model.device).view(2, -1) % size
+    ids = torch.arange(1, 2 * columns - 7, device=model.device).view(2, -1) % vocabulary(model)
     mask = torch.ones_like(ids)
     mask[1, 0] = 0
 
@@ -224,9 +224,8 @@ def trial(model, columns=7):
 
 def why_not(model, columns):
     """Why a model can't be sampled like this, in a few words, or ""; tried anew only for more columns than before."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window and window < columns:
+    window = window_of(model.config.get_text_config())
+    if window < columns:
         return f"its layers look back {window} tokens only"
     if columns > getattr(model, "_tried_columns", 0) and not getattr(model, "_why_no_sampler", ""):
         model._tried_columns = columns

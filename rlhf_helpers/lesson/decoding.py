@@ -7,8 +7,9 @@ up.  `rollout` is the same for a batch, with a key-value cache; `generate` wraps
 import torch
 
 from ..engine.arithmetic import autocast, memory_guard
-from ..engine.models import encode_prompts, position_ids, prompts_ids
+from ..engine.models import check_room, encode_prompts, prompts_ids, turn_end
 from ..engine.sampler import is_fast, static_rollout
+from ..engine.trials import keep_rows, position_ids, read_on
 from . import edited
 
 
@@ -94,8 +95,9 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
     ids, mask: (rows, prompt).  eos: ids that end an answer.  Returns (ids, mask, logprobs): the whole
     sequences (rows, prompt + answer) with mask 1 up to and including the first end token, and the
     log-probability of each answer token in the distribution it was drawn from (rows, answer), 0 after the end.
-    On a GPU the same is computed another way (see `sampler`).
+    On a GPU the same is computed another way (see `sampler`).  Raises WorkbookError where the prompts are too long.
     """
+    check_room(model, ids.shape[1], max_new_tokens)
     how, roll = (temperature, top_k, top_p), lambda: draws(len(ids), temperature, generator, ids.device)
     fast = is_fast(model) and static_rollout(model, ids, mask, max_new_tokens, eos, generator, roll, next_tokens, how)
     if fast:
@@ -106,16 +108,8 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
     inputs, positions, seen = ids, position_ids(mask), mask
     for _ in range(max_new_tokens):
         with autocast(model):
-            out = model(
-                inputs,
-                attention_mask=seen,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache = out.past_key_values
-        token, drawn = next_tokens(out.logits[:, -1].float(), roll()[alive], *how)
+            logits, cache = read_on(model, inputs, seen, positions, cache)
+        token, drawn = next_tokens(logits.float(), roll()[alive], *how)
         new = torch.full((rows, 1), model.config.pad_token_id, device=ids.device).index_copy(0, alive, token)
         real = torch.zeros_like(new).index_fill(0, alive, 1)
         logprobs.append(torch.zeros_like(new, dtype=drawn.dtype).index_copy(0, alive, drawn))
@@ -125,16 +119,18 @@ def rollout(model, ids, mask, max_new_tokens, eos, generator=None, temperature=1
         if not len(alive):
             break
         if not go_on.all():
-            cache.batch_select_indices(go_on.nonzero()[:, 0])
+            keep_rows(model, cache, go_on.nonzero()[:, 0])
         inputs, positions, seen = token[go_on], positions[go_on, -1:] + 1, mask[alive]
+        if cache is None:  # a model that remembers nothing reads it all again
+            inputs, positions = ids[alive], position_ids(seen)
     return ids, mask, torch.cat(logprobs, 1)
 
 
 def end_tokens(model, tokenizer):
-    """Ids that end an answer: the tokenizer's, and those of the generation config."""
+    """Ids that end an answer: the tokenizer's, that of its chat template, and those of the generation config."""
     extra = getattr(model.generation_config, "eos_token_id", None)
     extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
-    return {tokenizer.eos_token_id, *extra}
+    return {tokenizer.eos_token_id, turn_end(tokenizer), *extra}
 
 
 def which_ended(tokens, mask, eos):
@@ -145,8 +141,9 @@ def which_ended(tokens, mask, eos):
 
 def decode_responses(tokenizer, ids, mask, start):
     """Text of the answers of `rollout`, which begin at column `start`."""
-    texts = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])]
-    return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in texts]
+    rows, end = [row[m.bool()].tolist() for row, m in zip(ids[:, start:], mask[:, start:])], turn_end(tokenizer)
+    rows = [row[:-1] if row[-1:] == [end] else row for row in rows]  # not every tokenizer calls it special
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
 def one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator):

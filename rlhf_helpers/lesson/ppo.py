@@ -16,7 +16,7 @@ from ..engine.arithmetic import arithmetic_of, autocast, memory_guard, take_step
 from ..engine.checkpoints import digest, digest_of, load_checkpoint, save_checkpoint
 from ..engine.files import WorkbookError
 from ..engine.memory import recompute_if_needed
-from ..engine.models import context_length, encode_prompts, position_ids, prompts_ids
+from ..engine.models import context_length, encode_prompts, position_ids, prompts_ids, vocabulary
 from ..engine.packing import can_pack, logits_at, pack_padded
 from ..engine.sampler import is_fast
 from . import edited
@@ -134,12 +134,13 @@ def importance(old, drawn, most=2.0):
 
 
 class PolicyWithValue(torch.nn.Module):
-    """A language model and a value head on its last hidden state (zero at the start)."""
+    """A language model and a value head on what its output layer reads (zero at the start)."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self.value_head = torch.nn.Linear(model.config.hidden_size, 1)
+        width = model.get_output_embeddings().weight.shape[1]
+        self.value_head = torch.nn.Linear(width, 1)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
         self.value_head.to(next(model.parameters()).device)
@@ -338,7 +339,7 @@ def moved_by_padding(policy, batch, settings, junk=1e3):
         def padded(x):
             return x.masked_fill(mask == 0, fill)
 
-        some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % policy.model.config.vocab_size)
+        some = torch.where(full_mask.bool() | (fill == 0), ids, (ids + 1) % vocabulary(policy.model))
         logprobs, values = policy.read(some, full_mask, start)
         rewards = token_rewards(final, padded(old), padded(ref), mask, settings.beta)
         advantages, returns = gae(padded(rewards), padded(values), mask, settings.gamma, settings.lam)

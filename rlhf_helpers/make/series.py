@@ -93,15 +93,14 @@ def execute(path, folder, parameters=None, on_cell=lambda cell: None):
     from papermill.engines import papermill_engines
 
     path, folder = Path(path), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace.make(folder)
     use_this_python()
     papermill_engines.register("workbook", _engine(on_cell))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as temporary:
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}.") as temporary:
         draft = Path(temporary) / path.name
         try:
             nb = papermill.execute_notebook(
-                path,
-                draft,
+                *(re.sub("[{}]", r"\g<0>\g<0>", str(p)) for p in (path, draft)),  # it fills parameters into paths
                 parameters,
                 engine_name="workbook",
                 kernel_name="python3",

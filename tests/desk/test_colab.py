@@ -92,6 +92,15 @@ def test_the_cell_does_nothing_elsewhere(monkeypatch, tmp_path):
     assert colab.download_button(tmp_path) is None
 
 
+def test_a_kernel_without_the_workbook_is_told_which_to_choose(monkeypatch):
+    """As VS Code has it that took another Python."""
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="(?s)Select Kernel.*\\.venv.*make setup") as error:
+        exec(colab.CELL.format(url="file:///nowhere", tag="v0"), {})
+    assert sys.executable in str(error.value)
+
+
 def test_what_was_made_is_packed_without_checkpoints(tmp_path):
     runs = tmp_path / "runs"
     files.write_text(runs / "feedback.jsonl", "{}\n")

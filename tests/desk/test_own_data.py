@@ -418,18 +418,20 @@ def notebook(path, parameters, body):
 
 @pytest.mark.slow
 def test_make_run_hands_the_files_to_the_chapters_that_ask_for_them(tmp_path, monkeypatch, capsys):
-    """The key result is found in the folder of the chapter's own data."""
+    """The key result is found in the folder of the chapter's own data; a path may hold braces."""
+    place = tmp_path / "a {clone}"
+    place.mkdir()
     jsonl(tmp_path / "mine.jsonl", own_rows())
     (tmp_path / "asked.txt").write_text("\n".join(ASKED))
     body = "from rlhf_helpers.desk import workspace\nws = workspace.setup(RUNS_DIR=RUNS_DIR, {})\n"
     body += "workspace.save_metrics(ws, '{}', {{'key_result': f'{{ws.prompts is None}} {{ws.preferences is None}}'}})"
-    notebook(tmp_path / "01_x.ipynb", 'RUNS_DIR = ""', body.format("", "01_x"))
-    notebook(tmp_path / "02_y.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""', body.format("PROMPTS=PROMPTS", "02_y"))
+    notebook(place / "01_x.ipynb", 'RUNS_DIR = ""', body.format("", "01_x"))
+    notebook(place / "02_y.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""', body.format("PROMPTS=PROMPTS", "02_y"))
     names = "PROMPTS=PROMPTS, PREFERENCES=PREFERENCES"
-    notebook(tmp_path / "03_z.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""\nPREFERENCES = ""', body.format(names, "03_z"))
-    monkeypatch.setattr(series, "chapters", lambda only, deeper: sorted(tmp_path.glob("0*.ipynb")))
+    notebook(place / "03_z.ipynb", 'RUNS_DIR = ""\nPROMPTS = ""\nPREFERENCES = ""', body.format(names, "03_z"))
+    monkeypatch.setattr(series, "chapters", lambda only, deeper: sorted(place.glob("0*.ipynb")))
     monkeypatch.chdir(tmp_path)
-    arguments = ["--runs-dir", "runs", "--preferences", "mine.jsonl", "--prompts", "asked.txt"]
+    arguments = ["--runs-dir", "{runs}", "--preferences", "mine.jsonl", "--prompts", "asked.txt"]
     assert series.main(arguments) == 0
     table = capsys.readouterr().out.split("key result")[1]
     assert [line.split()[-2:] for line in table.strip().splitlines()[:3]] == [
@@ -437,7 +439,16 @@ def test_make_run_hands_the_files_to_the_chapters_that_ask_for_them(tmp_path, mo
         ["False", "True"],
         ["False", "False"],
     ]
-    assert len(list((tmp_path / "runs").rglob("metrics"))) == 3
+    assert len(list((tmp_path / "{runs}").rglob("metrics"))) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_a_kernel_starts(tmp_path, monkeypatch):
+    """As in a clone that is read-only."""
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "series", tmp_path / "file" / "runs" / "series"):
+        with pytest.raises(WorkbookError, match="RUNS_DIR") as error:
+            series.execute(tmp_path / "01_x.ipynb", place)
+        assert str(place) in str(error.value)
 
 
 def test_make_run_says_what_is_wrong_with_a_file_before_it_runs_anything(tmp_path, monkeypatch, capsys):
