@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from . import lora as adapters
 from .files import WorkbookError, replacing_folder, shown, write_json
 
 hf_logging.set_verbosity_error()  # a new head is meant to be new: no report of it, and no loading bars
@@ -40,13 +41,14 @@ CHAT_TEMPLATE = (
 
 
 def _load(cls, source, device, **options):
-    source = str(source)
+    spoken, whose = str(adapters.speaks(source)), adapters.whose(source)
+    source = str(adapters.base_of(source)[0])
     if os.path.exists(os.path.expanduser(source)):
         source = os.path.expanduser(source)
         if not (Path(source) / "config.json").is_file():
             raise WorkbookError(f"{source} is not a model folder: it has no config.json.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(spoken), trust_remote_code=False)
         format_prompt(tokenizer, "A question?")  # a chat template is a program, which may fail
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         for name, value in config.to_dict().items():  # rollout and update must see the same network
@@ -58,7 +60,7 @@ def _load(cls, source, device, **options):
     except Exception as e:  # whatever a damaged or foreign folder makes the libraries say
         reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise WorkbookError(
-            f"The model {shown(source, 300)} cannot be loaded. It must be a model folder with safetensors "
+            f"The model {shown(source, 300)}{whose} cannot be loaded. It must be a model folder with safetensors "
             f"weights, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
     if tokenizer.eos_token_id is None:
@@ -69,8 +71,8 @@ def _load(cls, source, device, **options):
     return model.to(device).eval(), tokenizer
 
 
-def load_model(source, device="cpu"):
-    """A causal language model and its tokenizer, in fp32, eval mode, dropout off.
+def load_model(source, device="cpu", lora=0):
+    """A causal language model and its tokenizer, in fp32, eval mode, dropout off; `lora`: see `lora.fit`.
 
     Raises WorkbookError when `source` is neither a model folder nor a reachable hub id, and when the model is
     not a decoder-only one.
@@ -81,7 +83,7 @@ def load_model(source, device="cpu"):
             f"The model {str(source)!r} reads a text in both directions, so it can write none. Choose "
             "a decoder-only language model, such as a GPT-2, Llama or Qwen."
         )
-    return model, tokenizer
+    return adapters.fit(model, source, lora), tokenizer
 
 
 @torch.no_grad()
@@ -108,9 +110,9 @@ def _train_where_there_is_a_gradient(module, inputs):
     module.train(torch.is_grad_enabled())
 
 
-def load_reward_model(source, device="cpu"):
+def load_reward_model(source, device="cpu", lora=0):
     """A reward model (one number per sequence) and its tokenizer; started from a language model,
-    its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020)."""
+    its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020).  lora: see `lora.fit`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, tokenizer = _load(AutoModelForSequenceClassification, source, device, num_labels=1)
@@ -118,11 +120,13 @@ def load_reward_model(source, device="cpu"):
         torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
     if tokenizer.pad_token_id == tokenizer.eos_token_id:  # plain transformers would take the real end for padding;
         model.config.pad_token_id = None  # without a pad token it reads the last one, and refuses batches
-    return model, tokenizer
+    return adapters.fit(model, source, lora), tokenizer
 
 
 def save_model(model, tokenizer, path, card, made_with=None, *, half=False):
     """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
+
+    Of a model with an adapter it is PEFT's folder: the adapter, and the name of the model that it belongs to.
 
     made_with: a dict, such as the seed and the versions of a notebook, that goes to made_with.json beside it.
     half: store the weights in 16 bits, at half the size.  They load as float32 all the same, since the
