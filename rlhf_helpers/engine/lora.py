@@ -108,11 +108,11 @@ def base_of(source):
         kind, base = config["peft_type"], config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         kind, base = None, None
-    if kind != "LORA" or not isinstance(base, str) or not base:
+    named = isinstance(base, str) and base != ""
+    if kind != "LORA" or not named:
+        fault = f"says that it is of the kind {shown(kind)}, and only LORA is known here" if named else "names no model"
         raise WorkbookError(
-            f"{folder} holds an adapter, but its {CONFIG} "
-            + (f"says that it is {shown(kind)}, and only LoRA is known here" if kind else "can't be read")
-            + ". Merge it into its model, or choose another MODEL."
+            f"{folder} holds an adapter, but its {CONFIG} {fault}. Merge it into its model, or choose another MODEL."
         )
     near = folder / base  # a folder may be named as seen from here, or from where Python runs
     base = str(near.resolve()) if near.is_dir() and not Path(base).is_dir() else base

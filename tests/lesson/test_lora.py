@@ -108,7 +108,7 @@ def test_ppo_moves_the_adapter_alone_and_the_reference_is_the_base(folder, packe
     assert packing.can_pack(model)
     before = {n: p.clone() for n, p in held(model).items()}
     history, card = ppo.train(
-        model, tokenizer, letters, PROMPTS, settings(updates=3, lr=1e-2), frozen=(judge,), packed=packed
+        model, tokenizer, letters, PROMPTS, settings(updates=8, lr=3e-2), frozen=(judge,), packed=packed
     )
     assert all(torch.equal(p, before[n]) for n, p in held(model).items())
     assert torch.equal(logits(made[0].model, tokenizer), logits(base, tokenizer)), "the adapter is off"
@@ -218,10 +218,11 @@ def test_recomputed_activations_give_the_adapter_the_same_gradient(tmp_path):
 
 
 def test_the_head_of_the_reward_model_rides_on_the_adapter(folder, tmp_path):
+    torch.manual_seed(0)
     model, tokenizer = models.load_reward_model(folder, lora=4)
     before = {n: p.clone() for n, p in held(model).items()}
-    history = reward.train_reward_model(model, tokenizer, ROWS, epochs=3, batch_size=8, lr=1e-2)
-    assert history[-1]["loss"] < history[0]["loss"] and reward.evaluate(model, tokenizer, ROWS)["accuracy"] == 1
+    losses = [h["loss"] for h in reward.train_reward_model(model, tokenizer, ROWS, epochs=10, batch_size=8, lr=3e-3)]
+    assert sum(losses[-6:]) < 0.5 * sum(losses[:6]) and reward.evaluate(model, tokenizer, ROWS)["accuracy"] == 1
     assert all(torch.equal(p, before[n]) for n, p in held(model).items())
     models.save_model(model, tokenizer, tmp_path / "judge", "A reward model.")
     asked = [r["prompt"] for r in ROWS], [r["chosen"] for r in ROWS]
@@ -317,8 +318,8 @@ def change(folder, **values):
         ({"base_model_name_or_path": "/no/such/folder"}, "'/no/such/folder', and that folder is not there"),
         ({"base_model_name_or_path": "../gone"}, "'../gone', and that folder is not there"),
         ({"base_model_name_or_path": "no/such-model"}, "'no/such-model', to which the adapter .* belongs"),
-        ({"base_model_name_or_path": None}, "can't be read"),
-        ({"peft_type": "IA3"}, "it is 'IA3', and only LoRA is known"),
+        ({"base_model_name_or_path": None}, "adapter_config.json names no model"),
+        ({"peft_type": "IA3"}, "kind 'IA3', and only LORA is known"),
         ({"r": 8}, "does not fit the model"),
         ({"target_modules": ["q_proj"]}, "does not fit the model"),
     ],
