@@ -159,7 +159,8 @@ def markdown(result):
         f"| {name} | {worth:.3f} | {format(n['published'][name], '.3f') if name in n['published'] else ''} |"
         for name, worth in n["worths"].items()
     ]
-    lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", "|---|---|---|---|---|"]
+    if result["questions"]:
+        lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", "|---|---|---|---|---|"]
     for q in result["questions"]:
         t, how = q["test"], f", LoRA {q['lora']}" if q["lora"] else ""
         lines.append(

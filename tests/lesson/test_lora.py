@@ -16,6 +16,7 @@ from rlhf_helpers.desk import tasks, workspace
 from rlhf_helpers.engine import checkpoints, lora, memory, models, packing
 from rlhf_helpers.engine.files import WorkbookError
 from rlhf_helpers.lesson import decoding, loop, ppo, reward
+from rlhf_helpers.make import series
 
 peft = pytest.importorskip("peft")  # an extra; `make test` installs it
 ROWS = [{"prompt": p, "chosen": "The cat.", "rejected": "It is red, and it is here."} for p in PROMPTS] * 4
@@ -409,3 +410,25 @@ def test_checkpoints_of_models_without_an_adapter_hold_all_their_weights(folder)
     model, _ = models.load_model(folder)
     assert lora.learned(model).keys() == model.state_dict().keys()
     assert checkpoints.digest(model) == checkpoints.digest(copy.deepcopy(model)) and "gpt2" in KINDS
+
+
+# ---------------------------------------------------------------- through the chapters
+
+
+@pytest.mark.matrix
+def test_chapters_04_to_06_train_adapters(tmp_path):
+    folder = language_model(tmp_path / "model", "llama")
+    given = {"FAST": True, "MODEL": str(folder), "RUNS_DIR": str(tmp_path / "runs"), "LORA": 4}
+    for path in series.chapters(["02", "03", "04", "05", "06"]):
+        nb = series.execute(path, tmp_path / "executed", series.taken_by(path, given))
+        assert series.widget_errors(nb) == []
+    (runs,) = (tmp_path / "runs").iterdir()
+    for stage, load in (("policy-fast", models.load_model), ("reward-fast", models.load_reward_model)):
+        saved = runs / "models" / stage
+        assert (saved / lora.ADAPTER).is_file() and not (saved / "config.json").exists()
+        model, _ = load(saved, lora=4)
+        moved = [p.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n]
+        assert moved and all(moved), stage
+    report = json.loads((runs / "report.json").read_text(encoding="utf-8"))
+    for r in [*report["rounds"], report["poisoned"]]:
+        assert r["health"]["reference and reward model did not move"] == 0
