@@ -160,7 +160,7 @@ def markdown(result):
         for name, worth in n["worths"].items()
     ]
     if result["questions"]:
-        lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", "|---|---|---|---|---|"]
+        lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", f"|{5 * '---|'}"]
     for q in result["questions"]:
         t, how = q["test"], f", LoRA {q['lora']}" if q["lora"] else ""
         lines.append(

@@ -174,7 +174,7 @@ def fit(model, source, rank=0):
         ) from None
     if not rank:
         return tuner.merge_and_unload().requires_grad_(True)
-    model._hf_peft_config_loaded = True  # so that save_pretrained writes the adapter, not the model
+    model._hf_peft_config_loaded = True  # so that `save_pretrained` writes the adapter, not the model
     hold(model)
     return model.eval()
 
