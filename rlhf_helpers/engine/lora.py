@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from .files import WorkbookError, shown
 
@@ -112,7 +113,8 @@ def base_of(source):
     if kind != "LORA" or not named:
         fault = f"says that it is of the kind {shown(kind)}, and only LORA is known here" if named else "names no model"
         raise WorkbookError(
-            f"{folder} holds an adapter, but its {CONFIG} {fault}. Merge it into its model, or choose another MODEL."
+            f"The model {shown(str(folder), 300)} cannot be loaded: it is an adapter, and its {CONFIG} {fault}. Merge it "
+            "into its model, or choose another."
         )
     near = folder / base  # a folder may be named as seen from here, or from where Python runs
     base = str(near.resolve()) if near.is_dir() and not Path(base).is_dir() else base
@@ -149,8 +151,8 @@ def fit(model, source, rank=0):
     WorkbookError without PEFT, and where the adapter doesn't belong to the model.
     """
     base, folder = base_of(source)
-    if not rank and folder is None:
-        return model
+    if folder is None and not (rank and isinstance(model, PreTrainedModel)):
+        return model  # such as a ready judge that is taken as a whole
     peft = need_peft()
     try:
         config = peft.PeftConfig.from_pretrained(folder) if folder is not None else fresh(peft, rank)
