@@ -113,8 +113,8 @@ def base_of(source):
     if kind != "LORA" or not named:
         fault = f"says that it is of the kind {shown(kind)}, and only LORA is known here" if named else "names no model"
         raise WorkbookError(
-            f"The model {shown(str(folder), 300)} cannot be loaded: it is an adapter, and its {CONFIG} {fault}. Merge it "
-            "into its model, or choose another."
+            f"The model {shown(str(folder), 300)} cannot be loaded: it is an adapter, and its {CONFIG} {fault}. "
+            "Merge it into its model, or choose another."
         )
     near = folder / base  # a folder may be named as seen from here, or from where Python runs
     base = str(near.resolve()) if near.is_dir() and not Path(base).is_dir() else base
