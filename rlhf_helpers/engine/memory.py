@@ -163,7 +163,7 @@ def _words(size):
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
-def check(source, device, stage, rows, answer=48, asked=None, rank=0):
+def check(source, device, stage, rows, asked=None, rank=0, answer=48):
     """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit.
 
     rank: of LoRA, or 0 where all weights are trained.

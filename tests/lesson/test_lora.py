@@ -401,9 +401,9 @@ def test_the_estimate_counts_the_base_once_and_the_adapters_as_often_as_the_weig
 def test_a_model_that_fits_with_lora_only_is_told_so(folder, monkeypatch):
     need = {r: sum(memory.estimate(memory.shape_of(folder), "PPO", 4, 8, rank=r).values()) for r in (0, 2)}
     monkeypatch.setattr(memory, "free_memory", lambda device: (need[0] + need[2]) / 2)
-    memory.check(folder, torch.device("cpu"), "PPO", 4, 8, rank=2)
+    memory.check(folder, torch.device("cpu"), "PPO", 4, rank=2, answer=8)
     with pytest.raises(WorkbookError, match="set LORA = 16"):
-        memory.check(folder, torch.device("cpu"), "PPO", 4, 8)
+        memory.check(folder, torch.device("cpu"), "PPO", 4, answer=8)
 
 
 def test_checkpoints_of_models_without_an_adapter_hold_all_their_weights(folder):
