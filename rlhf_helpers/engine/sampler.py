@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from . import lora
 from .arithmetic import arithmetic_of, autocast, keep_head_in_fp32
 from .packing import window_of
 from .trials import position_ids, vocabulary
@@ -69,10 +70,11 @@ def twin(model, dtype):
     head, own = other.get_output_embeddings(), model.get_output_embeddings()
     head.weight = own.weight  # also where it was tied to the embedding, which gets a copy
     kept = {id(p) for p in head.parameters()}
+    lora.rounded(other, dtype, head)  # in place of those that the model holds, one for all its copies
     theirs = dict(model.named_parameters(remove_duplicate=False))
     pairs = []
     for name, p in other.named_parameters():
-        if id(p) not in kept:
+        if id(p) not in kept and not isinstance(p, lora.Held):
             p.data = p.data.to(dtype)
             p.requires_grad_(False)
             pairs.append((p, theirs[name]))

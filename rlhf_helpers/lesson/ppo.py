@@ -6,12 +6,12 @@ gradient steps.  All per-token tensors have the shape (rows, answer tokens); `ma
 answer tokens, the end-of-text token included.
 """
 
-import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from ..engine import lora
 from ..engine.arithmetic import arithmetic_of, autocast, memory_guard, take_step
 from ..engine.checkpoints import digest, digest_of, load_checkpoint, save_checkpoint
 from ..engine.files import WorkbookError
@@ -401,7 +401,7 @@ def fingerprint(*models):
 
 def remember(policy, good):
     """Write the weights of the policy into `good`, its state of before, without new memory."""
-    for name, tensor in policy.state_dict().items():
+    for name, tensor in lora.learned(policy).items():
         good[name].copy_(tensor)
 
 
@@ -527,7 +527,7 @@ def train(
     recompute_if_needed(model, rows, longest, settings.max_new_tokens)
     packed = packed and not edited(__name__, "PolicyWithValue") and can_pack(model)
     kind, device = PackedPolicy if packed else PolicyWithValue, next(model.parameters()).device
-    policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)
+    policy, reference = kind(model), kind(lora.copy_to_compare(model)).eval().requires_grad_(False)
     before = fingerprint(reference, *frozen)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, fused=True
@@ -542,7 +542,7 @@ def train(
         "reward model": digest(*frozen),
     }
     history, card, queue = resume(checkpoint, run, policy, optimizer, dice, reward)
-    good = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    good = {name: tensor.clone() for name, tensor in lora.learned(policy).items()}
     updates = loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue, len(history))
     try:
         for step in range(len(history), settings.updates):
@@ -570,5 +570,5 @@ def train(
         where = f" Its checkpoint is {checkpoint}." if checkpoint and Path(checkpoint).exists() else ""
         raise WorkbookError(f"{e} The last good policy is kept.{where}") from None
     finally:
-        policy.load_state_dict(good)
+        lora.restore(policy, good)
     return history, card

@@ -188,12 +188,12 @@ def chapters(only=(), folder=ROOT / "notebooks", deeper=False):
 
 
 def taken_by(path, parameters):
-    """Those of `parameters` that a chapter takes: not each asks for PROMPTS and PREFERENCES."""
+    """Those of `parameters` that a chapter takes: not each asks for PROMPTS, PREFERENCES and LORA."""
     import nbformat
 
     cells = [c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", ())]
     named = set(re.findall(r"^(\w+) *=", "\n".join(cells), re.M))
-    return {k: v for k, v in parameters.items() if k in named or k not in ("PROMPTS", "PREFERENCES")}
+    return {k: v for k, v in parameters.items() if k in named or k not in ("PROMPTS", "PREFERENCES", "LORA")}
 
 
 def made_with(runs, MODEL="", PROMPTS="", PREFERENCES="", **others):
@@ -294,6 +294,7 @@ def main(arguments=None):
         help='who labels: "you" (your labels, if there are any), or a simulated taste',
     )
     parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train LoRA adapters of this rank (0: all weights)")
     parser.add_argument(
         "--preferences", metavar="FILE", help="your own preferences: a file or folder (docs/your_data.md)"
     )
@@ -308,6 +309,7 @@ def main(arguments=None):
         "FAST": options.fast or None,
         "SEED": options.seed,
         "ANNOTATOR": options.annotator,
+        "LORA": options.lora,
         "PREFERENCES": absolute(options.preferences),
         "PROMPTS": absolute(options.prompts),
         "RUNS_DIR": str(runs) if options.runs_dir else None,

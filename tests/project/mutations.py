@@ -174,7 +174,7 @@ BUGS = [Bug(*b) for b in [
     (30, "gradient through the old log-probabilities", PPO, 'logprobs, part["logprobs"], part',
      "logprobs, logprobs, part", "test_the_step_follows_surrogate_and_value_loss_and_nothing_else"),
     (30, "the reference is the policy itself", PPO,
-     "policy, reference = kind(model), kind(copy.deepcopy(model)).eval().requires_grad_(False)",
+     "policy, reference = kind(model), kind(lora.copy_to_compare(model)).eval().requires_grad_(False)",
      "policy, reference = kind(model), kind(model)", "test_the_reference_is_a_model_of_its_own"),
     (30, "nobody looks whether the reward model moves", PPO, "fingerprint(reference, *frozen)).sum()", "before).sum()",
      "test_a_reward_model_that_moves_is_noticed"),
