@@ -41,6 +41,13 @@ Write your answer into the cell below each task and run the cell after it: it sa
 you have. Change no other cell, and leave names as they are. Before you hand in, save, and see that the notebook still
 runs from top to bottom in a new kernel."""
 
+HOSTED = "# In Colab and on Kaggle this fetches the workbook; elsewhere it does nothing.\n"
+
+QUIET = """\
+import warnings
+
+warnings.simplefilter("ignore")  # nbgrader takes a warning for an error"""
+
 CHECK = """\
 verdict = {call}
 print(verdict)
@@ -143,12 +150,13 @@ def assignment(path):
     where = path.relative_to(ROOT / "notebooks").as_posix()
     stem = path.stem
     code = "\n".join("\n".join((e.code[0].source, solution_of(e), call_of(e))) for e in exercises)
-    hosted = colab.CELL.format(url=f"https://github.com/{colab.REPOSITORY}", tag=colab.TAG)
+    fetch = colab.CELL.format(url=f"https://github.com/{colab.REPOSITORY}", tag=colab.TAG).partition("import ")
+    setup = "\n\n".join([*support(code, definitions(chapter)), QUIET])
     words = INTRODUCTION.format(title=title, repository=colab.REPOSITORY, path=where)
     cells = [
         new_markdown_cell(words, id="introduction", metadata=graded(f"{stem}-introduction")),
-        new_code_cell(hosted, id="colab", metadata=graded(f"{stem}-colab")),
-        new_code_cell("\n\n".join(support(code, definitions(chapter))), id="setup", metadata=graded(f"{stem}-setup")),
+        new_code_cell(HOSTED + "".join(fetch[1:]), id="colab", metadata=graded(f"{stem}-colab")),
+        new_code_cell(setup, id="setup", metadata=graded(f"{stem}-setup")),
     ]
     for e in exercises:
         cells += cells_of(e, f"{stem}-{e.number}")
@@ -164,7 +172,7 @@ def cells_of(exercise, name):
     points = POINTS[level]
     worth = f"{points} point{'s' * (points > 1)}"
     task = exercise.text.split("<details>")[0].strip().replace(f"*{level} · ", f"*{worth} · {level} · ", 1)
-    answer = f"{exercise.code[0].source}\n\n\n### BEGIN SOLUTION\n{solution_of(exercise)}### END SOLUTION"
+    answer = f"{exercise.code[0].source}\n\n### BEGIN SOLUTION\n{solution_of(exercise)}### END SOLUTION"
     check = CHECK.format(call=call_of(exercise), points=points)
     return [
         new_markdown_cell(task, id=f"task-{exercise.number}", metadata=graded(f"{name}-task")),
