@@ -98,6 +98,7 @@ def hand_in(course, name, student, answers):
 
 
 @pytest.mark.grading
+@pytest.mark.timeout(1200)
 def test_solved_unsolved_and_half_solved_copies_get_the_points_they_deserve(tmp_path, capsys):
     """With nbgrader's own commands: what a lecturer types is what docs/teaching.md says."""
     course = tmp_path / "course"
