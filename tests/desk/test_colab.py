@@ -83,6 +83,13 @@ def test_notebooks_ask_for_a_gpu():
         assert metadata["accelerator"] == "GPU" and metadata["colab"]["gpuType"] == "T4"
 
 
+def test_every_chapter_ends_with_the_offer_to_download_what_was_made():
+    for path in PATHS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        last = [c for c in cells if c["cell_type"] == "code"][-1]
+        assert "".join(last["source"]).endswith("colab.download_button(ws.runs)  # in Colab only"), path.name
+
+
 def test_the_cell_does_nothing_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
