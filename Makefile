@@ -12,8 +12,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run site assignment test test-fast test-matrix test-colab test-scale test-grading test-lowest test-newest \
-  constraints lab models stamp clean reset
+.PHONY: help setup run site assignment test test-fast test-matrix test-colab test-scale test-grading test-lowest test-newest constraints lab models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"

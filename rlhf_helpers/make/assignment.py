@@ -74,7 +74,7 @@ def exercises_of(cells):
             continue
         for part in re.split(r"^(?=### Exercise |## )", cell.source, flags=re.M):
             if part.startswith("### Exercise "):
-                number = int(re.match(r"### Exercise (\d+)", part)[1])
+                number = int(re.findall(r"\d+", part)[0])
                 found.append(SimpleNamespace(number=number, text=part, code=[]))
             elif found:
                 found[-1].text += "\n" + part
@@ -82,7 +82,7 @@ def exercises_of(cells):
 
 
 def solution_of(exercise):
-    return SOLUTION.search(exercise.text)[1]
+    return SOLUTION.findall(exercise.text)[0]
 
 
 def call_of(exercise):
@@ -146,7 +146,7 @@ def assignment(path):
 
     chapter = nbformat.read(path, 4).cells
     exercises = exercises_of(chapter)
-    title = re.search(r"^# (.+)$", chapter[0].source, re.M)[1]
+    title = re.findall(r"^# (.+)$", chapter[0].source, re.M)[0]
     where = path.relative_to(ROOT / "notebooks").as_posix()
     stem = path.stem
     code = "\n".join("\n".join((e.code[0].source, solution_of(e), call_of(e))) for e in exercises)
@@ -168,7 +168,7 @@ def cells_of(exercise, name):
     """The three cells of an exercise: its task, its stub with the solution below, and the check that gives points."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
-    level = HEADING.match(exercise.text)[2]
+    level = HEADING.findall(exercise.text)[0][1]
     points = POINTS[level]
     worth = f"{points} point{'s' * (points > 1)}"
     task = exercise.text.split("<details>")[0].strip().replace(f"*{level} · ", f"*{worth} · {level} · ", 1)
