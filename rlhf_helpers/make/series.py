@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..desk import workspace
+from ..desk import colab, workspace
 from ..engine import files
 from ..engine.files import ROOT, WorkbookError
 from ..world import annotators
@@ -176,8 +176,9 @@ def chapters(only=(), folder=ROOT / "notebooks", deeper=False):
 
     Or those in `only`, by the number of a core chapter ("04") or the name of a deeper one ("bug_museum").
     """
-    core = {p.name[:2]: p for p in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
-    every = core | {p.stem: p for p in sorted((Path(folder) / "deeper").glob("*.ipynb"))}
+    folder = Path(folder)
+    every = {p.name[:2] if p.parent == folder else p.stem: p for p in colab.chapters(folder)}
+    core = [name for name, p in every.items() if p.parent == folder]
     wanted = [str(n).zfill(2) for n in only] or list(every if deeper else core)
     unknown = [n for n in wanted if n not in every]
     if not core:

@@ -238,7 +238,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.make.site", description="Write the reading site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder (build/site)")
     out = parser.parse_args(arguments).out
-    print("To read the series, open", build([p for p in colab.stampable() if p.suffix == ".ipynb"], out))
+    print("To read the series, open", build(colab.chapters(), out))
 
 
 if __name__ == "__main__":

@@ -83,6 +83,13 @@ def test_notebooks_ask_for_a_gpu():
         assert metadata["accelerator"] == "GPU" and metadata["colab"]["gpuType"] == "T4"
 
 
+def test_every_chapter_ends_with_the_offer_to_download_what_was_made():
+    for path in PATHS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        last = [c for c in cells if c["cell_type"] == "code"][-1]
+        assert "".join(last["source"]).endswith("colab.download_button(ws.runs)  # in Colab only"), path.name
+
+
 def test_the_cell_does_nothing_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
@@ -114,11 +121,10 @@ def test_a_drive_that_is_not_mounted_is_not_written_to():
         workspace.setup(RUNS_DIR="/content/drive/MyDrive/rlhf")
 
 
-# ---------------------------------------------------------------- opened alone, as in Colab
+# ---------------------------------------------------------------- opened alone, as in Colab and on Kaggle
 
 STARTUP = """
 import pathlib, sys
-import google.colab  # a Colab kernel has it loaded
 sys.path[:] = [p for p in sys.path if not (pathlib.Path(p or ".") / "rlhf_helpers").exists()]
 sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
 """
@@ -141,26 +147,32 @@ def release(tmp_path_factory):
     return repository.as_uri()
 
 
-@pytest.fixture
-def simulated_colab(tmp_path, monkeypatch):
-    """Kernels get a module `google.colab` and have not got the package, wherever it is installed."""
-    package = tmp_path / "site" / "google" / "colab"
-    files.write_text(package / "__init__.py", "")
-    files.write_text(package / "files.py", "def download(path): pass\n")
-    files.write_text(tmp_path / "ipython" / "profile_default" / "startup" / "00.py", STARTUP)
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+def simulate(host, folder, monkeypatch):
+    """Kernels have not got the package, wherever it is installed, and know by what they have where they are."""
+    startup, package = STARTUP, folder / "site" / "google" / "colab"
+    if host == "colab":
+        files.write_text(package / "__init__.py", "")
+        files.write_text(package / "files.py", "def download(path): pass\n")
+        startup += "import google.colab  # a Colab kernel has it loaded\n"
+    else:
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    files.write_text(folder / "ipython" / "profile_default" / "startup" / "00.py", startup)
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "site"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
-def test_opened_alone(path, tmp_path, release, simulated_colab):
-    """One notebook in a folder of its own, and a clone URL: all that a reader in Colab has.
+@pytest.mark.parametrize(
+    "path, host", [*((path, "colab") for path in PATHS), (PATHS[0], "kaggle")], ids=lambda x: getattr(x, "stem", x)
+)
+def test_opened_alone(path, host, tmp_path, release, monkeypatch):
+    """One notebook in a folder of its own, and a clone URL: all that a reader in Colab, or on Kaggle, has.
 
     Chapter 03 stands for the others where the versions are not Colab's (`make test-colab` runs them all).
     """
     if path.stem[:2] != "03" and not os.environ.get("WORKBOOK_COLAB"):
         pytest.skip("only in `make test-colab`")
+    simulate(host, tmp_path, monkeypatch)
     nb = colab.stamp(json.loads(path.read_text(encoding="utf-8")), path.name, release)
     alone = tmp_path / "content" / path.name
     files.write_text(alone, json.dumps(nb))
@@ -172,4 +184,22 @@ def test_opened_alone(path, tmp_path, release, simulated_colab):
     CHECKS.get(path.stem[:2] if path in CORE else path.stem, lambda runs, metrics: None)(clone / "runs", metrics)
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
     assert changed.stdout == "", "something outside runs/ was written"
-    assert "Download what I made" in json.dumps(done.metadata["widgets"])
+    assert ("Download what I made" in json.dumps(done.metadata["widgets"])) == (host == "colab")
+
+
+@pytest.mark.slow
+def test_on_kaggle_the_cell_fetches_the_release_once_and_says_what_to_do_without_a_network(tmp_path, release):
+    """The stamped cell of a chapter in a Python that has nothing installed and knows that it is Kaggle's."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}
+
+    def run(url, then="import rlhf_helpers as w; print(w.__file__, w.__version__)"):
+        nb = colab.stamp(json.loads(PATHS[0].read_text(encoding="utf-8")), PATHS[0].name, url)
+        code = "".join(nb["cells"][1]["source"]) + "\n" + then
+        return subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    failed = run("file:///nowhere")
+    assert failed.returncode and "could not be fetched" in failed.stderr and "on Kaggle: Settings" in failed.stderr
+    for url in (release, "file:///nowhere"):  # the second time, nothing is fetched
+        done = run(url)
+        clone = tmp_path / f"rlhf-workbook-{colab.TAG}"
+        assert done.stdout.split() == [str(clone / "rlhf_helpers" / "__init__.py"), colab.TAG[1:]], done.stderr

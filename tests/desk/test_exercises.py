@@ -16,20 +16,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from IPython.core.inputtransformer2 import TransformerManager
 from taught import PATHS
 
 from rlhf_helpers.desk import exercises as folder
 from rlhf_helpers.lesson.loop import gate
+from rlhf_helpers.make.assignment import HEADING, SOLUTION, definitions, exercises_of, parse, support
 
-HEADING = re.compile(r"### Exercise (\d+): \S.*\n\n\*(easy|medium|hard) · (\d+) minutes\*\n\n\S")
-SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```\n.*?</details>", re.S)
 MODULES = [importlib.import_module(f"{folder.__name__}.{name}") for _, name, _ in pkgutil.iter_modules(folder.__path__)]
 CHECKERS = {name: f for m in MODULES for name, f in vars(m).items() if re.match("check_(?!cases)", name)}
-
-
-def parse(source):
-    return ast.parse(TransformerManager().transform_cell(source)).body
 
 
 @cache
@@ -37,24 +31,7 @@ def cells(path):
     return nbformat.read(path, 4).cells
 
 
-def exercises_of(path):
-    """The exercises of a notebook: number, text from its heading to the next, and its code cells."""
-    found = []
-    for cell in cells(path):
-        if cell.cell_type == "code":
-            if found:
-                found[-1].code.append(cell)
-            continue
-        for part in re.split(r"^(?=### Exercise |## )", cell.source, flags=re.M):
-            if part.startswith("### Exercise "):
-                number = int(re.match(r"### Exercise (\d+)", part)[1])
-                found.append(SimpleNamespace(path=path, number=number, text=part, code=[]))
-            elif found:
-                found[-1].text += "\n" + part
-    return found
-
-
-EXERCISES = [e for path in PATHS for e in exercises_of(path)]
+EXERCISES = [SimpleNamespace(path=path, **vars(e)) for path in PATHS for e in exercises_of(cells(path))]
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: f"{e.path.stem[:2]}.{e.number}")
 
 
@@ -90,18 +67,6 @@ def test_each_checker_of_the_package_belongs_to_one_exercise():
 # ---------------------------------------------------------------- stub and solution
 
 
-def definitions(path):
-    """{name: the statement of the notebook that imports or defines it}."""
-    made = {}
-    for cell in cells(path):
-        for node in parse(cell.source) if cell.cell_type == "code" else ():
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                made |= {a.asname or a.name.split(".")[0]: node for a in node.names}
-            elif isinstance(node, ast.FunctionDef):
-                made[node.name] = node
-    return made
-
-
 def unconditional(statements):
     """All but what follows a right answer, which may train a model."""
     return [s for s in statements if not isinstance(s, ast.If)]
@@ -109,18 +74,9 @@ def unconditional(statements):
 
 def run(path, statements):
     """What the statements print, given the imports and functions of the notebook that they need."""
-    scope, made = {}, definitions(path)
-
-    def supply(node):
-        for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & set(made):
-            needed = made.pop(name, None)
-            if needed is None:  # supplied meanwhile
-                continue
-            supply(needed)
-            exec(compile(ast.Module([needed], []), path.name, "exec"), scope)
-
-    for node in unconditional(statements):
-        supply(node)
+    scope = {}
+    code = ast.unparse(ast.Module(unconditional(statements), []))
+    exec(compile("\n".join(support(code, definitions(cells(path)))), path.name, "exec"), scope)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(ast.Module(statements, []), path.name, "exec"), scope)

@@ -20,7 +20,7 @@ from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import site
 
 pytest.importorskip("latex2mathml")
-NOTEBOOKS = {p.stem: nbformat.read(p, 4) for p in colab.stampable() if p.suffix == ".ipynb"}
+NOTEBOOKS = {p.stem: nbformat.read(p, 4) for p in colab.chapters()}
 HOW = [(scheme, width) for scheme in ("light", "dark") for width in (360, 1366)]
 
 

@@ -35,8 +35,9 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def requirements():
-    """Everything but the extra `scale`, which has constraints of its own."""
-    return [Requirement(r) for r in PROJECT["dependencies"] + sum((EXTRAS[e] for e in EXTRAS if e != "scale"), [])]
+    """Everything but the extras `scale` and `grading`, which have constraints of their own."""
+    extras = (EXTRAS[e] for e in EXTRAS if e not in ("scale", "grading"))
+    return [Requirement(r) for r in PROJECT["dependencies"] + sum(extras, [])]
 
 
 def pins(name="constraints.txt"):
@@ -58,6 +59,18 @@ def test_environment_yml_agrees_with_pyproject():
     assert installed and len(project["pip"]) == 1, project
     assert "notebooks" in installed[1].split(",")
     assert set(installed[1].split(",")) <= set(EXTRAS)
+
+
+@pytest.mark.slow
+def test_environment_yml_is_solved_by_pip_as_written(tmp_path):
+    """As conda hands it over: the lines under `pip` as a file of requirements, read beside environment.yml."""
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines) + "\n")
+    offline = ("--no-index", "--no-build-isolation", "--disable-pip-version-check")  # what is installed here must do
+    command = [sys.executable, "-m", "pip", "install", "-U", "--dry-run", *offline, "-r", tmp_path / "requirements.txt"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Would install {PROJECT['name']}-{rlhf_helpers.__version__}" in done.stdout.splitlines()[-1]
 
 
 OTHER_VERSIONS = os.environ.get("WORKBOOK_VERSIONS")  # `make test-lowest` and `make test-newest`
@@ -208,7 +221,8 @@ def test_ci_runs_the_readme_command():
     assert "set -euo pipefail" in text and text.rstrip().endswith("make test")
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert jobs["test"]["steps"][-1]["run"] == "make test"
-    assert jobs["scale"]["steps"][-1]["run"] == "make test-scale"
+    for tier in ("scale", "grading", "colab", "matrix"):
+        assert jobs[tier]["steps"][-1]["run"] == f"make test-{tier}"
     assert all(f"`{command}`" in README for command in ("make lab", "make run", "make test"))
 
 
