@@ -318,6 +318,16 @@ WRONG = {
         ("GRPO", grpo),
         ("the others are one fewer", lambda s: s - (s.sum(1, keepdim=True) - s) / s.size(1)),
     ],
+    "check_teaches": [
+        ("all alike", lambda p, k: (1 - p) ** k + p**k),
+        ("all wrong", lambda p, k: 1 - p**k),
+        ("two answers only", lambda p, k: 2 * p - 2 * p * p),
+    ],
+    "check_loudness": [
+        ("mean over answers is missing", lambda lengths: [1.0 / n for n in lengths]),
+        ("long answers count for more", lambda lengths: [1 / sum(lengths) for _ in lengths]),
+        ("the less its single token counts", lambda lengths: [n / sum(lengths) for n in lengths]),
+    ],
     "check_reward": [
         ("the empty answer gets the most", rewards(lambda r: -len(r.split()))),
         ("a longer answer", rewards(lambda r: len(r.split()))),
