@@ -219,18 +219,44 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
 
 
-@memory_guard("DPO", "batch_size")
-def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, seed=0):
-    """Direct preference optimisation of `model` in place on preference rows; returns the losses (nats).
+def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
+    """The squared distance of the same difference from 1 / (2 beta), where it stops (Azar et al. 2024)."""
+    return (((chosen - ref_chosen) - (rejected - ref_rejected) - 1 / (2 * beta)) ** 2).mean()
 
-    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen copy, are
-    the reward.
+
+def whole_logprobs(model, tokenizer, rows):
+    """Log-probability of the whole answer of each row {"prompt", "response"}, its end included: (rows,)."""
+    ids, mask, answer = lm.demonstration_batch(tokenizer, rows, next(model.parameters()).device)
+    return (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
+
+
+@memory_guard("DPO", "batch_size")
+def dpo(
+    model,
+    tokenizer,
+    rows,
+    *,
+    epochs=1,
+    batch_size=32,
+    lr=1e-4,
+    beta=0.1,
+    seed=0,
+    loss=dpo_loss,
+    reference=None,
+    on_step=None,
+):
+    """Direct preference optimisation of `model` in place on preference rows; returns the losses.
+
+    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen `reference` (a copy
+    of it, unless another is given), are the reward.  `on_step(row)` gets the loss of each step, and the mean over its
+    pairs by how many nats the "chosen" and the "rejected" answers have become likelier than by the reference.
     """
     if not rows:
         raise WorkbookError("There is no pair for DPO to learn from.")
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    if reference is None:
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    generator, losses, device = torch.Generator().manual_seed(seed), [], next(model.parameters()).device
+    generator, losses = torch.Generator().manual_seed(seed), []
     batches = [
         b.tolist() for _ in range(epochs) for b in torch.randperm(len(rows), generator=generator).split(batch_size)
     ]
@@ -238,14 +264,16 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
         some = [
             {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
         ]
-        ids, mask, answer = lm.demonstration_batch(tokenizer, some, device)
         with torch.no_grad():
-            there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)
-        here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
+            there = whole_logprobs(reference, tokenizer, some)
+        here = whole_logprobs(model, tokenizer, some)
         (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
-        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
+        error = loss(chosen, rejected, ref_chosen, ref_rejected, beta)
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / len(batches))
-        take_step(loss, model, optimizer, "The loss of DPO")
-        losses.append(loss.item())
+        take_step(error, model, optimizer, "The loss of DPO")
+        losses.append(error.item())
+        if on_step:
+            gaps = {"chosen": (chosen - ref_chosen).mean().item(), "rejected": (rejected - ref_rejected).mean().item()}
+            on_step({"step": step + 1, "loss": losses[-1], **gaps})
     return losses

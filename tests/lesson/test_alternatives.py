@@ -373,3 +373,57 @@ def test_differences_are_paired_by_seed_at_the_best_settings_and_at_equal_distan
         assert found == pytest.approx([a - b for a, b in zip(ours, theirs)])
         assert methods.told(found).endswith("inconclusive")
     assert methods.gold_at(result, "DPO", 5) is None and methods.told(None) == "not reached"
+
+
+# ---------------------------------------------------------------- benchmarks/verifiable.py
+
+
+@pytest.fixture(scope="module")
+def verifiable():
+    spec = importlib.util.spec_from_file_location("verifiable", ROOT / "benchmarks" / "verifiable.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["verifier", "judge"])
+def test_every_variant_is_trained_at_the_same_cost_and_measured(verifiable, kind, monkeypatch):
+    some = {split: world.prompts(split)[:96] for split in ("train", "dev")}
+    monkeypatch.setattr(verifiable.world, "prompts", lambda split: some[split])
+    monkeypatch.setattr(verifiable, "K", 2)
+    names = ["fine-tuned", "PPO, λ 1, no clip", "GRPO"] if kind == "judge" else ["RLOO"]
+    for name in names:
+        row = verifiable.one(kind, name, 2e-4, 0, "dev", updates=1)
+        assert 0 < row["dev_right"] < 1 and row["dev_right"] <= row["dev_pass"] <= 1 and row["dev_kl"] < 1
+        assert row["dev_wrong_words"] > 1 and (name == "fine-tuned" or row["clipped"] < 0.5)
+
+
+def test_the_verdicts_on_what_papers_claim_follow_the_seeds(verifiable):
+    wobble = [-0.01, 0.0, 0.01]
+
+    def result(kind, **means):
+        rows = [
+            {"method": m, "lr": 1e-4, "seed": s, "minutes": 0.5, "clipped": 0.1} | {k: x + w for k, x in of.items()}
+            for m, of in means.items()
+            for s, w in enumerate(wobble)
+        ]
+        return {"reward": kind, "chosen": {}, "runs": rows}
+
+    def verdicts(found):
+        return [claim[-1] for claim in verifiable.claims(found)]
+
+    def row(right, passed, words):
+        return {"test_right": right, "test_pass": passed, "test_wrong_words": words, "test_kl": 1.0, "test_gold": 0.0}
+
+    names = ("fine-tuned", "PPO, λ 0.95", "RLOO", "GRPO")
+    like_the_papers = dict(zip(names, (row(0.4, 0.9, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 12))))
+    assert verdicts(result("verifier", **like_the_papers)) == ["holds"] * 3
+    unlike = dict(zip(names, (row(0.4, 0.6, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 9), row(0.6, 0.9, 7))))
+    assert verdicts(result("verifier", **unlike)) == ["fails"] * 3
+    gold = {"PPO, λ 0.95": 1.0, "PPO, λ 1": 1.5, "PPO, λ 0.95, no clip": 1.02, "PPO, λ 1, no clip": 1.0, "RLOO": 0.5}
+    judged = result("judge", **{m: row(0.5, 0.9, 9) | {"test_gold": g} for m, g in (gold | {"GRPO": 1}).items()})
+    assert verdicts(judged) == ["fails", "holds", "holds"]
+    rows = verifiable.reproduced(judged).splitlines()
+    assert len(rows) == 3 and all(r.count("|") == 7 for r in rows) and "--reward judge" in rows[0]
+    assert verifiable.above([0.1, -0.1, 0.3], 0) == "inconclusive" == verifiable.within([0.1, -0.1, 0.3], 0.1)
