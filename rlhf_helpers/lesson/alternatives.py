@@ -84,26 +84,14 @@ def averaged(mean):
     return policy_loss
 
 
-def grouped(
-    model,
-    tokenizer,
-    reward,
-    prompts,
-    settings=None,
-    seed=0,
-    *,
-    answers=8,
-    compare=leave_one_out,
-    mean=sum_over(1),
-    **how,
-):
+def grouped(model, tokenizer, reward, prompts, settings=None, seed=0, *, answers=8, compare=None, mean=None, **how):
     """Train `model` in place by the loop of PPO without a value head; returns (history, health card).
 
     Each prompt gets several `answers`; what one earned, its score less beta times its KL estimate, is compared
     with the others' to the same prompt, and all its tokens get that advantage.  compare: scores (prompts, answers)
-    -> advantages.  mean: how the loss is averaged over tokens.  RLOO (Ahmadian et al. 2024) is `leave_one_out` and
-    `sum_over(1)`, GRPO (Shao et al. 2024) `standardised` and `mean_of_answers`, Dr. GRPO (Liu et al. 2025) `centred`
-    and `sum_over(max_new_tokens)`.  The other arguments are those of `ppo.train`.
+    -> advantages.  mean: how the loss is averaged over tokens.  By default they are `leave_one_out` and `sum_over(1)`:
+    RLOO (Ahmadian et al. 2024).  Dr. GRPO (Liu et al. 2025) is `centred` and `sum_over(max_new_tokens)`.  The other
+    arguments are those of `ppo.train`.
     """
     settings = dataclasses.replace(settings or Settings(), value_coef=0.0)
     check_groups(settings.batch_size, answers)
@@ -114,11 +102,16 @@ def grouped(
         batch = plain(policy, reference, tokenizer, reward, asked, *rest)
         earned = batch["rewards"].sum(-1).view(-1, answers)
         weight = batch["mask"] * ppo.importance(batch["logprobs"], batch["drawn"])
-        batch["advantages"] = compare(earned).view(-1, 1) * weight
+        batch["advantages"] = (compare or leave_one_out)(earned).view(-1, 1) * weight
         return batch
 
-    with replaced(ppo, collect=collect, policy_loss=averaged(mean)):
+    with replaced(ppo, collect=collect, policy_loss=averaged(mean or sum_over(1))):
         return ppo.train(model, tokenizer, reward, prompts, settings, seed, **how)
+
+
+def grpo(*given, **how):
+    """`grouped` as in group relative policy optimisation (Shao et al. 2024)."""
+    return grouped(*given, compare=standardised, mean=mean_of_answers, **how)
 
 
 def check_groups(batch_size, answers):
@@ -219,11 +212,6 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
 
 
-def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
-    """The squared distance of the same difference from 1 / (2 beta), where it stops (Azar et al. 2024)."""
-    return (((chosen - ref_chosen) - (rejected - ref_rejected) - 1 / (2 * beta)) ** 2).mean()
-
-
 def whole_logprobs(model, tokenizer, rows):
     """Log-probability of the whole answer of each row {"prompt", "response"}, its end included: (rows,)."""
     ids, mask, answer = lm.demonstration_batch(tokenizer, rows, next(model.parameters()).device)
@@ -241,15 +229,16 @@ def dpo(
     lr=1e-4,
     beta=0.1,
     seed=0,
-    loss=dpo_loss,
+    loss=None,
     reference=None,
     on_step=None,
 ):
     """Direct preference optimisation of `model` in place on preference rows; returns the losses.
 
     No reward model and no rollout: the policy's own log-probabilities, against those of a frozen `reference` (a copy
-    of it, unless another is given), are the reward.  `on_step(row)` gets the loss of each step, and the mean over its
-    pairs by how many nats the "chosen" and the "rejected" answers have become likelier than by the reference.
+    of it, unless another is given), are the reward.  `loss` takes what `dpo_loss` takes.  `on_step(row)` gets the loss
+    of each step, and the mean over its pairs by how many nats the "chosen" and the "rejected" answers have become
+    likelier than by the reference.
     """
     if not rows:
         raise WorkbookError("There is no pair for DPO to learn from.")
@@ -268,7 +257,7 @@ def dpo(
             there = whole_logprobs(reference, tokenizer, some)
         here = whole_logprobs(model, tokenizer, some)
         (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
-        error = loss(chosen, rejected, ref_chosen, ref_rejected, beta)
+        error = (loss or dpo_loss)(chosen, rejected, ref_chosen, ref_rejected, beta)
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / len(batches))
         take_step(error, model, optimizer, "The loss of DPO")

@@ -183,7 +183,7 @@ class Result:
     @property
     def reproduced(self):
         """The rows of docs/reproductions.md that the script makes of the file."""
-        return script(self.name).reproduced(self.content)
+        return "\n".join(script(self.name).reproduced(self.content))
 
 
 def script(name):

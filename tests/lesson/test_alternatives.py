@@ -236,11 +236,10 @@ def test_a_group_takes_the_step_of_plain_rloo_and_leaves_the_value_head_alone(to
 
 def test_grpo_runs_in_the_loop_with_its_health_card_and_puts_everything_back(tokenizer):
     model, seen, before = tiny(tokenizer), [], (ppo.collect, ppo.policy_loss)
-    how = {"compare": alternatives.standardised, "mean": alternatives.mean_of_answers, "answers": 4}
     now = settings(updates=12, batch_size=32, lr=1e-2, beta=0.01)
     start = mean_letters(model, tokenizer)
-    history, card = alternatives.grouped(
-        model, tokenizer, letters, PROMPTS, now, on_update=lambda row, batch: seen.append(batch), **how
+    history, card = alternatives.grpo(
+        model, tokenizer, letters, PROMPTS, now, answers=4, on_update=lambda row, batch: seen.append(batch)
     )
     assert mean_letters(model, tokenizer) > start + 0.5, [round(h["reward"], 2) for h in history]
     assert len(history) == 12 and len(card) == 9 and (ppo.collect, ppo.policy_loss) == before
@@ -421,9 +420,11 @@ def test_the_verdicts_on_what_papers_claim_follow_the_seeds(verifiable):
     assert verdicts(result("verifier", **like_the_papers)) == ["holds"] * 3
     unlike = dict(zip(names, (row(0.4, 0.6, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 9), row(0.6, 0.9, 7))))
     assert verdicts(result("verifier", **unlike)) == ["fails"] * 3
+    no_room = {m: x | {"test_pass": 0.99} for m, x in like_the_papers.items()}
+    assert verdicts(result("verifier", **no_room)) == ["holds", "holds", "inconclusive"]
     gold = {"PPO, λ 0.95": 1.0, "PPO, λ 1": 1.5, "PPO, λ 0.95, no clip": 1.02, "RLOO": 0.5}
     judged = result("judge", **{m: row(0.5, 0.9, 9) | {"test_gold": g} for m, g in (gold | {"GRPO": 1}).items()})
     assert verdicts(judged) == ["fails", "holds", "holds"]
-    rows = verifiable.reproduced(judged).splitlines()
+    rows = list(verifiable.reproduced(judged))
     assert len(rows) == 3 and all(r.count("|") == 7 for r in rows) and "--reward judge" in rows[0]
     assert verifiable.above([0.1, -0.1, 0.3], 0) == "inconclusive" == verifiable.within([0.1, -0.1, 0.3], 0.1)

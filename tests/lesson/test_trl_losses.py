@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from taught import taught
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
@@ -150,7 +151,7 @@ def test_dpo_and_ipo(loss_type, tmp_path):
         )
     if loss_type == "ipo":  # by TRL, and in the paper's runs, of means over the tokens of an answer
         now, then = now / answer.sum(-1), then / answer.sum(-1)
-    loss = {"sigmoid": alternatives.dpo_loss, "ipo": alternatives.ipo_loss}[loss_type]
+    loss = {"sigmoid": alternatives.dpo_loss, "ipo": taught("dpo", "ipo_loss", alternatives)}[loss_type]
     ours = loss(*now.chunk(2), *then.chunk(2), 0.3)
     assert (now - then).abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
