@@ -3,8 +3,9 @@
 All start from data/models/finetuned and sample the same number of answers, trained on in the same passes and
 minibatches.  The reward is the verifier (1 where the embedded world says that an answer is right, else 0), or, with
 `--reward judge`, data/models/reward, scaled as in chapter 05.  The sweep chooses each variant's learning rate on dev
-questions; all are then measured on test questions, several seeds.  Writes verifiable.json or verifiable_judge.json
-after every run, so that an interrupted benchmark goes on.
+questions, with the verifier; with the judge all run at the rate that methods.py chose for PPO on dev questions, which
+is also the one that the sweep chose for groups.  All are then measured on test questions, several seeds.  Writes
+verifiable.json or verifiable_judge.json after every run, so that an interrupted benchmark goes on.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from rlhf_helpers.world import measures
 RESULTS = Path(__file__).resolve().parent / "results"
 UPDATES, ANSWERS, K = 20, 8, 16  # updates of 96 answers; answers in a group; answers to each question when measured
 RATES = (1e-4, 2e-4, 4e-4)  # learning rates that are tried; the first one only for groups, whose best was the second
+JUDGE_RATE = 2e-4
 NO_CLIP = 1e9
 GROUPS = {"RLOO": alternatives.grouped, "GRPO": alternatives.grpo}
 PPO = {"PPO, λ 0.95": (0.95, 0.2), "PPO, λ 1": (1.0, 0.2), "PPO, λ 0.95, no clip": (0.95, NO_CLIP)}
@@ -95,16 +97,11 @@ def one(kind, variant, rate, seed, split, updates=UPDATES):
     return row | {"minutes": round((time.process_time() - began) / 60, 2)}
 
 
-def tried(kind):
-    """The variants whose learning rate is chosen; λ and clip are then varied at that of PPO."""
-    return [v for v in VARIANTS[kind] if v in GROUPS or v == next(iter(PPO))]
-
-
-def choose(sweep, kind):
-    """{variant: the learning rate with the highest share of right answers (or gold, for the judge) on dev}."""
-    key = {"verifier": "dev_right", "judge": "dev_gold"}[kind]
-    best = {v: max((r for r in sweep if r["method"] == v), key=lambda r: r[key])["lr"] for v in tried(kind)}
-    return {v: best.get(v, best[next(iter(PPO))]) for v in VARIANTS[kind]}
+def choose(sweep):
+    """{variant: the learning rate with the highest share of right answers on dev}."""
+    return {
+        v: max((r for r in sweep if r["method"] == v), key=lambda r: r["dev_right"])["lr"] for v in VARIANTS["verifier"]
+    }
 
 
 # ---------------------------------------------------------------- what is shown
@@ -199,7 +196,7 @@ def markdown(result):
     key = "pass" if result["reward"] == "verifier" else "gold"
     head = ["method", "learning rate", "right", f"pass@{K}" if key == "pass" else "gold", "words, wrong", "KL (nats)"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for variant in ["fine-tuned", *VARIANTS[result["reward"]]]:
+    for variant in dict.fromkeys(r["method"] for r in result["runs"]):
         cells = [with_interval(column(result, variant, f"test_{k}"), ".3f") for k in ("right", key)]
         cells += [with_interval(column(result, variant, f"test_{k}"), ".2f") for k in ("wrong_words", "kl")]
         rate = result["chosen"].get(variant)
@@ -210,7 +207,9 @@ def markdown(result):
 def main():
     parser = argparse.ArgumentParser(description="PPO, RLOO and GRPO at equal cost.")
     parser.add_argument("--reward", choices=tuple(VARIANTS), default="verifier")
-    parser.add_argument("--sweep", action="store_true", help="choose the learning rates, on dev questions")
+    parser.add_argument(
+        "--sweep", action="store_true", help="choose the learning rates, on dev questions, by the verifier"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
@@ -220,7 +219,9 @@ def main():
     path = options.out / ("verifiable.json" if kind == "verifier" else f"verifiable_{kind}.json")
     result = {"sweep": [], "chosen": {}, "runs": []} | (parse(path.read_bytes()) if path.exists() else {})
     result |= {"reward": kind, "split": "test", "versions": versions(), "updates": UPDATES, "answers": ANSWERS}
-    if not options.sweep and not result["chosen"]:
+    if kind == "judge":
+        result["chosen"] = dict.fromkeys(VARIANTS[kind], JUDGE_RATE)
+    elif not options.sweep and not result["chosen"]:
         raise WorkbookError("There are no learning rates yet: run benchmarks/verifiable.py --sweep first.")
 
     def measure(part, variant, rate, seed, split):
@@ -230,14 +231,14 @@ def main():
             print(result[part][-1], flush=True)
 
     if options.sweep:
-        for variant, rate in itertools.product(tried(kind), RATES):
+        for variant, rate in itertools.product(VARIANTS["verifier"], RATES):
             if variant in GROUPS or rate > min(RATES):
                 measure("sweep", variant, rate, 0, "dev")
-        result["chosen"] = choose(result["sweep"], kind)
+        result["chosen"] = choose(result["sweep"])
         write_json(path, result)
         return
     for seed in range(options.seeds):
-        for variant in ["fine-tuned", *VARIANTS[kind]]:
+        for variant in [*["fine-tuned"] * (kind == "verifier"), *VARIANTS[kind]]:
             measure("runs", variant, result["chosen"].get(variant), seed, "test")
     print(markdown(result), *reproduced(result), sep="\n")
 
