@@ -280,6 +280,19 @@ def markdown(result):
     )
 
 
+def reproduced(result):
+    """Rows of docs/reproductions.md: what was claimed of DPO and RLOO against PPO, each at its best settings."""
+    minutes = sum(r["cpu"] for r in result["runs"]) / 60
+    papers = {"DPO": "Rafailov et al. 2023", "RLOO": "Ahmadian et al. 2024"}
+    for method, paper in papers.items():
+        for kl, gap in zip(AT, gaps(result, method, "PPO")[1:]):
+            words = {"higher": "holds", "lower": "fails"}
+            verdict = words.get(side(gap, 0, "higher", "lower"), "inconclusive") if gap else "not reached"
+            claim = f"{method}'s frontier is at or above PPO's, at {kl:g} nats"
+            figure = f"gold, {method} less PPO {with_interval(gap, '+.2f')}" if gap else "–"
+            yield f"| {paper} | {claim} | {figure} | {verdict} | `benchmarks/methods.py` | {minutes:.0f} |"
+
+
 def draw(result, path):
     """Gold score on test questions against √KL, a line for each method, with 95 % intervals over the seeds."""
     plots.use_style()

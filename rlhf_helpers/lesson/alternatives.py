@@ -1,9 +1,10 @@
-"""What one could do instead of PPO, each in its plainest form: best-of-n, RLOO and DPO.
+"""What one could do instead of PPO, each in its plainest form: best-of-n, RLOO, GRPO and DPO.
 
 They see the same reward as PPO and can be compared with it at equal numbers of generated tokens.
 """
 
 import copy
+import dataclasses
 import math
 
 import torch
@@ -13,7 +14,7 @@ from ..engine.arithmetic import autocast, memory_guard, take_step
 from ..engine.files import WorkbookError
 from ..engine.memory import recompute_if_needed
 from ..engine.models import encode_prompts, position_ids
-from . import lm, ppo
+from . import lm, ppo, replaced
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .ppo import Settings, check_run
 
@@ -35,13 +36,94 @@ def best_of_n_kl(n):
     return math.log(n) - (n - 1) / n
 
 
-# ---------------------------------------------------------------- RLOO
+def pass_at_k(n, right, k):
+    """Chance that k answers hold a right one, estimated without bias from n answers of which so many are right
+    (Chen et al. 2021)."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+# ---------------------------------------------------------------- answers compared within their group
 
 
 def leave_one_out(scores):
     """Each score less the mean of the others; scores (prompts, answers to the same prompt)."""
     others = (scores.sum(-1, keepdim=True) - scores) / (scores.shape[-1] - 1)
     return scores - others
+
+
+def centred(scores):
+    """Each score less the mean of its group, itself included: Dr. GRPO (Liu et al. 2025); shapes as above."""
+    return scores - scores.mean(-1, keepdim=True)
+
+
+def standardised(scores):
+    """The same in standard deviations of the group: GRPO (Shao et al. 2024); shapes as above."""
+    return centred(scores) / (scores.std(-1, keepdim=True) + 1e-4)
+
+
+def mean_of_answers(x, mask):
+    """The mean over answers of each answer's mean over its tokens: GRPO's; x, mask (rows, T)."""
+    return ((x * mask).sum(-1) / mask.sum(-1)).mean()
+
+
+def sum_over(length):
+    """A mean over answers of each answer's sum over its tokens, over one `length` for all, as in Dr. GRPO."""
+    return lambda x, mask: (x * mask).sum(-1).mean() / length
+
+
+def averaged(mean):
+    """`ppo.policy_loss` with another `mean(x, mask)` over its tokens."""
+    plain = ppo.policy_loss
+
+    def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2):
+        _, ratio, active = plain(logprobs, old_logprobs, advantages, mask, clip)
+        clipped = ratio.clamp(1 - clip, 1 + clip)
+        worth = torch.minimum(advantages * ratio, advantages * clipped)
+        return -mean(worth, mask), ratio, active
+
+    return policy_loss
+
+
+def grouped(model, tokenizer, reward, prompts, settings=None, seed=0, *, answers=8, compare=None, mean=None, **how):
+    """Train `model` in place by the loop of PPO without a value head; returns (history, health card).
+
+    Each prompt gets several `answers`; what one earned, its score less beta times its KL estimate, is compared
+    with the others' to the same prompt, and all its tokens get that advantage.  compare: scores (prompts, answers)
+    -> advantages.  mean: how the loss is averaged over tokens.  By default they are `leave_one_out` and `sum_over(1)`:
+    RLOO (Ahmadian et al. 2024).  Dr. GRPO (Liu et al. 2025) is `centred` and `sum_over(max_new_tokens)`.  The other
+    arguments are those of `ppo.train`.
+    """
+    settings = dataclasses.replace(settings or Settings(), value_coef=0.0)
+    check_groups(settings.batch_size, answers)
+    plain = ppo.collect
+
+    def collect(policy, reference, tokenizer, reward, asked, *rest):
+        asked = [p for p in asked[::answers] for _ in range(answers)]
+        batch = plain(policy, reference, tokenizer, reward, asked, *rest)
+        earned = batch["rewards"].sum(-1).view(-1, answers)
+        weight = batch["mask"] * ppo.importance(batch["logprobs"], batch["drawn"])
+        batch["advantages"] = (compare or leave_one_out)(earned).view(-1, 1) * weight
+        return batch
+
+    with replaced(ppo, collect=collect, policy_loss=averaged(mean or sum_over(1))):
+        return ppo.train(model, tokenizer, reward, prompts, settings, seed, **how)
+
+
+def grpo(*given, **how):
+    """`grouped` as in group relative policy optimisation (Shao et al. 2024)."""
+    return grouped(*given, compare=standardised, mean=mean_of_answers, **how)
+
+
+def check_groups(batch_size, answers):
+    """Raises WorkbookError where a batch can't be shared out in groups of so many answers to the same prompt."""
+    if answers < 2 or batch_size % answers:
+        raise WorkbookError(
+            f"Answers are compared with others to the same prompt: {batch_size} answers can't be shared "
+            f"out as {answers} to each."
+        )
+
+
+# ---------------------------------------------------------------- RLOO, one step at a time
 
 
 def answer_logprobs(model, ids, mask, start):
@@ -68,11 +150,7 @@ def rloo(model, tokenizer, reward, prompts, settings=None, seed=0, on_update=Non
     settings = settings or Settings()
     longest = check_run(model, tokenizer, prompts, settings)
     recompute_if_needed(model, settings.batch_size, longest, settings.max_new_tokens)
-    if answers < 2 or settings.batch_size % answers:
-        raise WorkbookError(
-            f"RLOO compares answers to the same prompt: {settings.batch_size} answers can't be shared "
-            f"out as {answers} to each."
-        )
+    check_groups(settings.batch_size, answers)
     device, eos, history = next(model.parameters()).device, end_tokens(model, tokenizer), []
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
@@ -134,18 +212,40 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
 
 
-@memory_guard("DPO", "batch_size")
-def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, seed=0):
-    """Direct preference optimisation of `model` in place on preference rows; returns the losses (nats).
+def whole_logprobs(model, tokenizer, rows):
+    """Log-probability of the whole answer of each row {"prompt", "response"}, its end included: (rows,)."""
+    ids, mask, answer = lm.demonstration_batch(tokenizer, rows, next(model.parameters()).device)
+    return (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
 
-    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen copy, are
-    the reward.
+
+@memory_guard("DPO", "batch_size")
+def dpo(
+    model,
+    tokenizer,
+    rows,
+    *,
+    epochs=1,
+    batch_size=32,
+    lr=1e-4,
+    beta=0.1,
+    seed=0,
+    loss=None,
+    reference=None,
+    on_step=None,
+):
+    """Direct preference optimisation of `model` in place on preference rows; returns the losses.
+
+    No reward model and no rollout: the policy's own log-probabilities, against those of a frozen `reference` (a copy
+    of it, unless another is given), are the reward.  `loss` takes what `dpo_loss` takes.  `on_step(row)` gets the loss
+    of each step, and the mean over its pairs by how many nats the "chosen" and the "rejected" answers have become
+    likelier than by the reference.
     """
     if not rows:
         raise WorkbookError("There is no pair for DPO to learn from.")
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    if reference is None:
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    generator, losses, device = torch.Generator().manual_seed(seed), [], next(model.parameters()).device
+    generator, losses = torch.Generator().manual_seed(seed), []
     batches = [
         b.tolist() for _ in range(epochs) for b in torch.randperm(len(rows), generator=generator).split(batch_size)
     ]
@@ -153,14 +253,16 @@ def dpo(model, tokenizer, rows, *, epochs=1, batch_size=32, lr=1e-4, beta=0.1, s
         some = [
             {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
         ]
-        ids, mask, answer = lm.demonstration_batch(tokenizer, some, device)
         with torch.no_grad():
-            there = (answer_logprobs(reference, ids, mask, 1) * answer[:, 1:]).sum(-1)
-        here = (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
+            there = whole_logprobs(reference, tokenizer, some)
+        here = whole_logprobs(model, tokenizer, some)
         (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
-        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
+        error = (loss or dpo_loss)(chosen, rejected, ref_chosen, ref_rejected, beta)
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / len(batches))
-        take_step(loss, model, optimizer, "The loss of DPO")
-        losses.append(loss.item())
+        take_step(error, model, optimizer, "The loss of DPO")
+        losses.append(error.item())
+        if on_step:
+            gaps = {"chosen": (chosen - ref_chosen).mean().item(), "rejected": (rejected - ref_rejected).mean().item()}
+            on_step({"step": step + 1, "loss": losses[-1], **gaps})
     return losses

@@ -180,6 +180,11 @@ class Result:
         """What the script that made the file says of it in Markdown, and its caveat."""
         return f"{script(self.name).markdown(self.content).strip()}\n\n{self.caveat}"
 
+    @property
+    def reproduced(self):
+        """The rows of docs/reproductions.md that the script makes of the file."""
+        return "\n".join(script(self.name).reproduced(self.content))
+
 
 def script(name):
     """The module in benchmarks/ that made a result: "ppo_seeds_terse" is of ppo_seeds.py."""

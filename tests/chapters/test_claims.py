@@ -800,6 +800,60 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
     assert moved == pytest.approx(others, abs=1e-5)
 
 
+# ---------------------------------------------------------------- Verifiable rewards, DPO
+
+
+def test_a_group_is_mixed_as_often_as_the_solution_says():
+    says("verifiable_rewards", "ex-mixed-solution", "right once in a hundred tries", "mixed in 8 % of the cases")
+    assert round(100 * (1 - 0.01**8 - 0.99**8)) == 8
+
+
+def test_the_biases_of_grpo_that_the_chapter_computes():
+    rules = {name: getattr(alternatives, name) for name in ("centred", "standardised")}
+    made = made_by("verifiable_rewards", "push", K=8, math=math, torch=torch, **rules)
+    says("verifiable_rewards", "length-head", "makes questions at both ends count for more")
+    relative = {name: made["push"](rule, 0.1) / made["push"](rule, 0.5) for name, rule in rules.items()}
+    assert relative["standardised"] > relative["centred"] + 0.05
+    given = {"torch": torch, "F": torch.nn.functional, "pd": pd}
+    pushes = made_by("verifiable_rewards", "drift", **given)["pushes"]
+    says("verifiable_rewards", "drift-read", "GRPO lengthens wrong answers", "shortens right ones", "leaves both alone")
+    wrong, right = pushes["GRPO"]
+    assert wrong > 0.01 and right < -0.01 and max(map(abs, pushes["Dr. GRPO"])) < 1e-9
+
+
+# ---------------------------------------------------------------- KL and mismatch
+
+
+def test_what_each_estimate_of_the_kl_is_as_a_value_and_as_a_loss(capsys):
+    says("kl_and_mismatch", "losses-head", "k1 and k3 are right on average", "k2 is right only nearby")
+    says("kl_and_mismatch", "losses-head", "k3 is much less noisy while the policies are close")
+    made = made_by("kl_and_mismatch", "values", "losses", torch=torch, pd=pd)
+    assert "Claim 1: holds" in capsys.readouterr().out
+    table = made_by("kl_and_mismatch", "values", torch=torch, pd=pd)["rows"]
+    for name, row in table.items():
+        exact = abs(row["mean"] - row["exact KL"]) < 1e-9
+        assert exact == ("k2" not in name), name
+    assert table["near, k3"]["spread"] < 0.2 * table["near, k1"]["spread"]
+    assert abs(table["far, k2"]["mean"] / table["far, k2"]["exact KL"] - 1) > 0.05
+    for name in ("k1", "k2", "k3"):  # the dots of the figure lie on its bars
+        assert torch.allclose(made["sampled"][name], made["exact"][name], atol=0.03), name
+
+
+def test_the_loss_of_exercise_1_is_as_its_example_says():
+    says(
+        "kl_and_mismatch", "exercise-head", "log π = −1 and log π_ref = −3 its value is 2", "with respect to log π is 2"
+    )
+    solution = re.search(r"```python\n(.*?)```", cells("kl_and_mismatch")["ex-surrogate-solution"], re.S)[1]
+    scope = {}
+    exec(solution, scope)
+    p = torch.tensor([-1.0], requires_grad=True)
+    loss = scope["kl_loss"](p, torch.tensor([-3.0]))
+    loss.sum().backward()
+    assert loss.item() == p.grad.item() == 2
+    says("kl_and_mismatch", "ex-surrogate-solution", "is about 1.65, e to the 0.5")
+    assert round(math.exp(0.5), 2) == 1.65
+
+
 # ---------------------------------------------------------------- the worked examples of the exercises
 
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
@@ -807,7 +861,7 @@ WORKED = [
     (n, *found)
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
-        *("pretraining_up_close", "rivals", "sampler_up_close", "scaling_up"),
+        *("dpo", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up", "verifiable_rewards"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

@@ -274,6 +274,35 @@ WRONG = {
         ("GRPO", grpo),
         ("the others are one fewer", lambda s: s - (s.sum(1, keepdim=True) - s) / s.size(1)),
     ],
+    "check_teaches": [
+        ("all alike", lambda p, k: (1 - p) ** k + p**k),
+        ("all wrong", lambda p, k: 1 - p**k),
+        ("two answers only", lambda p, k: 2 * p - 2 * p * p),
+    ],
+    "check_loudness": [
+        ("mean over answers is missing", lambda lengths: [1.0 / n for n in lengths]),
+        ("long answers count for more", lambda lengths: [1 / sum(lengths) for _ in lengths]),
+        ("the less its single token counts", lambda lengths: [n / sum(lengths) for n in lengths]),
+    ],
+    "check_best_policy": [
+        ("the reference is missing", lambda p, r, b: torch.tensor(r).double().div(b).softmax(-1).tolist()),
+        ("do not add up to 1", lambda p, r, b: [a * math.exp(x / b) for a, x in zip(p, r)]),
+    ],
+    "check_pull": [
+        ("should pull less", lambda gap, beta: beta * (1 / (1 + math.exp(-beta * gap)))),
+        ("factor β in front", lambda gap, beta: 1 - 1 / (1 + math.exp(-beta * gap))),
+        ("the loss of the pair", lambda gap, beta: -math.log(1 / (1 + math.exp(-beta * gap)))),
+    ],
+    "check_kl_loss": [
+        ("zero on average", lambda p, q: p - q),
+        ("its value is k2", lambda p, q: (p - q) ** 2 / 2),
+        ("nothing has a gradient", lambda p, q: p.detach() - q),
+    ],
+    "check_answer_weight": [
+        ("the cut at `most` is missing", lambda old, drawn, m, most=2.0: ((old - drawn) * m).sum(-1).exp()),
+        ("did you sum over padding", lambda old, drawn, m, most=2.0: (old - drawn).sum(-1).exp().clamp(max=most)),
+        ("upside down", lambda old, drawn, m, most=2.0: ((drawn - old) * m).sum(-1).exp().clamp(max=most)),
+    ],
     "check_reward": [
         ("the empty answer gets the most", rewards(lambda r: -len(r.split()))),
         ("a longer answer", rewards(lambda r: len(r.split()))),

@@ -4,18 +4,16 @@ import copy
 import importlib.util
 import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from taught import taught
 from test_ppo import PROMPTS, letters, same, settings, small_tokenizer, tiny, weights
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.lesson import alternatives
+from rlhf_helpers.lesson import alternatives, ppo
 from rlhf_helpers.lesson.decoding import generate, rollout
 
 
@@ -70,13 +68,12 @@ def test_the_kl_of_best_of_n_is_never_above_its_bound(n):
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_answers():
-    pass_at_k = taught("rivals", "pass_at_k", SimpleNamespace(math=math))
     for n in range(1, 7):
         for right in range(n + 1):
             answers = [True] * right + [False] * (n - right)
             for k in range(1, n + 1):
                 drawn = [any(some) for some in itertools.combinations(answers, k)]
-                assert pass_at_k(n, right, k) == pytest.approx(np.mean(drawn))
+                assert alternatives.pass_at_k(n, right, k) == pytest.approx(np.mean(drawn))
 
 
 # ---------------------------------------------------------------- RLOO
@@ -163,6 +160,96 @@ def test_rloo_repeats_with_its_seed_and_counts_its_tokens(tokenizer):
 def test_rloo_needs_answers_to_compare(tokenizer, answers):
     with pytest.raises(WorkbookError, match=f"can't be shared out as {answers} to each"):
         alternatives.rloo(tiny(tokenizer), tokenizer, letters, PROMPTS, settings(), answers=answers)
+
+
+# ---------------------------------------------------------------- groups in the loop of PPO
+
+
+def ragged(seed, rows=6, longest=9):
+    """Log-probabilities before and after, scores, and a mask of answers of several lengths, end included."""
+    dice = torch.Generator().manual_seed(seed)
+    old = torch.randn(rows, longest, generator=dice, dtype=torch.float64) - 2
+    new = old + 0.3 * torch.randn(rows, longest, generator=dice, dtype=torch.float64)
+    lengths = torch.randint(1, longest + 1, (rows,), generator=dice)
+    mask = (torch.arange(longest) < lengths[:, None]).double()
+    return new.requires_grad_(), old, torch.randn(rows, generator=dice, dtype=torch.float64), mask
+
+
+def test_the_losses_of_grpo_and_dr_grpo_against_numpy():
+    new, old, scores, mask = ragged(0)
+    s, m = scores.view(2, 3).numpy(), mask.numpy()
+    ratio = np.exp((new - old).detach().numpy())
+    centred = s - s.mean(1, keepdims=True)
+    cases = {
+        alternatives.mean_of_answers: (alternatives.standardised, centred / (s.std(1, ddof=1, keepdims=True) + 1e-4)),
+        alternatives.sum_over(9): (alternatives.centred, centred),
+    }
+    for (mean, (compare, by_hand)), divide in zip(cases.items(), (m.sum(1), np.full(6, 9.0)), strict=True):
+        advantages = compare(scores.view(2, 3)).view(-1, 1)
+        np.testing.assert_allclose(advantages.view(2, 3).numpy(), by_hand, rtol=1e-12)
+        a = by_hand.reshape(6, 1)
+        worth = np.minimum(a * ratio, a * ratio.clip(0.8, 1.2)) * m
+        loss, _, _ = alternatives.averaged(mean)(new, old, advantages * mask, mask)
+        assert loss.item() == pytest.approx(-(worth.sum(1) / divide).mean(), rel=1e-12)
+
+
+def test_rloo_and_dr_grpo_are_proportional():
+    new, old, scores, mask = ragged(1)
+    grads = []
+    for compare, mean in ((alternatives.leave_one_out, 1), (alternatives.centred, 9)):
+        advantages = compare(scores.view(2, 3)).view(-1, 1) * mask
+        loss, _, _ = alternatives.averaged(alternatives.sum_over(mean))(new, old, advantages, mask)
+        grads.append(torch.autograd.grad(loss, new)[0])
+    torch.testing.assert_close(grads[0], grads[1] * 9 * 3 / 2)
+
+
+def first_gradient(model, tokenizer, monkeypatch, run):
+    """(what `run` sampled, the gradient of its first step before the clip)."""
+    rolled, grads, clip = [], [], torch.nn.utils.clip_grad_norm_
+    with monkeypatch.context() as patch:
+        for module in (alternatives, ppo):
+            patch.setattr(module, "rollout", lambda *a: rolled.append(rollout(*a)) or rolled[-1])
+        patch.setattr(
+            torch.nn.utils,
+            "clip_grad_norm_",
+            lambda *a: grads.extend(p.grad.clone() for p in model.parameters()) or clip(*a),
+        )
+        run(model)
+    return rolled[0][0], grads
+
+
+def test_a_group_takes_the_step_of_plain_rloo_and_leaves_the_value_head_alone(tokenizer, monkeypatch):
+    """One prompt, so that both ask the same, with the same dice: the same answers and the same gradient."""
+    now = settings(updates=1, batch_size=12, beta=0.5, epochs=1, minibatches=1)
+    how = tokenizer, letters, PROMPTS[:1], now
+    said, plain = first_gradient(
+        tiny(tokenizer), tokenizer, monkeypatch, lambda m: alternatives.rloo(m, *how, answers=3)
+    )
+    again, ours = first_gradient(
+        tiny(tokenizer), tokenizer, monkeypatch, lambda m: alternatives.grouped(m, *how, answers=3)
+    )
+    assert torch.equal(said, again)
+    for a, b in zip(plain, ours, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert max(g.abs().max() for g in ours) > 1e-3
+
+
+def test_grpo_runs_in_the_loop_with_its_health_card_and_puts_everything_back(tokenizer):
+    model, seen, before = tiny(tokenizer), [], (ppo.collect, ppo.policy_loss)
+    now = settings(updates=12, batch_size=32, lr=1e-2, beta=0.01)
+    start = mean_letters(model, tokenizer)
+    history, card = alternatives.grpo(
+        model, tokenizer, letters, PROMPTS, now, answers=4, on_update=lambda row, batch: seen.append(batch)
+    )
+    assert mean_letters(model, tokenizer) > start + 0.5, [round(h["reward"], 2) for h in history]
+    assert len(history) == 12 and len(card) == 9 and (ppo.collect, ppo.policy_loss) == before
+    for batch in (seen[0], seen[-1]):
+        assert all(len(set(batch["prompts"][k : k + 4])) == 1 for k in range(0, 32, 4))
+        first = batch["advantages"][:, 0].view(8, 4)
+        assert torch.allclose(first.sum(-1), torch.zeros(8), atol=1e-4) and first.abs().max() > 0.1
+        assert (batch["values"] == 0).all(), "the value head learned something"
+    with pytest.raises(WorkbookError, match="can't be shared out as 5 to each"):
+        alternatives.grouped(model, tokenizer, letters, PROMPTS, now, answers=5)
 
 
 # ---------------------------------------------------------------- DPO
@@ -285,3 +372,59 @@ def test_differences_are_paired_by_seed_at_the_best_settings_and_at_equal_distan
         assert found == pytest.approx([a - b for a, b in zip(ours, theirs)])
         assert methods.told(found).endswith("inconclusive")
     assert methods.gold_at(result, "DPO", 5) is None and methods.told(None) == "not reached"
+
+
+# ---------------------------------------------------------------- benchmarks/verifiable.py
+
+
+@pytest.fixture(scope="module")
+def verifiable():
+    spec = importlib.util.spec_from_file_location("verifiable", ROOT / "benchmarks" / "verifiable.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["verifier", "judge"])
+def test_every_variant_is_trained_at_the_same_cost_and_measured(verifiable, kind, monkeypatch):
+    some = {split: world.prompts(split)[:96] for split in ("train", "dev")}
+    monkeypatch.setattr(verifiable.world, "prompts", lambda split: some[split])
+    monkeypatch.setattr(verifiable, "K", 2)
+    names = ["fine-tuned", "PPO, λ 0.95, no clip", "GRPO"] if kind == "judge" else ["RLOO"]
+    for name in names:
+        row = verifiable.one(kind, name, 2e-4, 0, "dev", updates=1)
+        assert 0 < row["dev_right"] < 1 and row["dev_right"] <= row["dev_pass"] <= 1 and row["dev_kl"] < 1
+        assert row["dev_wrong_words"] > 1 and (name == "fine-tuned" or row["clipped"] < 0.5)
+
+
+def test_the_verdicts_on_what_papers_claim_follow_the_seeds(verifiable):
+    wobble = [-0.01, 0.0, 0.01]
+
+    def result(kind, **means):
+        rows = [
+            {"method": m, "lr": 1e-4, "seed": s, "minutes": 0.5, "clipped": 0.1} | {k: x + w for k, x in of.items()}
+            for m, of in means.items()
+            for s, w in enumerate(wobble)
+        ]
+        return {"reward": kind, "chosen": {}, "runs": rows}
+
+    def verdicts(found):
+        return [claim[-1] for claim in verifiable.claims(found)]
+
+    def row(right, passed, words):
+        return {"test_right": right, "test_pass": passed, "test_wrong_words": words, "test_kl": 1.0, "test_gold": 0.0}
+
+    names = ("fine-tuned", "PPO, λ 0.95", "RLOO", "GRPO")
+    like_the_papers = dict(zip(names, (row(0.4, 0.9, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 12))))
+    assert verdicts(result("verifier", **like_the_papers)) == ["holds"] * 3
+    unlike = dict(zip(names, (row(0.4, 0.6, 9), row(0.7, 0.9, 9), row(0.7, 0.9, 9), row(0.6, 0.9, 7))))
+    assert verdicts(result("verifier", **unlike)) == ["fails"] * 3
+    no_room = {m: x | {"test_pass": 0.99} for m, x in like_the_papers.items()}
+    assert verdicts(result("verifier", **no_room)) == ["holds", "holds", "inconclusive"]
+    gold = {"PPO, λ 0.95": 1.0, "PPO, λ 1": 1.5, "PPO, λ 0.95, no clip": 1.02, "RLOO": 0.5}
+    judged = result("judge", **{m: row(0.5, 0.9, 9) | {"test_gold": g} for m, g in (gold | {"GRPO": 1}).items()})
+    assert verdicts(judged) == ["fails", "holds", "holds"]
+    rows = list(verifiable.reproduced(judged))
+    assert len(rows) == 3 and all(r.count("|") == 7 for r in rows) and "--reward judge" in rows[0]
+    assert verifiable.above([0.1, -0.1, 0.3], 0) == "inconclusive" == verifiable.within([0.1, -0.1, 0.3], 0.1)
