@@ -137,6 +137,7 @@ def end_html(all_done, shut="", log="", min_seconds=0.0, serial=0):
 def share(k, n):
     """So many of so many, with the 95 % interval of the share, in words."""
     low, high = feedback.wilson(k, n)
+    low = max(0.0, low)  # rounding may leave a little below
     return f"{k:g} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 

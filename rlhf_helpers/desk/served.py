@@ -24,6 +24,10 @@ from .labeller import Labeller
 
 REPEAT_SHARE = 0.1
 LONGEST = 60  # characters of a name
+HELLO = (
+    "Press the answer that you like better: there is no right choice, only yours. Each is saved at once, so you can "
+    "stop, and go on later at the same link."
+)
 UNKNOWN = "Nothing is to be labelled under this address. Check that the link was copied whole, or ask for a new one."
 ELSEWHERE = (
     "This link was opened in another page, so this one asks nothing more. Every choice you made here is kept. "
@@ -162,7 +166,7 @@ def _agreement(a, b, mine):
         return f"{a} and {b}", "", "", "0"
     x, y = ([first[name][key] for key in both] for name in (a, b))
     same, n = sum(i == j for i, j in zip(x, y)), len(both)
-    low, high = feedback.wilson(same, n)
+    low, high = (max(0.0, x) for x in feedback.wilson(same, n))  # rounding may leave a little below
     kappa, ends = feedback.cohen_kappa(x, y), feedback.kappa_interval(x, y)
     told = "can't be told" if math.isnan(kappa) else f"{kappa:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
     return f"{a} and {b}", f"{same / n:.0%} ({low:.0%} to {high:.0%})", told, str(n)
@@ -192,20 +196,20 @@ def whole_page(title, body, seconds=0):
 def person_app(name, pairs, log, seed, pages):
     """The app of one person: a page with their card.  pages: {name: (session, card)} of all that are open."""
     import ipywidgets as W
-    from htmltools import HTML, TagList, head_content, tags
+    from htmltools import HTML, tags
     from shiny import App
     from shiny.session import session_context
     from shinywidgets import output_widget, render_widget
 
     style = [tags.meta(name="viewport", content="width=device-width, initial-scale=1"), tags.style(HTML(CSS))]
-    ui = TagList(
-        head_content(tags.title(f"Labelling as {name}"), *style, tags.script(HTML(SCRIPT))),
-        tags.main(
-            tags.h1(f"You label as {name}. Which answer do you like better?"),
-            tags.div(AWAY, id="away", class_="say", role="alert", hidden=True),
-            output_widget("card", fillable=False, fill=False),
-        ),
+    page = tags.main(
+        tags.h1(f"You label as {name}"),
+        tags.p(HELLO),
+        tags.div(AWAY, id="away", class_="say", role="alert", hidden=True),
+        output_widget("card", fillable=False, fill=False),
     )
+    head = tags.head(tags.title(f"Labelling as {name}"), *style, tags.script(HTML(SCRIPT)))
+    ui = tags.html(head, tags.body(page), lang="en")
 
     def begin(session):
         """A new card for this session; whatever page the person had open before asks nothing more."""
@@ -264,6 +268,7 @@ def listen(host, port):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         s.bind((host, port))
+        s.listen()
     except OSError as e:
         s.close()
         raise WorkbookError(
