@@ -295,6 +295,9 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         assert [x["choice"] for x in mine] == [x["left"] for x in mine] and theirs[1]["choice"] == "tie"
         assert ann.evaluate("window.hacked") is None and ben.evaluate("window.hacked") is None
         assert "agree" not in card(ann).inner_text() and "ben" not in card(ann).inner_text()
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        for page in (ann, ben):
+            assert [v["id"] for v in axe.run(page).response["violations"]] == []
         picture(ann, "light")
         picture(ben, "dark")
         board = page_of(server.board)
