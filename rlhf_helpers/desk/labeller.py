@@ -509,13 +509,13 @@ class Labeller:
     @contextlib.contextmanager
     def _explained(self):
         """Errors are shown and kept, since a front end hides them; whether the label was saved is told."""
-        before = self.labels
+        before = set(self.ids)
         try:
             yield
         except Exception as e:
             self.errors.append(e)
             words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
-            saved = "Saved, but something else went wrong: " if self.labels is not before else ""
+            saved = "Saved, but something else went wrong: " if self.ids - before else ""
             words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
             self._say(self.words["wrong"] + words, wrong=True)
 

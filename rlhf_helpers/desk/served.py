@@ -269,10 +269,10 @@ def listen(host, port):
     try:
         s.bind((host, port))
         s.listen()
-    except OSError as e:
+    except (OSError, OverflowError) as e:
         s.close()
         raise WorkbookError(
-            f"{host}:{port} is not to be had ({e.strerror}). Perhaps `make label` runs already: stop that, or choose "
+            f"{host}:{port} is not to be had ({getattr(e, 'strerror', e)}). Perhaps `make label` runs already: stop that, or choose "
             "another --port. A link holds for its port only."
         ) from None
     return s
