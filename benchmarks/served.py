@@ -187,10 +187,7 @@ def measure(people, seconds, pace, fast):
         opened, own = [], memory(process)[0]
         all_at_once([lambda i=i: come(i) for i in range(people)])
         phases = []
-        for what, length, every in (
-            (f"a click every {pace:g} s", seconds, pace),
-            ("as fast as it goes", fast, 0),
-        ):
+        for what, length, every in ((f"a click every {pace:g} s", seconds, pace), ("as fast as it goes", fast, 0)):
             before, at, used = [set(v.sent) for v in visitors], time.monotonic(), process.cpu_times()
             watched = threading.Event()
 
@@ -199,9 +196,7 @@ def measure(people, seconds, pace, fast):
                     load.append(os.getloadavg()[0])
 
             threading.Thread(target=watch, daemon=True).start()
-            all_at_once(
-                [lambda i=i: label(visitors[i], at + length, every, random.Random(i)) for i in range(people)]
-            )
+            all_at_once([lambda i=i: label(visitors[i], at + length, every, random.Random(i)) for i in range(people)])
             watched.set()
             cpu = sum(process.cpu_times()[:2]) - sum(used[:2])
             ids = [i for v, known in zip(visitors, before) for i in set(v.sent) - known]
@@ -235,7 +230,6 @@ def measure(people, seconds, pace, fast):
         "seconds_to_start": started,
         "seconds_to_open": max(opened),
         "mib": {"before": own / 2**20, "after": then / 2**20},
-        "nice": os.nice(0),
         "load_average": {"least": min(load, default=0), "most": max(load, default=0)},
     }
 
@@ -250,21 +244,20 @@ def markdown(result):
     )
     slots = result["phases"][0]["p99_ms_by_30_s"]
     load, mib = result["load_average"], result["mib"]
-    first = " The server and these people came first (nice {nice}), as on a machine that has nothing else to do."
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return f"""{result["people"]} people at `make label` on {result["cores"]} cores ({result["machine"]}), where other
-programs ran too (load average {load["least"]:.1f} to {load["most"]:.1f}, these people and the server included); {made}.
-{first.format(**result).strip() if result["nice"] < 0 else ""}
+    return f"""{result["people"]} people at `make label` on {result["cores"]} cores ({result["machine"]}), beside other
+programs (load average {load["least"]:.1f} to {load["most"]:.1f}); {made}. All times are in milliseconds.
 
-| clicks of each | seconds | clicks in all | per second | click to durable, median ms | p99 ms | most ms | p99 of the disk, ms | server's CPU per click, ms |
+| clicks of each | seconds | in all | per second | click to durable, median | p99 | most | the disk's p99 | CPU |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
 Lost: {result["lost"]}, counting clicks without a label, labels without a click, pairs with two labels of one person,
-and warnings of the log. Over half a minute at a time, the p99 of the first row is {min(slots):.0f} to
-{max(slots):.0f} ms. All pages opened at once are there after {result["seconds_to_open"]:.1f} s. The server takes
-{mib["after"]:.0f} MiB in the end, {mib["after"] - mib["before"]:.0f} of them for its {result["people"]} pages. People
-and server are on one machine, so a network's delay comes on top.
+and warnings of the log. The disk's part is what a click waits for fsync; the CPU is the server's, per click. Over half
+a minute at a time, the p99 of the first row is {min(slots):.0f} to {max(slots):.0f}. All pages, opened at once, are
+there after {result["seconds_to_open"]:.1f} s. The server takes {mib["after"]:.0f} MiB in the end,
+{mib["after"] - mib["before"]:.0f} of them for its {result["people"]} pages. People and server are on one machine, so a
+network's delay comes on top.
 """
 
 

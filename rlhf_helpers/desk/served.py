@@ -272,8 +272,8 @@ def listen(host, port):
     except (OSError, OverflowError) as e:
         s.close()
         raise WorkbookError(
-            f"{host}:{port} is not to be had ({getattr(e, 'strerror', e)}). Perhaps `make label` runs already: stop that, or choose "
-            "another --port. A link holds for its port only."
+            f"{host}:{port} is not to be had ({getattr(e, 'strerror', e)}). Perhaps `make label` runs already: stop "
+            "that, or choose another --port. A link holds for its port only."
         ) from None
     return s
 
@@ -332,7 +332,7 @@ def main(arguments=None):
         return 1
     except KeyboardInterrupt:
         pass
-    print("Stopped. Every choice that was confirmed is in the log; open pages keep the others until you start it again.")
+    print("Stopped. Every choice that was confirmed is in the log. Open pages keep the others until it runs again.")
     return 0
 
 

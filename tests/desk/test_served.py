@@ -81,6 +81,12 @@ def test_a_port_that_is_taken_and_the_address_for_others():
     assert "0.0.0.0" not in served.address("0.0.0.0", 80)
 
 
+def test_thirty_people_for_five_minutes_lost_nothing():
+    result = json.loads((ROOT / "benchmarks/results/served.json").read_text(encoding="utf-8"))
+    paced, fast = result["phases"]
+    assert result["people"] == 30 and result["lost"] == 0 and paced["seconds"] >= 300 and paced["clicks"] > 2500
+
+
 # ---------------------------------------------------------------- the board
 
 
