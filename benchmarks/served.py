@@ -174,7 +174,7 @@ def measure(people, seconds, pace, fast):
     """What served.json holds, without the machine."""
     names = [f"person{i:02d}" for i in range(people)]
     load, began = [], time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, server(folder, names, 300) as (process, links, stop):
+    with tempfile.TemporaryDirectory() as folder, server(folder, names, 150) as (process, links, stop):
         started, visitors = time.monotonic() - began, [None] * people
 
         def come(i):
