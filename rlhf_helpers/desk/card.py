@@ -258,7 +258,7 @@ def status_html(message, serial, acks=(), wrong=False):
     mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
     return (
         f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" '
-        f'style="min-height:1.5em;{mark}">{escape(message)}</div>'
+        f'style="min-height:1.5em;overflow-wrap:anywhere;{mark}">{escape(message)}</div>'
     )
 
 

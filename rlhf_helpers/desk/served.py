@@ -48,7 +48,7 @@ html:root { color-scheme: light dark; --paper: light-dark(#fff, #16181b); --ink:
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 60em; margin: 0 auto; padding: 12px; }
 h1 { font-size: 1.1rem; margin: 4px 0 12px; overflow-wrap: anywhere; }
-.say { border-left: 4px solid #c62828; padding: 6px 10px; margin: 0 0 12px; }
+.say { border-left: 4px solid #c62828; padding: 6px 10px; margin: 0 0 12px; overflow-wrap: anywhere; }
 .shiny-ipywidget-output { overflow: visible !important; }
 #shiny-disconnected-overlay { display: none; }
 .wide { overflow-x: auto; }
