@@ -513,7 +513,8 @@ class Labeller:
         try:
             yield
         except Exception as e:
-            self.errors.append(e)
+            e.__traceback__ = e.__context__ = None  # they hold all that was read, and a page may try again for hours
+            self.errors = [*self.errors[-19:], e]
             words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
             saved = "Saved, but something else went wrong: " if self.ids - before else ""
             words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")

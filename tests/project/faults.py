@@ -498,9 +498,7 @@ def label_server(folder, limit=lambda: None, port=0):
         served.serve(names, some_pairs(), folder / "log.jsonl", 0, "127.0.0.1", port)
 
     process, pipe = start(work)
-    while not listens(port):
-        assert not ended(process), "it has stopped"
-        time.sleep(0.02)
+    until(lambda: listens(port) or ended(process))
     try:
         yield process, [f"http://127.0.0.1:{port}/{tokens[name]}/" for name in names], port
     finally:
@@ -512,13 +510,21 @@ def listens(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def until(true):
+    """Wait until `true()`, for a minute at the most."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
+
+
 def keep_clicking(visitor, rng, told):
     """Click until the server is gone or says that a choice was not saved."""
     with contextlib.suppress(OSError, WebSocketException):
         while visitor.item:
-            words, last = visitor.click(rng.choice(("a", "b", "tie", "skip"))), list(visitor.sent)[-1]
-            told.append(("label" if words.startswith("Saved") else "", last if words.startswith("Saved") else words))
-            if not words.startswith("Saved"):
+            words = visitor.click(rng.choice(("a", "b", "tie", "skip")))
+            told.append(("label", list(visitor.sent)[-1]) if "Saved" in words else ("", words))
+            if "Saved" not in words:
                 return
 
 
@@ -570,21 +576,18 @@ def mended_by_others(folder, times, rng):
 
         def spoil_and_mend():
             for _ in range(times):
-                while len(told) < 3 * len(said) + 3:
-                    time.sleep(0.01)
+                at = len(told)
+                until(lambda: len(told) > at + 3)
                 with feedback._locked(path, "rb+") as f:
                     whole = f.read()
                     f.seek(0)
                     f.write(whole[1:])
                     f.truncate()
-                at = len(told)
-                while not all("line 1" in v.status for v in visitors):
-                    time.sleep(0.01)
+                until(lambda: all("line 1" in v.status for v in visitors))
                 said.append(visitors[0].status)
                 with feedback._locked(path, "rb+") as f:
                     f.write(whole)
-                while len(told) < at + 3:
-                    time.sleep(0.01)
+            until(lambda: not any("line 1" in v.status for v in visitors))
             os.kill(process, signal.SIGKILL)
 
         at_once(visitors, told, rng, spoil_and_mend)
