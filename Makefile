@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run site assignment test test-fast test-matrix test-real test-colab test-scale test-grading test-lowest test-newest constraints lab models stamp clean reset
+.PHONY: help setup run site assignment test test-fast test-matrix test-real test-colab test-scale test-grading test-lowest test-newest constraints lab label models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -88,6 +88,9 @@ constraints: test-newest  ## write constraints.txt anew, with the newest version
 
 lab: $(READY)  ## open JupyterLab on the first chapter (Ctrl-C stops it)
 	@$(IN_VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.expose_app_in_browser=True $(ROOT_USER) $(ARGS) notebooks/00_rlhf_in_one_sitting.ipynb
+
+label: $(READY)  ## let several people label, each by a link: make label ARGS="ann ben cem" (options: --host 0.0.0.0 --pairs 40)
+	@$(IN_VENV) -m rlhf_helpers.desk.served $(ARGS)
 
 models: $(READY)  ## rebuild everything in data/ from its seed
 	@$(IN_VENV) -m rlhf_helpers.make.build $(ARGS)

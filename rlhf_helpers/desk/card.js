@@ -46,7 +46,7 @@ const taken = () => {                                    // the pairs whose choi
 const wait = () => {
   busy = true;
   clear();
-  say(fill(C.say.busy));
+  if (!find('[data-reply][role=alert]')) say(fill(C.say.busy));  // else it has answered: something is wrong
   if (!dead) advance();
 };
 const advance = () => {                                  // the kernel is busy: go on with what is in the page

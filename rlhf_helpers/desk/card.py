@@ -37,7 +37,9 @@ BUSY, LATE = 0.7, 20  # seconds without an answer of the kernel until the card s
 MOST_WORDS = 3000  # of two answers; above it their differences are not looked for
 STORED = 300_000  # characters of pairs that the page holds for the time when the kernel is busy
 AGAIN = "Choose Run > Run All Above Selected Cell, then run this cell. What was saved is still there."
+GONE = "Somebody changed the file of labels: {n} of yours are no longer in it, and are asked again."
 SAY = {
+    "wrong": "",
     "hasty": "Not counted: that took under {s} s. Read both, then choose.",
     "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
     "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
@@ -49,6 +51,14 @@ SAY = {
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
+}
+SERVED = SAY | {  # on a page of its own, where several people label by link
+    "wrong": "Please tell whoever gave you this link: ",
+    "busy": "The server has not answered yet. {n} kept in this page, to be saved as soon as it does. You can go on.",
+    "none": "The server has not answered yet. {n} kept in this page, to be saved as soon as it does. Until then there "
+    "is no further pair to show.",
+    "late": "The server has not answered for 20 seconds. {n} not saved yet, kept in this page and saved when it is "
+    "back. You can go on.",
 }
 
 BOX = (
@@ -117,16 +127,17 @@ def store_html(items):
     return "".join(out)
 
 
-def end_html(all_done, log="", min_seconds=0.0, serial=0):
-    """In the place of the prompt when nothing is left to judge, or the reader has gone on."""
+def end_html(all_done, shut="", log="", min_seconds=0.0, serial=0):
+    """In the place of the prompt when nothing is left to judge, the reader has gone on, or why the card is `shut`."""
     known = f'data-item="" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
-    words = "All pairs are labelled." if all_done else "Your labels so far."
-    return f'<b style="font-size:1.2em" {known}>{words} Thank you.</b>'
+    words = "All pairs are labelled. Thank you." if all_done else "Your labels so far. Thank you."
+    return f'<b style="font-size:1.2em" {known}>{escape(shut) or words}</b>'
 
 
 def share(k, n):
     """So many of so many, with the 95 % interval of the share, in words."""
     low, high = feedback.wilson(k, n)
+    low = max(0.0, low)  # rounding may leave a little below
     return f"{k:g} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
@@ -193,7 +204,8 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
     """What the card has learned, in words.
 
     opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; given:
-    labels so far; enough: from how many on the chapters learn from them; fewest: choices before anything is said.
+    labels so far; enough: from how many on the chapters learn from them, None where none follow; fewest: choices
+    before anything is said.
     """
     right, asked = foreseen
     said = [
@@ -215,7 +227,9 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
     if asked:
         choices = "choice" if asked == 1 else f"{asked} choices"
         lines.append(f"Of your last {choices}, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose.")
-    if given < enough:
+    if enough is None:
+        pass
+    elif given < enough:
         lines.append(f"From {enough} labels on, what follows learns from yours: {enough - given} to go.")
     else:
         lines.append(f"You have given {given} labels, so what follows learns from yours.")
@@ -247,7 +261,7 @@ def status_html(message, serial, acks=(), wrong=False):
     mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
     return (
         f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" '
-        f'style="min-height:1.5em;{mark}">{escape(message)}</div>'
+        f'style="min-height:1.5em;overflow-wrap:anywhere;{mark}">{escape(message)}</div>'
     )
 
 
@@ -293,7 +307,7 @@ def key_guard():
     return W.HTML(_on_load(GUARD_JS, FOCUS))
 
 
-def card_script(hotkeys=True):
+def card_script(hotkeys=True, words=SAY):
     """The widget that brings the card to life.  Where a front end does not run it, buttons, Tab and Enter still work.
 
     It keeps keys from the notebook, makes the answers clickable, lets single keys press buttons where `hotkeys`, and
@@ -301,7 +315,7 @@ def card_script(hotkeys=True):
     """
     import ipywidgets as W
 
-    config = {"keys": KEYS if hotkeys else {}, "say": SAY, "double": DOUBLE_CLICK, "busy": BUSY, "late": LATE}
+    config = {"keys": KEYS if hotkeys else {}, "say": words, "double": DOUBLE_CLICK, "busy": BUSY, "late": LATE}
     caps = "".join(
         f'.rlhf-live .rlhf-press-{name}::after{{content:"{key.upper()}";content:"{key.upper()}" / "";margin-left:10px;'
         "padding:0 6px;border:1px solid currentColor;border-radius:5px;font-size:12px;font-weight:400}"

@@ -99,17 +99,22 @@ def doubt(belief, x):
     return p * (1 - p) * ((x @ belief[1]) * x).sum(1)
 
 
-def foreseen(x, t, last=10):
+def foreseen(x, t, last=10, known=None):
     """How many of the `last` choices were foreseen by what was learned before each of them: (right, asked).
 
-    Ties, and pairs in which nothing that it counts differs, are not asked; a toss-up counts one half.
+    Ties, and pairs in which nothing that it counts differs, are not asked; a toss-up counts one half.  known: a dict
+    that keeps what was found; with the next choice only one of them is new.
     """
+    known = {} if known is None else known
     right, asked = 0.0, 0
     for i in reversed(range(FEWEST, len(t))):
         if t[i] == 0.5 or not x[i].any() or asked == last:
             continue
-        p = chances(believe(x[:i], t[:i]), x[i : i + 1])[0]
-        right += 0.5 if abs(p - 0.5) < 1e-9 else float((p > 0.5) == (t[i] == 1))
+        key = hash((x[: i + 1].tobytes(), t[: i + 1].tobytes()))
+        if key not in known:
+            p = chances(believe(x[:i], t[:i]), x[i : i + 1])[0]
+            known[key] = 0.5 if abs(p - 0.5) < 1e-9 else float((p > 0.5) == (t[i] == 1))
+        right += known[key]
         asked += 1
     return right, asked
 
@@ -134,6 +139,7 @@ class Judge:
 
     def __init__(self, pairs, more=None):
         self.names, self.x = gaps(pairs, more)
+        self.known = {}  # of `foreseen`
         self.rows = {feedback.pair_key(pair): i for i, pair in enumerate(pairs)}
         self.learn([])
 
@@ -152,4 +158,4 @@ class Judge:
         return opinions(self.belief, self.names, len(self.t)) if len(self.t) >= FEWEST else []
 
     def foreseen(self):
-        return foreseen(self.seen, self.t)
+        return foreseen(self.seen, self.t, known=self.known)

@@ -115,7 +115,8 @@ class Labeller:
     and two pairs.  hotkeys: whether single keys label while the focus is in the card.
     axes: a function (prompt, answer) -> dict of numbers that the card may learn your taste in, besides what can be
     counted of any text.  learn: whether the card says what it has learned.  who: in a blind test, who wrote the
-    responses a and b of every pair, two names; they are told at the end.
+    responses a and b of every pair, two names; they are told at the end.  served: whether the card stands on a page
+    of `served`, where no cells follow that could run with the labels.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Labeller:
         learn=True,
         who=None,
         ask_edit=False,
+        served=False,
     ):
         if not isinstance(annotator, str) or not annotator.strip():
             raise WorkbookError('The annotator needs a name, such as "you".')
@@ -144,7 +146,9 @@ class Labeller:
         self.min_seconds, self.hotkeys = min_seconds, hotkeys
         self.ask_strength, self.ask_note, self.ask_edit = ask_strength, ask_note, ask_edit
         self.axes, self.learns, self._judge, self.who, self.ended = axes, learn and not who, None, who, False
-        self.errors, self.warnings, self.pace, self.front = [], [], [], []
+        self.served, self.shut, self.words = served, "", card.SERVED if served else card.SAY
+        self.errors, self.warnings, self.pace, self.front, self.labels = [], [], [], [], []
+        self.follower = feedback.Follower(path, annotator)
         self.widget: Any = None
         self.shown_at, self.on_screen, self.said, self.replies = time.monotonic(), None, ("", False), 0
         self.names = [card.token(*feedback.pair_key(pair), again) for pair, again in self.queue]
@@ -158,13 +162,17 @@ class Labeller:
 
     def reload(self):
         """Take the state from the log: the labels of this annotator for the pairs of this queue."""
-        events, self.size = [], 0
-        if self.path.exists():
-            self.size = self.path.stat().st_size
-            events, self.warnings = feedback.read_events(self.path)
+        if self.follower.annotator != self.annotator:
+            self.follower, self.labels = feedback.Follower(self.path, self.annotator), []
+        before = {x["event_id"] for x in self.labels}
+        events, self.warnings = self.follower.read()
+        self.size = self.follower.size
         asked = {feedback.pair_key(pair) for pair, _ in self.queue}
-        mine = [x for x in feedback.replay(events) if x["annotator"] == self.annotator]
+        mine = feedback.replay(events)
         self.ids = {x["event_id"] for x in events}
+        gone = len(before - self.ids)
+        if gone:
+            self.warnings = [*self.warnings, card.GONE.replace("{n}", f"{gone} choice{'s' * (gone > 1)}")]
         ids = {f"{pair['pair_id']} edited" for pair, _ in self.queue}
         self.edits = [x for x in mine if x.get("made") == "edit" and x["pair_id"] in ids]
         self._set([x for x in mine if feedback.pair_key(x) in asked])
@@ -346,10 +354,7 @@ class Labeller:
         The first label of each pair by each counts, unless one of them skipped it.
         """
         labels = feedback.replay(feedback.read_events(self.path)[0]) if self.path.exists() else []
-        first = {}  # annotator -> pair -> choice
-        for label, earlier in feedback.with_earlier(labels):
-            if not earlier and label["choice"] != "skip":
-                first.setdefault(label["annotator"], {})[feedback.pair_key(label)] = label["choice"]
+        first = feedback.first_choices(labels)
         mine = {key: x for key, x in first.pop(self.annotator, {}).items() if (*key, False) in self.judged}
         both = {name: [(x, mine[key]) for key, x in theirs.items() if key in mine] for name, theirs in first.items()}
         return [(name, sum(x == y for x, y in some), len(some)) for name, some in both.items() if some]
@@ -384,12 +389,22 @@ class Labeller:
         """Display the card.  Run the cell again after a restart: it goes on at the right pair."""
         from IPython.display import HTML, display
 
+        widget = self.ready()
+        display(HTML(card.FALLBACK))
+        display(widget)
+
+    def ready(self, message=""):
+        """The card as a widget, at the right pair."""
         if self.widget is None:
             self._build()
-        self._refresh("".join(f"{w} " for w in self.warnings))
+        self._refresh(" ".join([message, *self.warnings]).strip())
         self.store.value = self._stored()
-        display(HTML(card.FALLBACK))
-        display(self.widget)
+        return self.widget
+
+    def shut_down(self, words):
+        """Ask nothing more, and say why; what the browser has on the way is still taken."""
+        self.shut = words
+        self._refresh()
 
     def _build(self):
         import ipywidgets as W
@@ -450,7 +465,7 @@ class Labeller:
         self.judging = [self.grid, *extra, tie, both_bad, skip, self.marks]
         self.widget = W.VBox(
             [self.prompt, self.grid, *extra, presses, self.status, self.progress, self.learnt, self.wire, self.store]
-            + [card.card_script(self.hotkeys)],
+            + [card.card_script(self.hotkeys, self.words)],
             layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
         self.widget.add_class("rlhf-labeller")
@@ -497,14 +512,16 @@ class Labeller:
     @contextlib.contextmanager
     def _explained(self):
         """Errors are shown and kept, since a front end hides them; whether the label was saved is told."""
-        before = self.labels
+        before = set(self.ids)
         try:
             yield
         except Exception as e:
-            self.errors.append(e)
+            e.__traceback__ = e.__context__ = None  # they hold all that was read, and a page may try again for hours
+            self.errors = [*self.errors[-19:], e]
             words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
-            saved = "Saved, but something else went wrong: " if self.labels is not before else ""
-            self._say(saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}"), wrong=True)
+            saved = "Saved, but something else went wrong: " if self.ids - before else ""
+            words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
+            self._say(self.words["wrong"] + words, wrong=True)
 
     def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None):
         """Do what was pressed, `seconds` after the pair appeared; says what was done."""
@@ -518,11 +535,11 @@ class Labeller:
             return "Took the last label back." if label else "There is nothing to take back."
         if name in ("continue", "more"):
             self.ended = name == "continue"
-            return card.SAY["below"] if self.ended else ""
+            return self.words["below"] if self.ended else ""
         if self.done:
             return "Nothing is left to label here."
         if seconds < self.min_seconds:
-            return card.SAY["hasty"].replace("{s}", f"{self.min_seconds:g}")
+            return self.words["hasty"].replace("{s}", f"{self.min_seconds:g}")
         self.choose(name, strength or None, note.strip(), round(seconds, 2), reasons, event_id)
         self.pace.append(seconds)
         if self.note.value.strip() == note.strip():  # while the kernel was busy another may have been begun
@@ -550,7 +567,8 @@ class Labeller:
             if said:
                 saved = sum(words.startswith("Saved") for words in said)
                 words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
-                self._refresh(words)
+                told, self.warnings = self.warnings, []
+                self._refresh(" ".join([words, *told]))
 
     def _take(self, one):
         """One entry of the browser's outbox; says what was done."""
@@ -568,24 +586,26 @@ class Labeller:
 
     def _refresh(self, message=""):
         """Show the current pair."""
-        item = None if self.ended else self.current
+        item = None if self.ended or self.shut else self.current
         known = {"log": self.log, "min_seconds": self.min_seconds, "serial": self.replies}
         for widget in self.judging:
             widget.layout.display = None if item else "none"
-        enough = self.done or (self._given() >= feedback.ENOUGH and not self.who)
+        enough = not self.served and (self.done or (self._given() >= feedback.ENOUGH and not self.who))
         self.buttons["continue"].layout.display = None if enough and not self.ended else "none"
         self.buttons["more"].layout.display = None if self.ended and not self.done else "none"
+        self.buttons["undo"].layout.display = "none" if self.shut else None
         if item:
             texts = self._texts(item)
             self.prompt.value = prompt_html(item["pair"]["prompt"], item["name"], **known)
             for widget, name, text, others in zip(self.answers, "AB", texts, texts[::-1]):
                 widget.value = answer_html(name, text, others)
         else:
-            self.prompt.value = card.end_html(self.done, **known)
+            self.prompt.value = card.end_html(self.done, self.shut, **known)
             self.answers[0].value = self.answers[1].value = ""
         done, total = self._counts()
         self.progress.value = card.progress_html(done, total, self.pace, self._repeats())
-        self.learnt.value = (self._learnt() if self.learns else "") + ("" if item else self._end())
+        learnt = self._learnt() if self.learns else ""
+        self.learnt.value = "" if self.shut else learnt + ("" if item else self._end())
         self._say(message)
         if item != self.on_screen:
             if self.ask_edit:
@@ -609,7 +629,12 @@ class Labeller:
     def _learnt(self):
         opinion = self.opinion
         return card.learnt_html(
-            opinion.opinions(), len(opinion.t), opinion.foreseen(), self._given(), feedback.ENOUGH, judge.FEWEST
+            opinion.opinions(),
+            len(opinion.t),
+            opinion.foreseen(),
+            self._given(),
+            None if self.served else feedback.ENOUGH,
+            judge.FEWEST,
         )
 
     def _given(self):

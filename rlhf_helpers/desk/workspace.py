@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..engine import lora, models
 from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
+from ..lesson import feedback
 from ..world.annotators import TASTES
 from ..world.facts import question_by_prompt
 from . import preferences, prompts, tables
@@ -60,16 +61,30 @@ def _check_parameters(MODEL, ANNOTATOR, SEED, DEVICE, FAST, DATA_DIR, RUNS_DIR, 
             raise WorkbookError(f"The parameter {name} is {number}, but it must be 0 or more.")
     if LORA:
         lora.need_peft()
-    if ANNOTATOR not in ("you", *TASTES):
-        raise WorkbookError(
-            f"The parameter ANNOTATOR is {shown(ANNOTATOR)}; choose one of {', '.join(['you', *TASTES])}."
-        )
     for name, value in (("DATA_DIR", DATA_DIR), ("RUNS_DIR", RUNS_DIR)):  # or it would be lost with the runtime
         if value.startswith("/content/drive") and not os.path.ismount("/content/drive"):
             raise WorkbookError(
                 f"The parameter {name} is {value}, but no drive is mounted there. In Colab, mount it "
                 "first: from google.colab import drive; drive.mount('/content/drive')."
             )
+
+
+def people(runs):
+    """Who labelled in runs/feedback.jsonl, simulated annotators left out: names, in the order of their first label."""
+    log = runs / "feedback.jsonl"
+    labels = feedback.replay(feedback.read_events(log)[0]) if log.exists() else []
+    return list(dict.fromkeys(x["annotator"] for x in labels if not feedback.is_simulated(x)))
+
+
+def check_annotator(name, runs):
+    """Raise WorkbookError unless an ANNOTATOR is "you", a taste, or somebody who labelled in `runs`."""
+    if name in ("you", *TASTES) or name in people(runs):
+        return
+    known = [x for x in people(runs) if x != "you"]
+    others = f", or one of those who labelled in {runs.name}/feedback.jsonl: {', '.join(known)}" if known else ""
+    raise WorkbookError(
+        f"The parameter ANNOTATOR is {shown(name)}; choose one of {', '.join(['you', *TASTES])}{others}."
+    )
 
 
 def make(runs):
@@ -97,7 +112,8 @@ def setup(
 ):
     """Check a notebook's parameters, seed every generator and return the workspace.
 
-    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator`, `seed`,
+    The workspace has `model` (a folder or hub id, "" for the embedded one), `annotator` ("you" or a taste), `person`
+    (whose labels alone count, where ANNOTATOR names somebody who labelled by link; "" for everybody's), `seed`,
     `device` (torch.device), `fast`, `data` and `runs` (Paths), `made_with` (what goes beside a model that is saved: the
     seed and the versions), `preferences` (`preferences.Preferences`, or None), `prompts` (rows, or None), `lora` (the
     rank of what is trained; 0 is all weights), `own_model`:
@@ -116,7 +132,9 @@ def setup(
     asked = read_prompts(PROMPTS)
     preferred = read_preferences(PREFERENCES)
     general = own_model or asked is not None or (preferred is not None and not of_the_world(preferred.prompts()))
-    if general and ANNOTATOR not in ("you", "brief"):
+    check_annotator(ANNOTATOR, runs)
+    person = ANNOTATOR if ANNOTATOR not in ("you", *TASTES) else ""
+    if general and not person and ANNOTATOR not in ("you", "brief"):
         raise WorkbookError(
             f"The parameter ANNOTATOR is {shown(ANNOTATOR)}, a taste that knows only the embedded "
             'world. With a MODEL, PROMPTS or PREFERENCES of your own choose "you" or "brief".'
@@ -126,7 +144,8 @@ def setup(
     torch.manual_seed(SEED)
     return SimpleNamespace(
         model=MODEL,
-        annotator=ANNOTATOR,
+        annotator="you" if person else ANNOTATOR,
+        person=person,
         seed=SEED,
         device=pick_device(DEVICE),
         fast=FAST,

@@ -18,12 +18,16 @@ def labels(ws, task):
     """Label events to learn one taste from, and whose they are: (list, "you" or the name of a simulated annotator).
 
     Those of PREFERENCES, if that names a file with comparisons, and what was labelled besides.  Otherwise those that
-    people gave in `runs`/feedback.jsonl, once there are `feedback.ENOUGH` that were not skipped.
+    people gave in `runs`/feedback.jsonl, once there are `feedback.ENOUGH` that were not skipped: all people, or the
+    one whom ANNOTATOR names.
     With fewer, or with a simulated ANNOTATOR, a program of that taste labels the first pairs of pairs.jsonl.
     """
     log = ws.runs / "feedback.jsonl"
     given = feedback.replay(feedback.read_events(log)[0]) if log.exists() else []
     people = [x for x in feedback.labels_of(given) if x["choice"] != "skip" and not is_simulated(x)]
+    if ws.person:
+        people = [x for x in people if x["annotator"] == ws.person]
+        print(f"Of the labels in {log.name}, only those of {ws.person} count: {len(people)}.")
     if ws.preferences is not None and ws.preferences.rows:
         own = of_a_file(ws, task)
         own += [x for x in people if not x["event_id"].startswith(preferences.OWN)]  # those are in the file

@@ -27,7 +27,9 @@ SCHEMA = 2  # 1 had labels and their undoing only, which are still written as su
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 PAIR_FIELDS = ("pair_id", "prompt", "response_a", "response_b")
 TEXTS = {"label": PAIR_FIELDS, "undo": ("undoes",), "rating": ("prompt", "response")}  # of each kind of event
+KINDS = ("label", "undo")  # of events that are read unless ratings are asked for
 NEWER = "a newer version of the workbook wrote it"
+TAIL = 256  # bytes of a log by which it is known again
 ENOUGH = 24  # labels of one's own from which the chapters learn from them alone
 
 
@@ -208,7 +210,7 @@ def _write(f, data):
     return start
 
 
-def read_events(path, kinds=("label", "undo")):
+def read_events(path, kinds=KINDS):
     """The events of a log and a list of warnings: (events, warnings).  kinds: of `TEXTS`; ratings only if asked for.
 
     A torn last line, left by a crash in the middle of a write, is dropped with a warning.  Any other
@@ -219,8 +221,13 @@ def read_events(path, kinds=("label", "undo")):
         raise WorkbookError(f"There is no file {path}. Run chapter 03 to label pairs, or check the path.")
     with _locked(path, "rb") as f:
         lines = f.read().split(b"\n")
+    return _events_of(lines, path, kinds)
+
+
+def _events_of(lines, path, kinds, before=0):
+    """The events in `lines` (bytes) of a log, of which there are so many `before` them, and warnings."""
     events, warnings = [], []
-    for n, line in enumerate(lines, 1):
+    for n, line in enumerate(lines, before + 1):
         if not line.strip():
             continue
         try:
@@ -228,7 +235,7 @@ def read_events(path, kinds=("label", "undo")):
             wrong = problem_with(event)
         except ValueError as e:
             wrong = f"this is not valid JSON in UTF-8 ({e})"
-            if n == len(lines):  # what follows the last newline
+            if n == before + len(lines):  # what follows the last newline
                 warnings.append(
                     f"{path}, line {n}: the last line is incomplete, as crashes leave it, and "
                     "was left out. All labels before it are there."
@@ -239,6 +246,42 @@ def read_events(path, kinds=("label", "undo")):
             raise WorkbookError(f"{path}, line {n}: {wrong}. {do} and run the cell again.")
         events += [event] if event["event"] in kinds else []
     return events, warnings
+
+
+class Follower:
+    """Reads the events of one annotator from a log, again and again while others write to it, each line once.
+
+    A log that was mended, exchanged or cut meanwhile no longer has the same bytes before the place up to which it was
+    read; then all of it is read anew.
+    """
+
+    def __init__(self, path, annotator):
+        self.path, self.annotator = Path(path), annotator
+        self._forget()
+
+    def _forget(self):
+        self.size = 0  # bytes of the file when it was read
+        self._events, self._lines, self._upto, self._tail = [], 0, 0, b""
+
+    def read(self):
+        """Events and warnings, as `read_events` gives them; none where there is no file yet."""
+        if not self.path.is_file():
+            self._forget()
+            return [], []
+        with _locked(self.path, "rb") as f:
+            f.seek(self._upto - len(self._tail))
+            if f.read(len(self._tail)) != self._tail:
+                self._forget()
+                f.seek(0)
+            new = f.read()
+        whole, rest = new[: new.rfind(b"\n") + 1], new[new.rfind(b"\n") + 1 :]
+        lines = whole.count(b"\n")
+        events, _ = _events_of(whole.split(b"\n"), self.path, KINDS, self._lines)
+        last, warnings = _events_of([rest], self.path, KINDS, self._lines + lines)  # read again until it is whole
+        self._events = self._events + [e for e in events if e["annotator"] == self.annotator]
+        self._lines, self._upto, self._tail = self._lines + lines, self._upto + len(whole), (self._tail + whole)[-TAIL:]
+        self.size = self._upto + len(rest)
+        return self._events + [e for e in last if e["annotator"] == self.annotator], warnings
 
 
 # ---------------------------------------------------------------- the state, and what is made of it
@@ -406,6 +449,43 @@ def wilson(k, n, z=1.96):
     middle = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
     return middle - half, middle + half
+
+
+def cohen_kappa(a, b):
+    """Agreement of two lists of choices beyond chance (Cohen 1960): 0 is what chance gives, 1 full agreement.
+
+    nan where both always chose the same one thing, so that chance alone would give full agreement.
+    """
+    if len(a) != len(b) or not a:
+        raise ValueError("kappa needs two lists of the same length")
+    n = len(a)
+    observed = sum(x == y for x, y in zip(a, b)) / n
+    chance = sum(a.count(c) * b.count(c) for c in set(a)) / n**2
+    return (observed - chance) / (1 - chance) if chance < 1 else math.nan
+
+
+def kappa_interval(a, b):
+    """A 95 % interval of `cohen_kappa`: (low, high), nan where that is nan.
+
+    Wilson's interval of the share on which the two agree, put into the same formula.  What chance gives is taken as
+    known; with full agreement the interval still has a width.  Its coverage is tested.
+    """
+    n, same = len(a), sum(x == y for x, y in zip(a, b))
+    kappa = cohen_kappa(a, b)
+    if math.isnan(kappa):
+        return math.nan, math.nan
+    chance = sum(a.count(c) * b.count(c) for c in set(a)) / n**2
+    low, high = wilson(same, n)
+    return (low - chance) / (1 - chance), (high - chance) / (1 - chance)
+
+
+def first_choices(labels):
+    """What each annotator chose first for each pair, skipped ones left out: {annotator: {pair key: choice}}."""
+    first = {}
+    for label, earlier in with_earlier(labels):
+        if not earlier and label["choice"] != "skip":
+            first.setdefault(label["annotator"], {})[pair_key(label)] = label["choice"]
+    return first
 
 
 def summary(labels):

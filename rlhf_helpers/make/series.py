@@ -19,7 +19,6 @@ from pathlib import Path
 from ..desk import colab, workspace
 from ..engine import files
 from ..engine.files import ROOT, WorkbookError
-from ..world import annotators
 from . import site
 
 # ---------------------------------------------------------------- one notebook
@@ -291,8 +290,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, help="the SEED of every chapter (0)")
     parser.add_argument(
         "--annotator",
-        choices=["you", *annotators.TASTES],
-        help='who labels: "you" (your labels, if there are any), or a simulated taste',
+        help='who labels: "you" (your labels, if there are any), somebody who labelled by link, or a simulated taste',
     )
     parser.add_argument("--model", help="the MODEL of every chapter: a folder or Hugging Face id (the embedded model)")
     parser.add_argument("--lora", type=int, metavar="RANK", help="train LoRA adapters of this rank (0: all weights)")
@@ -320,6 +318,10 @@ def main(arguments=None):
     try:
         workspace.read_prompts(parameters.get("PROMPTS"))  # what is wrong with a file is said before anything is run
         workspace.read_preferences(parameters.get("PREFERENCES"))
+        inner = [parameters.get(name, "") for name in ("PROMPTS", "PREFERENCES")]
+        workspace.check_annotator(
+            options.annotator or "you", workspace.made_in(runs, model or "", ROOT / "data", *inner)
+        )
         run_chapters(chapters(options.only, deeper=options.deeper), runs, parameters, options.refresh)
     except WorkbookError as e:
         print(f"\n{e}", file=sys.stderr)

@@ -300,6 +300,50 @@ def test_kappa_by_hand_and_against_scikit_learn():
     for _ in range(20):
         a, b = rng.choices("abt", k=30), rng.choices("abt", k=30)
         assert cohen_kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b))
+        low, high = fb.kappa_interval(a, b)
+        assert low < metrics.cohen_kappa_score(a, b) < high
+
+
+def test_a_log_is_followed_while_others_write_break_mend_and_cut_it(tmp_path):
+    """Each line is parsed once, and whatever happens to the file, what is read is what `read_events` reads."""
+    path, rng, parsed = tmp_path / "log.jsonl", random.Random(0), []
+    follower = fb.Follower(path, "you")
+    assert follower.read() == ([], [])
+
+    def same():
+        events, warnings = fb.read_events(path)
+        assert follower.read() == ([e for e in events if e["annotator"] == "you"], warnings)
+        assert follower.size == path.stat().st_size
+
+    steps = {
+        "others write": lambda: write(path, label(annotator="ann"), label("tie")),
+        "undo": lambda: write(path, fb.undo_event(fb.read_events(path)[0][-1])),
+        "torn": lambda: path.open("ab").write(b'{"schema": 1, "ev'),
+        "whole but for its newline": lambda: path.open("ab").write(json.dumps(label()).encode()),
+        "first line taken out": lambda: path.write_bytes(path.read_bytes().partition(b"\n")[2]),
+        "last line taken out": lambda: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1])),
+        "exchanged for a longer one": lambda: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[::-1]) * 2),
+        "gone": path.unlink,
+    }
+    for step in [*steps, *rng.choices(list(steps), k=60)]:
+        write(path, label(annotator=rng.choice(("you", "ann"))))  # of a torn tail, makes a file of its own
+        steps[step]()
+        write(path, label("skip"), label()) if step == "gone" else None
+        same()
+    path.write_bytes(path.read_bytes() + b"{broken\n" + json.dumps(label()).encode() + b"\n")
+    n = path.read_bytes().count(b"\n")
+    for _ in range(2):
+        with pytest.raises(WorkbookError, match=f"line {n - 1}: "):
+            follower.read()
+    path.write_bytes(path.read_bytes().replace(b"{broken\n", b""))
+    same()
+    plain, fb.parse = fb.parse, lambda line: parsed.append(line) or plain(line)
+    try:
+        write(path, label(), label())
+        follower.read()
+    finally:
+        fb.parse = plain
+    assert len(parsed) == 2
 
 
 def test_wilson_solves_its_equation():

@@ -18,9 +18,11 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import namedtuple
@@ -31,11 +33,14 @@ from unittest import mock
 import nbformat
 import psutil
 import torch
+from websocket import WebSocketException
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # as a script this is tried on the package beside it
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # as a script this is tried on the package beside it
 
-from rlhf_helpers.desk import labeller, workspace  # noqa: E402
+from served import Visitor  # noqa: E402, of benchmarks/
+
+from rlhf_helpers.desk import labeller, served, workspace  # noqa: E402
 from rlhf_helpers.engine import checkpoints, files, models  # noqa: E402
 from rlhf_helpers.engine.files import WorkbookError  # noqa: E402
 from rlhf_helpers.lesson import feedback  # noqa: E402
@@ -476,6 +481,120 @@ def clock_jumps_back(folder, times, rng):
     )
 
 
+# ---------------------------------------------------------------- make label
+
+
+@contextlib.contextmanager
+def label_server(folder, limit=lambda: None, port=0):
+    """`make label` in another process: (its id, links, port).  It is killed in the end, if it still runs."""
+    with served.listen("127.0.0.1", port) as s:
+        port = s.getsockname()[1]
+    names = ["ann", "bob", "cem"]
+    tokens = served.links(folder / "links.json", names)
+
+    def work(tell):
+        limit()
+        sys.stdout = open(os.devnull, "w")
+        served.serve(names, some_pairs(), folder / "log.jsonl", 0, "127.0.0.1", port)
+
+    process, pipe = start(work)
+    until(lambda: listens(port) or ended(process))
+    try:
+        yield process, [f"http://127.0.0.1:{port}/{tokens[name]}/" for name in names], port
+    finally:
+        kill_after(0, process, pipe)
+
+
+def listens(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(true):
+    """Wait until `true()`, for a minute at the most."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
+
+
+def keep_clicking(visitor, rng, told):
+    """Click until the server is gone or says that a choice was not saved."""
+    with contextlib.suppress(OSError, WebSocketException):
+        while visitor.item:
+            words = visitor.click(rng.choice(("a", "b", "tie", "skip")))
+            told.append(("label", list(visitor.sent)[-1]) if "Saved" in words else ("", words))
+            if "Saved" not in words:
+                return
+
+
+def at_once(visitors, told, rng, meanwhile):
+    """Let all click while something happens; ends when none of them can go on."""
+    threads = [threading.Thread(target=keep_clicking, args=(v, rng, told)) for v in visitors]
+    for t in threads:
+        t.start()
+    meanwhile()
+    for t in threads:
+        t.join(60)
+        assert not t.is_alive()
+
+
+def server_killed(folder, times, rng):
+    """The server is killed while three people click, and started again: what their pages kept arrives, once."""
+    visitors, told, port, wrong = [], [], 0, 0
+    for _ in range(times + 1):
+        with label_server(folder, port=port) as (process, links, port):
+            for v in visitors:
+                v.open()  # delivers what it kept
+            visitors = visitors or [Visitor(link) for link in links]
+            wrong += lost(folder / "log.jsonl", told + [("label", i) for v in visitors for i in v.sent])
+            at_once(visitors, told, rng, lambda: (time.sleep(rng.uniform(0, 0.5)), os.kill(process, signal.SIGKILL)))
+    return Found(times, wrong, f"{served.AWAY} ({len(told):,} confirmed clicks)")
+
+
+def disk_full_by_link(folder, times, rng, tmpfs=False):
+    """Three people click until there is no room: each is told, and after room was made the next click is saved."""
+    wrong, message = 0, ""
+    for n in range(times):
+        place, told = folder / f"disk{n}", []
+        with small_disk(place, rng.randrange(32, 60), tmpfs) as limit:
+            with label_server(place, limit) as (_, links, port):
+                visitors = [Visitor(link) for link in links]
+                at_once(visitors, told, rng, lambda: None)
+                said = [words for what, words in told if not what]
+                wrong += len(said) != 3 or not all("was not saved" in words for words in said)
+                message = said[0]
+            wrong += lost(place / "log.jsonl", told) + bool(feedback.read_events(place / "log.jsonl")[1])
+    return Found(times, wrong, f"{message} (made with {way(tmpfs)})")
+
+
+def mended_by_others(folder, times, rng):
+    """Somebody spoils a line of the log while three people click, and mends it: clicks wait, and all are saved."""
+    path, said, wrong = folder / "log.jsonl", [], 0
+    with label_server(folder) as (process, links, _):
+        visitors, told = [Visitor(link) for link in links], []
+
+        def spoil_and_mend():
+            for _ in range(times):
+                at = len(told)
+                until(lambda: len(told) > at + 3)
+                with feedback._locked(path, "rb+") as f:
+                    whole = f.read()
+                    f.seek(0)
+                    f.write(whole[1:])
+                    f.truncate()
+                until(lambda: all("line 1" in v.status for v in visitors))
+                said.append(visitors[0].status)
+                with feedback._locked(path, "rb+") as f:
+                    f.write(whole)
+            until(lambda: not any("line 1" in v.status for v in visitors))
+            os.kill(process, signal.SIGKILL)
+
+        at_once(visitors, told, rng, spoil_and_mend)
+        wrong += lost(path, told) + sum(not what for what, _ in told)
+    return Found(times, wrong, said[-1])
+
+
 # ---------------------------------------------------------------- make run
 
 CHAPTERS = {
@@ -568,6 +687,9 @@ FAULTS = {
     "100,000 lines": (many_lines, 3, 1),
     "two writers at once": (two_writers, 20, 2),
     "a clock that jumps back": (clock_jumps_back, 30, 2),
+    "`make label` killed while three people label by link": (server_killed, 20, 1),
+    "disk full while three people label by link": (disk_full_by_link, 10, 1),
+    "the log spoiled and mended while three people label by link": (mended_by_others, 20, 1),
     "`make run` stopped and run again": (interrupted_run, 10, 1),
 }
 

@@ -196,7 +196,7 @@ def test_make_sets_up_once(tmp_path):
     assert "pip install" in plan("run")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".ready").touch()
-    for target in ("setup", "run", "test", "lab", "models"):
+    for target in ("setup", "run", "test", "lab", "label", "models"):
         assert "pip install" not in plan(target)
     later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
     os.utime(tmp_path / "constraints.txt", (later, later))
