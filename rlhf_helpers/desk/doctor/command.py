@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ...engine.files import WorkbookError, write_text
-from . import logs, report, rules, scores
+from . import logs, report, rules
 
 EPILOG = """examples:
   python -m rlhf_helpers.doctor out/                                   a folder with trainer_state.json or event files
@@ -28,7 +28,7 @@ def parsed(arguments):
     parser.add_argument("--preferences", metavar="FILE", help="preferences in any format of docs/your_data.md")
     parser.add_argument("--model", metavar="FOLDER", default="", help="a reward model: any sequence classifier")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=int, default=scores.MOST, help="score at most this many comparisons")
+    parser.add_argument("--rows", type=int, default=1000, help="score at most this many comparisons")
     parser.add_argument("--markdown", metavar="FILE", help="write the reports as Markdown, too")
     args = parser.parse_args(arguments)
     if not args.log and not args.preferences:
@@ -44,6 +44,8 @@ def main(arguments=None):
     try:
         reports = [rules.examine(logs.read(path)) for path in args.log]
         if args.preferences:
+            from . import scores  # with torch, which a log does not need
+
             reports.append(scores.examine(args.preferences, args.model, args.device, args.rows))
         print("\n\n".join(map(report.as_text, reports)))
         if args.markdown:

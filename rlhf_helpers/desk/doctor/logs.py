@@ -35,7 +35,14 @@ NAMES = {
         *("first_mismatch", "sampling/sampling_logp_difference/mean", "training/rollout_probs_diff_mean"),
         *("rollout_corr/k3_kl", "vllm_kl"),
     ),
-    "entropy": ("entropy", "policy/entropy_avg", "ppo/policy/entropy", "actor/entropy", "actor/entropy_loss"),
+    "entropy": (
+        "entropy",
+        "policy/entropy_avg",
+        "ppo/policy/entropy",
+        "actor/entropy",
+        "actor/entropy_loss",
+        "entropy_loss",
+    ),
     "length": (
         *("length", "completions/mean_length", "completion_length", "response_length/mean", "response_length"),
         *("tokens/responses_len_mean", "val/mean_response_length"),
@@ -76,12 +83,6 @@ class Log:
     def kl_per_answer(self):
         """Whether the KL is added up over the tokens of an answer, as here and in TRL's PPO; else it is their mean."""
         return self.called.get("kl") == "objective/kl" or self.program == OURS
-
-    @property
-    def kl_may_be_negative(self):
-        """Whether the KL is estimated by the mean of log-ratios, which chance may push below 0; k3 it can't."""
-        called = self.called.get("kl")
-        return not (called in ("actor/kl_loss", "kl_loss") or (called == "kl" and self.program == TRL))
 
     def together(self, *names):
         """The finite values of some columns at the steps that all of them have: a list of arrays."""
@@ -182,7 +183,7 @@ PAIR = re.compile(r"([\w@/.\-]+):\s*(?:np\.\w+\()?([-+]?(?:\d[\d.]*(?:e[-+]?\d+)
 def row_of(line):
     """What one line of a log says: JSON, the repr of a dict, or verl's "step:1 - name:value - ..."; else None."""
     start, end = line.find("{"), line.rfind("}")
-    if start >= 0 and end > start and re.search(r"\d|nan", line[start:end], re.I):
+    if 0 <= start < end:
         text = line[start : end + 1]
         for reader in (json.loads, ast.literal_eval):
             try:

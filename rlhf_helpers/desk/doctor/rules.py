@@ -139,30 +139,23 @@ def kl_at_start(kl, log, length=None):
 # ---------------------------------------------------------------- the distance to the reference
 
 
-def kl_negative(kl, log):
-    if not log.kl_may_be_negative and kl.min() < -1e-4:
+def kl_negative(kl, log, length=None):
+    later = per_token(kl, length, log)[1:]
+    if len(later) < ENOUGH:
+        return None
+    error = np.std(later) / math.sqrt(len(later))
+    if later.mean() < min(-0.002, -3 * error):
         return Finding(
-            "a KL that can't be negative is",
-            f"its least value is {kl.min():.3g}",
-            ("reference and policy changed places in the formula, or in the call",),
-            "on a vocabulary of six tokens, compare the estimator with the exact sum",
+            "the KL to the reference is negative",
+            f"{kl[1:].mean():.3g} on average over {len(later)} rows; luck explains {2 * error:.2g} nats per token",
+            (
+                "tokens not drawn from the policy as it is: top-k, top-p, temperature, a minimal length, a banned end "
+                "token",
+                "reference and policy changed places, in the formula or in the call",
+                "dropout in one of the two",
+            ),
+            "sample with temperature 1, no top-k or top-p, no minimal length: the estimate is then positive on average",
         )
-    later = kl[1:]
-    if log.kl_may_be_negative and len(later) >= ENOUGH:
-        error = np.std(later) / math.sqrt(len(later))
-        if later.mean() < -0.02 and later.mean() < -3 * error:
-            return Finding(
-                "the KL to the reference is negative",
-                f"{later.mean():.3g} on average over {len(later)} rows, where chance explains {2 * error:.2g}",
-                (
-                    "tokens not drawn from the policy as it is: top-k, top-p, temperature, a minimal length, a banned "
-                    "end token",
-                    "reference and policy changed places",
-                    "dropout in one of the two",
-                ),
-                "sample with temperature 1, no top-k and top-p, no minimal length; then the estimate is positive on "
-                "average",
-            )
 
 
 def kl_never_moves(kl, log, length=None, approx_kl=None, grad_norm=None):
