@@ -34,7 +34,7 @@ from rlhf_helpers.lesson import alternatives, decoding, feedback, ppo, reward
 from rlhf_helpers.world import annotators
 
 RESULTS = Path(__file__).resolve().parent / "results"
-HEALTHY, SEEDS = range(1000, 1120), range(100, 105)
+HEALTHY, SEEDS = range(1000, 1110), range(100, 105)
 DEV_HEALTHY, DEV_SEEDS = range(40), range(2)
 LEFT_TO_VERL = {  # our column -> what verl calls it; the others are not in its logs
     "update": "step",
@@ -276,15 +276,25 @@ def healthy_runs(lab, seeds):
         yield {"bug": "", "seed": seed, "algorithm": algorithm, "taste": taste, **kept, "log": log}
 
 
-def make_logs(healthy, seeds):
-    """All runs, with what they cost."""
+def make_logs(healthy, seeds, place):
+    """All runs, with what they cost, are written to `place`, a few at a time."""
     torch.set_num_threads(1)
     lab, runs, began = load(), [], time.process_time()
+    about = {"split": "dev", "versions": versions()}
     for some in (healthy_runs(lab, healthy), bug_runs(lab, seeds)):
         for made in some:
             runs.append(made)
-            print(f"{time.process_time() - began:6.0f} s  {made['bug'] or 'healthy'}, seed {made['seed']}", flush=True)
-    return {"split": "dev", "cpu_seconds": time.process_time() - began, "runs": runs, "versions": versions()}
+            seconds = time.process_time() - began
+            print(f"{seconds:6.0f} s  {made['bug'] or 'healthy'}, seed {made['seed']}", flush=True)
+            if len(runs) % 10 == 0:
+                write(place, about | {"cpu_seconds": round(seconds), "runs": runs})
+    write(place, about | {"cpu_seconds": round(seconds), "runs": runs})
+
+
+def write(place, made):
+    """Write runs as JSON under gzip, all at once."""
+    with replacing_file(place) as f:
+        f.write(gzip.compress(json.dumps(made).encode(), mtime=0))
 
 
 # ---------------------------------------------------------------- what the rules say
@@ -360,9 +370,7 @@ def main():
     args = parser.parse_args()
     place = ROOT / "build" / "doctor_dev.json.gz" if args.dev else RESULTS / "doctor_logs.json.gz"
     if not args.again:
-        made = make_logs(*((DEV_HEALTHY, DEV_SEEDS) if args.dev else (HEALTHY, SEEDS)))
-        with replacing_file(place) as f:
-            f.write(gzip.compress(json.dumps(made).encode(), mtime=0))
+        make_logs(*((DEV_HEALTHY, DEV_SEEDS) if args.dev else (HEALTHY, SEEDS)), place)
     made = json.loads(gzip.decompress(place.read_bytes()))
     data = made | {"runs": judged(made["runs"])}
     print(markdown(data))

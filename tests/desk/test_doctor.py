@@ -302,7 +302,7 @@ def crowd(n, people=("Ann", "Bo"), taste="helpful"):
 def folder(tmp_path_factory):
     """The same labels as this workbook's log and as a file of TRL, and that with chosen and rejected swapped."""
     folder = tmp_path_factory.mktemp("doctor")
-    events = crowd(150)
+    events = crowd(80)
     files.write_jsonl(folder / "log.jsonl", events)
     rows, _ = feedback.to_preferences([e for e in events if e["annotator"].endswith("Ann")])
     trl = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in rows]
@@ -317,13 +317,13 @@ def names(told):
 
 def test_the_shipped_reward_model_on_the_shipped_pairs(folder):
     told = scores.examine(folder / "log.jsonl", str(REWARD))
-    assert names(told) == []
+    assert [f.name for f in told.alarms] == []
     facts = told.facts
     accuracy = float(facts["accuracy"].split("%")[0])
     ceiling = float(facts["so the noise ceiling is"].split("%")[0])
     assert 70 < accuracy < 95 and abs(accuracy - ceiling) < 12
     assert {"calibration", "margin", "moved by padding", "the first is chosen", "labellers agree"} <= set(facts)
-    assert [k for k in facts if k.startswith("prefers the answer to")] and "accuracy on simulated:Ann" in facts
+    assert [k for k in facts if k.startswith("an answer beats")] and "accuracy on simulated:Ann" in facts
 
 
 def test_a_file_of_trl_with_its_sides_swapped_is_upside_down(folder):

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from html import escape
 
 NOTHING = "Nothing found."
 
@@ -100,15 +101,13 @@ def as_html(report):
     """The report as HTML; whatever it quotes is shown as typed, never run."""
     from ..plots import text_table
 
-    def paragraph(text):
-        return f"<p>{cell(text).replace('&lt;', '<').replace('&', '&amp;').replace('<', '&lt;')}</p>"
-
-    shown = [paragraph(" ".join([report.title, *report.about])), f"<p><b>{verdict(report)}</b></p>"]
+    shown = [f"<p>{escape(' '.join([report.title, *report.about]))}</p>", f"<p><b>{verdict(report)}</b></p>"]
     if report.findings:
         rows = [(("Question: " if f.ask else "") + f.name, *(text for _, text in parts(f))) for f in report.findings]
         shown.append(text_table(["finding", "seen", "likely", "check"], rows).data)
     if report.facts:
         shown.append(text_table(["measured", ""], list(report.facts.items())).data)
     if report.unseen:
-        shown.append(f"<p>What this could not show:</p>{''.join(map(paragraph, report.unseen))}")
+        points = "".join(f"<li>{escape(x)}</li>" for x in report.unseen)
+        shown.append(f"<p>What this could not show:</p><ul>{points}</ul>")
     return "".join(shown)

@@ -15,6 +15,7 @@ import torch
 
 from ...engine import models
 from ...engine.files import WorkbookError, shown
+from ...lesson import feedback
 from ...lesson.feedback import wilson
 from .. import preferences, tables
 from ..formats import Said, plain_names
@@ -115,10 +116,16 @@ def as_taught(judge, prompts, answers):
     return [(p + a)[-judge.limit :] for p, a in zip(asked, said, strict=True)]
 
 
-def plainly(judge, prompts, answers):
-    """Prompt and answer as one text with an empty line between them: no template, no end token."""
-    texts = [f"{p}\n\n{a}" for p, a in zip(prompts, answers, strict=True)]
-    return [ids[-judge.limit :] for ids in judge.tokenizer(texts)["input_ids"]]
+def plainly(judge, prompts, answers, between=" "):
+    """Prompt and answer as one text without a template, end token included, as TRL trains on plain preferences."""
+    texts = [f"{p}{between}{a}" for p, a in zip(prompts, answers, strict=True)]
+    end = [judge.tokenizer.eos_token_id] if judge.causal and judge.tokenizer.eos_token_id is not None else []
+    return [(ids + end)[-judge.limit :] for ids in judge.tokenizer(texts)["input_ids"]]
+
+
+def apart(judge, prompts, answers):
+    """As `plainly`, with an empty line between the two."""
+    return plainly(judge, prompts, answers, "\n\n")
 
 
 def endless(judge, prompts, answers):
@@ -133,7 +140,12 @@ def twice_begun(judge, prompts, answers):
     return [[first, *ids][: judge.limit] for ids in rows] if first is not None else rows
 
 
-READINGS = {"no template": plainly, "no end token": endless, "begun twice": twice_begun}
+READINGS = {
+    "no template": plainly,
+    "no template but an empty line": apart,
+    "no end token": endless,
+    "one more start token": twice_begun,
+}
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -255,26 +267,44 @@ def from_file(path):
     """(preferences, what was said of it in each row, first answers better) of a file or folder."""
     rows, _ = tables.read(path, "--preferences")
     data = preferences.read(path, "--preferences")
-    found, _ = preferences.outcomes(rows) if not preferences.is_log(rows) else (from_log(rows), None)
+    found = from_log(path) if preferences.is_log(rows) else preferences.outcomes(rows)[0]
     sides = [first_is_better(row, x.better, x.worse) for row, _, x in found if isinstance(x, Said) and not x.tie]
     return data, found, [s for s in sides if s is not None]
 
 
-def from_log(rows):
-    """What this workbook's own events say, a repeat of the same person as another's label: it shows the same noise."""
+def from_log(path):
+    """What this workbook's labels say; a repeat by the same person counts as another's label: it shows the noise."""
     out, seen = [], Counter()
-    for row in rows:
-        event = row.value
-        if isinstance(event, dict) and event.get("choice") in ("a", "b"):
-            other = "b" if event["choice"] == "a" else "a"
-            key = (event["annotator"], event["prompt"], event["response_a"], event["response_b"])
+    for label in feedback.replay(feedback.read_events(tables.home(path))[0]):
+        if label["choice"] in ("a", "b"):
+            better, worse = ("a", "b") if label["choice"] == "a" else ("b", "a")
+            key = (label["annotator"], *feedback.pair_key(label))
             seen[key] += 1
-            x = Said(event["prompt"], event[f"response_{event['choice']}"], event[f"response_{other}"])
-            out.append((row, f"{event['annotator']} {seen[key]}", x))
+            x = Said(label["prompt"], label[f"response_{better}"].strip(), label[f"response_{worse}"].strip())
+            out.append((tables.Row("", "", label), f"{label['annotator']} {seen[key]}", x))
     return out
 
 
 # ---------------------------------------------------------------- what looks wrong in the data
+
+
+TOO_MANY = {  # reason of `preferences`: (share that is too much, causes, check)
+    "contradictions": (
+        0.02,
+        ("labels by several people without their names", "rows whose sides were swapped"),
+        "keep the annotator's name beside each label, and look at that row",
+    ),
+    "duplicates": (
+        0.05,
+        ("files that were joined twice",),
+        "drop them before the split, or they stand on both sides of it",
+    ),
+    "equal answers": (
+        0.05,
+        ("a sampler that repeats itself, or texts that were cut",),
+        "drop them: their loss is ln 2, whatever is learned",
+    ),
+}
 
 
 def data_findings(data, found, sides, report):
@@ -284,67 +314,53 @@ def data_findings(data, found, sides, report):
     if left:
         facts["left out"] = ", ".join(f"{why} {n:,}" for why, n in left.most_common())
     n = len(data.rows) + sum(left.values())
-    for why, bound, causes, check in (
-        (
-            "contradictions",
-            0.02,
-            ("labels by several people without their names", "rows whose sides were swapped"),
-            "keep the annotator's name beside each label; look at the rows named above",
-        ),
-        (
-            "duplicates",
-            0.05,
-            ("files that were joined twice",),
-            "drop them before the split, or they stand on both sides",
-        ),
-        (
-            "equal answers",
-            0.05,
-            ("a sampler that repeats itself, or texts that were cut",),
-            "drop them: their loss is ln 2, whatever is learned",
-        ),
-    ):
+    for why, (bound, causes, check) in TOO_MANY.items():
         if left[why] > bound * n:
-            yield Finding(
-                f"many {why}",
-                f"{left[why]:,} of {n:,} comparisons, the first at {data.where.get(why, '?')}",
-                causes,
-                check,
-            )
-    splits = {r["split"] for r in data.rows} - {""}
-    if len(splits) > 1:
-        asked = [{r["prompt"] for r in data.rows if r["split"] == s} for s in splits]
-        both = set.intersection(*asked)
-        if both:
-            yield Finding(
-                "prompts on both sides of the split",
-                f"{len(both):,}, such as {shown(sorted(both)[0], 60)}",
-                ("a split by row",),
-                "split by prompt; what is measured on these prompts is too good",
-            )
+            seen = f"{left[why]:,} of {n:,} comparisons, the first at {data.where.get(why, '?')}"
+            yield Finding(f"many {why}", seen, causes, check)
+    yield from split_findings(data.rows)
+    yield from side_findings(sides, report)
     longer = np.array([len(r["chosen"]) - len(r["rejected"]) for r in data.rows])
-    facts["chosen is the longer"] = said(share(order(longer[longer != 0])))
-    if len(sides) >= 30:
-        first = share(np.array(sides, float))
-        facts["the first is chosen"] = said(first)
-        if first[1] > 0.5 or first[2] < 0.5:
-            yield Finding(
-                "the side on which an answer stands decides",
-                f"the first one is chosen in {said(first)}",
-                ("people prefer a side", "a file that is sorted: then this is no bias"),
-                "show the sides in random order and store which was where",
-            )
-    else:
-        report.unseen.append("Position bias: the file does not say which answer stood first.")
+    if longer.any():
+        facts["chosen is the longer"] = said(share(order(longer[longer != 0])))
     agree, every = agreement(found)
-    if every >= 20:
-        low, high = wilson(agree, every)
-        facts["labellers agree"] = said((agree / every, low, high))
-        facts["so the noise ceiling is"] = said(tuple(map(ceiling, (agree / every, low, high))))
-    else:
+    if every < 20:
         report.unseen.append(
             "The noise ceiling: too few pairs were labelled by two people whose names the file gives. Have 100 pairs "
             "labelled twice."
+        )
+        return
+    agreed = agree / every, *wilson(agree, every)
+    facts["labellers agree"] = said(agreed)
+    facts["so the noise ceiling is"] = said(tuple(map(ceiling, agreed)))
+
+
+def split_findings(rows):
+    """Prompts that stand in more than one split of the file."""
+    splits = Counter(prompt for prompt, split in {(r["prompt"], r["split"]) for r in rows} if split)
+    both = sorted(p for p, n in splits.items() if n > 1)
+    if both:
+        yield Finding(
+            "prompts on both sides of the split",
+            f"{len(both):,}, such as {shown(both[0], 60)}",
+            ("a split by row",),
+            "split by prompt; what is measured on these prompts is too good",
+        )
+
+
+def side_findings(sides, report):
+    """Whether the answer that stands first is chosen more often than the other."""
+    if len(sides) < 30:
+        report.unseen.append("Position bias: the file does not say which answer stood first.")
+        return
+    first = share(np.array(sides, float))
+    report.facts["the first is chosen"] = said(first)
+    if first[1] > 0.5 or first[2] < 0.5:
+        yield Finding(
+            "the side on which an answer stands decides",
+            f"the first one is chosen in {said(first)}",
+            ("people prefer a side", "a file that is sorted: then this is no bias"),
+            "show the sides in random order, and store which was where",
         )
 
 
@@ -523,7 +539,7 @@ def reading_findings(judge, rows, right, facts):
         wins, losses = int(np.sum(other > right)), int(np.sum(other < right))
         if wins > losses and by_luck(wins, losses) < SURE:
             yield Finding(
-                f"the model reads better with {name}" if name != "begun twice" else "the model expects a start token",
+                f"the model is better with {name}",
                 f"accuracy {other.mean():.1%} against {right.mean():.1%} on {len(rows)} comparisons (by luck: "
                 f"{by_luck(wins, losses):.1g})",
                 ("it was trained on texts of another form than its tokenizer writes",),
@@ -563,7 +579,9 @@ def padding_findings(judge, ids, spread, facts):
             )
             return
         moved[side] = float(abs(scores - alone).max())
-    facts["moved by padding"] = ", ".join(f"{side} {m:.2g}" for side, m in moved.items())
+    facts["moved by padding"] = ", ".join(f"on the {side} {m:.2g}" for side, m in moved.items())
+    if moved.get("left", 0) > 0.02 * max(spread, 1e-6):
+        facts["moved by padding"] += " (learned positions: pad on the right, or pass position_ids)"
     if moved["right"] > 0.02 * max(spread, 1e-6):
         why = ["the score is read from another token than the last real one"]
         if judge.tokenizer.pad_token_id == judge.tokenizer.eos_token_id:
@@ -573,14 +591,6 @@ def padding_findings(judge, ids, spread, facts):
             f"by up to {moved['right']:.2g} with padding on the right, where scores spread by {spread:.2g}",
             tuple(why),
             "score one text alone and in a batch; give the tokenizer a pad token of its own",
-        )
-    elif moved.get("left", 0) > 0.02 * max(spread, 1e-6):
-        yield Finding(
-            "padding on the left changes a score",
-            f"by up to {moved['left']:.2g}, where scores spread by {spread:.2g}",
-            ("positions count the padding: this model has learned positions",),
-            "pad on the right, or pass position_ids",
-            ask=True,
         )
 
 
@@ -603,7 +613,7 @@ def said_twice(answer, rng):
     return f"{answer} {answer}"
 
 
-CHANGES = {"half of it": halved, "its words shuffled": shuffled, "said twice": said_twice}
+CHANGES = {"half of itself": halved, "itself with its words shuffled": shuffled, "itself said twice": said_twice}
 
 
 def minimal_findings(judge, rows, scores, facts, seed):
@@ -611,25 +621,34 @@ def minimal_findings(judge, rows, scores, facts, seed):
     rng, prompts = random.Random(seed), [r["prompt"] for r in rows]
     worse = {name: [change(r["chosen"], rng) for r in rows] for name, change in CHANGES.items()}
     worse["the answer to another question"] = swapped(rows, rng)
-    blind = []
+    shares = {}
     for name, answers in worse.items():
         some = [i for i, (r, a) in enumerate(zip(rows, answers)) if a and a != r["chosen"]]
         if len(some) < 20:
             continue
         other = judge.score(as_taught(judge, [prompts[i] for i in some], [answers[i] for i in some]))
-        prefers = share(order(scores[some] - other))
-        facts[f"prefers the answer to {name}"] = said(prefers)
-        if prefers[1] < 0.5:
-            blind.append(f"{name}: the answer itself scores higher in {said(prefers)}")
+        shares[name] = share(order(scores[some] - other))
+        facts[f"an answer beats {name}"] = said(shares[name])
+    turned = [f"an answer beats {n} in only {said(s)}" for n, s in shares.items() if s[2] < 0.5]
+    if turned:
+        yield Finding(
+            "the model prefers what was made worse of an answer",
+            "; ".join(turned),
+            ("none of the training pairs differed in that, so a policy is free to go there", "it likes length"),
+            "add such pairs, made by program, to the training; read what the policy writes after a hundred updates",
+        )
+    blind = [f"an answer beats {n} in {said(s)}" for n, s in shares.items() if s[1] < 0.5 <= s[2]]
     if blind:
         yield Finding(
-            "the model does not tell an answer from what was made worse of it",
+            "the model can't tell an answer from what was made worse of it",
             "; ".join(blind),
             (
-                "none of the training pairs differed in that, so a policy is free to go there",
+                "does anything else keep the policy from it, such as a penalty for answers that don't end? If not, it "
+                "is free to go there",
                 "the model reads the end of the answer, or its length, and not the prompt",
             ),
             "add such pairs, made by program, to the training; read what the policy writes after a hundred updates",
+            ask=True,
         )
 
 
@@ -660,7 +679,7 @@ def examine(path, source="", device="cpu", most=MOST, seed=0):
     report.about += data.notes
     if judge:
         rows = [r for r in data.rows if r["split"] in ("test", "heldout", "dev")] or data.rows
-        where = "of its held-out part" if len(rows) < len(data.rows) else ""
+        where = " of its held-out part" if len(rows) < len(data.rows) else ""
         rows = random.Random(seed).sample(rows, most) if len(rows) > most else rows
         if len(rows) < 10:
             raise WorkbookError(
@@ -668,7 +687,7 @@ def examine(path, source="", device="cpu", most=MOST, seed=0):
             )
         kind = "reads from left to right" if judge.causal else "reads in both directions"
         report.about.append(
-            f"Reward model {source}: {type(judge.model).__name__}, {kind}; {len(rows):,} comparisons {where}."
+            f"Reward model {source}: {type(judge.model).__name__}, {kind}; {len(rows):,} comparisons{where}."
         )
         report.findings += model_findings(judge, rows, found, report, seed)
         report.unseen.append("Whether the model has seen these comparisons before: only you know.")
