@@ -24,13 +24,16 @@ REWARD = ROOT / "data" / "models" / "reward"
 # ---------------------------------------------------------------- a healthy log, in the words of each program
 
 
-def wave(first, last, n=12, noise=0.02, seed=0):
+N = 20  # rows
+
+
+def wave(first, last, n=N, noise=0.02, seed=0):
     """A curve from one value to another, with noise in proportion."""
     dice = np.random.default_rng(seed)
     return np.linspace(first, last, n) + noise * (abs(first) + abs(last)) * dice.standard_normal(n)
 
 
-def healthy(n=12):
+def healthy(n=N):
     kl = np.abs(wave(0, 3, n))
     kl[0] = 1e-7
     return {
@@ -76,7 +79,7 @@ OURS = ("reward", "kl", "entropy", "length", "no_end", "clip_fraction")
 def in_words_of(program):
     columns = healthy()
     columns["kl"] = columns["kl"] / columns["length"]
-    more = {"OpenRLHF": {"policy_loss": wave(-0.01, -0.01), "actor_lr": np.full(12, 1e-6)}}.get(program, {})
+    more = {"OpenRLHF": {"policy_loss": wave(-0.01, -0.01), "actor_lr": np.full(N, 1e-6)}}.get(program, {})
     return rows_of(dict(zip(NAMES[program], (columns[n] for n in OURS))) | more, "step")
 
 
@@ -85,7 +88,7 @@ def trainer_state(folder):
     path.parent.mkdir(parents=True)
     (folder / "out" / "checkpoint-3").mkdir()
     (path.parent.parent / "checkpoint-3" / "trainer_state.json").write_text('{"log_history": [{"step": 1, "kl": 9.0}]}')
-    last = {"step": 12, "train_runtime": 3.0, "train_loss": 0.1}
+    last = {"step": N, "train_runtime": 3.0, "train_loss": 0.1}
     path.write_text(json.dumps({"best_metric": None, "log_history": [*in_words_of("TRL"), last]}))
     return folder / "out"
 
@@ -140,7 +143,7 @@ def test_a_log_of_each_program_is_read_and_a_healthy_one_has_nothing(write, prog
     log = logs.read(write(tmp_path))
     assert log.program == program and not log.kl_per_answer
     assert set(OURS) <= set(log.columns)
-    assert [len(log.columns[n][1]) for n in OURS] == [12] * 6
+    assert [len(log.columns[n][1]) for n in OURS] == [N] * 6
     wanted = healthy()
     assert log.columns["entropy"][1] == pytest.approx(wanted["entropy"])
     assert log.columns["kl"][1] == pytest.approx(wanted["kl"] / wanted["length"])
@@ -193,7 +196,6 @@ def test_one_row_is_checked_for_what_one_row_can_show(tmp_path):
 # ---------------------------------------------------------------- rules
 
 RM = {"loss": wave(0.69, 0.4), "accuracy": wave(0.55, 0.8), "margin": wave(0.1, 1.5)}
-N = 12
 CASES = {  # rule: (columns, {column: values in their place})
     "not_finite": {"value_loss": np.full(N, math.nan)},
     "ratio_not_one": {"first_ratio_off": np.full(N, 2.0)},
@@ -220,7 +222,7 @@ CASES = {  # rule: (columns, {column: values in their place})
     "value_stands_at_half": {"value_loss": wave(0.5, 0.5, noise=0.01)},
     "value_too_easy": {"value_loss": wave(0.01, 0.02)},
     "gradient_gone": {"grad_norm": np.zeros(N)},
-    "gradient_explodes": {"grad_norm": np.r_[np.ones(11), 1e4]},
+    "gradient_explodes": {"grad_norm": np.r_[np.ones(N - 1), 1e4]},
     "no_learning_rate": {"lr": np.zeros(N)},
     "begins_apart": RM | {"loss": wave(4, 0.5)},
     "learns_nothing": RM | {"loss": wave(0.693, 0.693, noise=0), "accuracy": wave(0.5, 0.5)},

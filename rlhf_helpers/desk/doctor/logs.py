@@ -191,9 +191,8 @@ def row_of(line):
             except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
                 continue
             return found if isinstance(found, dict) else None
-    if re.search(r"\bstep:\d+ - ", line):
-        return dict(PAIR.findall(line[re.search(r"\bstep:\d", line).start() :]))
-    return None
+    verl = re.search(r"\bstep:\d+ - .*", line)
+    return dict(PAIR.findall(verl[0])) if verl else None
 
 
 def from_events(path):

@@ -180,12 +180,15 @@ def kl_never_moves(kl, log, length=None, approx_kl=None, grad_norm=None):
 
 
 def kl_runs_away(kl, log, length=None):
+    """Steps of one size give a KL that grows evenly at most: means of thirds of 1 to 3 to 5."""
     tokens = per_token(kl, length, log)
     first, last = ends(tokens)
-    if last > AWAY and rise(tokens) > 3:
+    middle = float(np.mean(tokens[len(tokens) // 3 : -max(1, len(tokens) // 3)])) if len(tokens) > 2 else last
+    faster = len(tokens) >= 6 and last > 2.5 * middle and last > 0.4
+    if (last > AWAY and rise(tokens) > 3) or faster:
         return Finding(
-            "the KL runs away",
-            f"{span(tokens)} nats per token",
+            "the KL runs away" + " faster and faster" * faster,
+            f"{first:.3g}, then {middle:.3g}, then {last:.3g} nats per token, means of thirds of the log",
             (
                 "the penalty has the wrong sign, so that drifting is paid for",
                 "no KL penalty reaches the reward or the loss, or its weight is tiny",
@@ -195,7 +198,7 @@ def kl_runs_away(kl, log, length=None):
         )
 
 
-AWAY = 0.6  # nats per token
+AWAY = 2.0  # nats per token
 
 
 def kl_paid_for(kl, reward, log, length=None):
@@ -251,7 +254,7 @@ def ratio_never_moves(clip_fraction, approx_kl, log, ratio_off=None):
 
 def clips_much(clip_fraction):
     share = float(np.mean(clip_fraction[: max(1, len(clip_fraction) // 2)]))
-    if share > 0.3:
+    if share > 0.25:
         return Finding(
             "a large share of tokens is clipped",
             f"{share:.0%} on average over the first half",
@@ -308,7 +311,7 @@ def reward_stays(reward, log, length=None, kl=None):
         )
 
 
-FLAT_ROWS = 8
+FLAT_ROWS = 16
 
 
 def longer_and_better(reward, length):
@@ -329,7 +332,7 @@ def longer_and_better(reward, length):
 
 def entropy_gone(entropy):
     first, last = ends(entropy)
-    if len(entropy) >= ENOUGH and first > 0 and last < 0.15 * first:
+    if len(entropy) >= ENOUGH and first > 0 and last < 0.3 * first:
         return Finding(
             "the entropy is gone",
             f"{span(entropy)} nats per token",
@@ -393,7 +396,7 @@ def lengths_all_equal(shortest, longest):
 
 def value_rises(value_loss):
     first, last = ends(value_loss)
-    if len(value_loss) >= ENOUGH and rise(value_loss) > 4 and last > 3 * first:
+    if len(value_loss) >= ENOUGH and rise(value_loss) > 4 and last > 4 * first:
         return Finding(
             "the value loss rises",
             span(value_loss),

@@ -9,6 +9,7 @@ import random
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Judge:
     """A reward model of any kind: `read(ids, mask)` gives the scores (rows,) of token ids padded on the right."""
 
     model: torch.nn.Module
-    tokenizer: object
+    tokenizer: Any
     causal: bool  # whether it reads from left to right, and its score from the last token
     new: list  # names of weights that the folder did not hold
     limit: int  # tokens that it reads
