@@ -150,10 +150,13 @@ def test_a_log_of_each_program_is_read_and_a_healthy_one_has_nothing(write, prog
     assert rules.examine(log).findings == []
 
 
-def test_our_own_histories_are_read_and_have_nothing():
-    log = logs.read(ROOT / "data" / "models" / "policy" / "history.json")
-    assert log.program == "this workbook" and log.kl_per_answer and log.begins and log.rows == 120
-    assert rules.examine(log).findings == []
+def test_our_own_full_runs_are_read_and_have_nothing():
+    """The shipped policy's, and the five seeds of docs/results.md: 120 updates of 96 answers, as docs/doctor.md says."""
+    kept = logs.read(ROOT / "data" / "models" / "policy" / "history.json")
+    seeds = files.parse((ROOT / "benchmarks" / "results" / "ppo_seeds.json").read_bytes())["runs"]
+    for log in (kept, *(logs.log_of(r["history"], "a seed") for r in seeds)):
+        assert log.program == "this workbook" and log.kl_per_answer and log.begins and log.rows == 120
+        assert rules.examine(log).findings == []
 
 
 @pytest.mark.parametrize(
