@@ -258,6 +258,16 @@ NAMED = {  # the words of a cause that names the bug
     "a judge that loves length": "likes long answers",
 }
 
+ELSEWHERE = {  # what does not show in these logs, and the check that shows it
+    "untrained end": "count the gradients of one answer (museum, `trained`)",
+    "padding in the mean": "fill the padding with junk (the loop's health checks)",
+    "early value": "change a token, see what moves (museum, `flipped`)",
+    "late value": "change a token, see what moves (museum, `flipped`)",
+    "no penalty": "add up the penalty of one batch (museum, `penalty`)",
+    "top-p, reported as if without": "drawn tokens against the entropy (museum, `surprise`)",
+    "minimal length": "drawn tokens against the entropy (museum, `surprise`)",
+}
+
 
 def bug_runs(lab, seeds, done):
     """{"bug", "seed", "log"} of every bug and seed that is not in `done`, one after the other."""
@@ -357,7 +367,7 @@ def markdown(data):
         for view in ("own", "verl"):
             k, n = false_alarms(data["runs"], view, kind)
             low, high = feedback.wilson(k, n)
-            cells.append(f"{k} of {n} ({low:.1%} to {high:.1%})")
+            cells.append(f"{k} of {n} ({max(low, 0):.1%} to {high:.1%})")
         lines.append(f"| {word} | {' | '.join(cells)} |")
     lines += ["", "| bug | found | named | by | found, verl's columns | named |", "|---|---|---|---|---|---|"]
     for bug in dict.fromkeys(r["bug"] for r in data["runs"] if r["bug"]):
@@ -368,7 +378,7 @@ def markdown(data):
             named = sum(bool(r[view]["named"]) for r in some)
             cells.append((f"{found} of {len(some)}", f"{named} of {len(some)}"))
         by = [f for r in some for f in (r["own"]["named"] or r["own"]["alarms"])[:1]]
-        most = max(by, key=by.count) if by else "-"
+        most = max(by, key=by.count) if by else f"not in a log: {ELSEWHERE.get(bug, '?')}"
         lines.append(f"| {bug} | {cells[0][0]} | {cells[0][1]} | {most} | {cells[1][0]} | {cells[1][1]} |")
     return "\n".join(lines)
 
