@@ -286,7 +286,7 @@ def test_the_table_is_what_the_rules_say_of_the_logs():
         if r["bug"]:
             bugs.setdefault(r["bug"], []).append(bool(r["own"]["named"]))
     assert all(len(named) == 5 for named in bugs.values())
-    assert sum(sum(named) >= 4 for named in bugs.values()) >= 12
+    assert sum(sum(named) >= 4 for named in bugs.values()) >= 11
 
 
 # ---------------------------------------------------------------- preferences and a reward model
