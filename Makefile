@@ -57,10 +57,10 @@ test-colab:  ## run every chapter, opened alone, and the widget's tests with Goo
 	@PATH="$(CURDIR)/build/colab/bin:$$PATH" WORKBOOK_COLAB=1 build/colab/bin/python -m pytest tests/desk/test_colab.py \
 	  tests/desk/test_classic.py tests/lesson/test_feedback.py tests/desk/test_labeller.py -o junit_family=xunit1 --junitxml=build/colab/report.xml $(ARGS)
 
-test-scale:  ## run deeper/scaling_up with TRL, in two processes, and its tests, in build/scale
+test-scale:  ## run deeper/scaling_up with TRL, in two processes, its tests and the doctor on TRL's logs, in build/scale
 	@[ -x build/scale/bin/pip ] || $(PYTHON) -m venv --clear build/scale
 	@build/scale/bin/python -m pip install -q --disable-pip-version-check -c constraints/scale.txt \
-	  -e ".[notebooks,test,scale]"
+	  -e ".[notebooks,test,scale]" tensorboard
 	@PATH="$(CURDIR)/build/scale/bin:$$PATH" build/scale/bin/python -m pytest -m scale $(ARGS)
 
 test-grading:  ## hand out, collect and grade assignments with nbgrader, in build/grading

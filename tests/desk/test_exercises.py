@@ -130,6 +130,11 @@ def rewards(of_one):
     return lambda prompts, responses: torch.tensor([float(of_one(r)) for r in responses])
 
 
+def thirds(y):
+    n = max(1, len(y) // 3)
+    return np.mean(y[:n]), np.mean(y[-n:])
+
+
 SIGNS = ("silly", "Everybody", "Not this", "really", "Now", "Look", "Do not")
 
 
@@ -366,6 +371,18 @@ WRONG = {
         ("without a clip", "B"),
         ("one letter", "D"),
         ("one letter", ["C"]),
+    ],
+    "check_entropy_gone": [
+        ("first and the last row only", lambda y, share: y[-1] < y[0] * share),
+        ("fell by `share`", lambda y, share: thirds(y)[1] < (1 - share) * thirds(y)[0]),
+        ("with a fixed number", lambda y, share: thirds(y)[1] < share),
+        ("swapped", lambda y, share: thirds(y)[0] < share * thirds(y)[1]),
+        ("never rings", lambda y, share: False),
+    ],
+    "check_any_rings": [
+        ("don't add up", lambda rate, rules: rules * rate),
+        ("*all* of them ring", lambda rate, rules: math.prod([rate] * rules)),
+        ("*none* of them rings", lambda rate, rules: (1 - rate) ** rules),
     ],
     "check_clip_alarm": [
         ("nothing has moved", lambda row, clip: not row["clip_fraction"]),

@@ -16,6 +16,7 @@ MAY_USE = {
     "desk": {"world", "engine", "lesson"},
     "make": {"world", "engine", "lesson", "desk"},
 }
+ENTRIES = {"doctor": ("desk", "doctor", "command")}  # `python -m rlhf_helpers.NAME`, and all that it imports
 
 
 def dotted(path):
@@ -58,7 +59,8 @@ def test_a_storey_uses_only_those_below_it(storey):
 
 
 def test_nothing_stands_outside_of_the_storeys_and_none_is_empty():
-    assert {m[0] for m in MODULES if m} == set(MAY_USE)
+    assert {m[0] for m in MODULES if m} == {*MAY_USE, *ENTRIES}
+    assert {m[0]: GRAPH[m] for m in MODULES if m and m[0] in ENTRIES} == {n: {uses} for n, uses in ENTRIES.items()}
     assert [m for m in MODULES if len(m) == 0] == [()]
 
 
@@ -99,4 +101,4 @@ def test_contributing_shows_the_storeys_as_they_are():
         elif name:
             storey = name
     there = {p.relative_to(PACKAGE).as_posix() for s in MAY_USE for p in (PACKAGE / s).glob("[!_]*.py")}
-    assert drawn == there | {"desk/exercises/"}
+    assert drawn == there | {"desk/exercises/", "desk/doctor/"}
