@@ -13,13 +13,13 @@ import torch
 from ..engine import models
 from ..lesson import decoding
 from .labeller import BOX, TEXT, escape, key_guard
-from .plots import BLUE, ORANGE
+from .plots import BLUE, SKY
 
 LONGEST = 28  # tokens of the answer
 SMALL = 10_000_000  # parameters: below, one thread is quicker than several, and far quicker on a busy machine
 SWATCH = '<span style="display:inline-block;width:1.3em;height:0.55em;background:{}"></span>'
 LEGEND = (
-    f"{SWATCH.format(BLUE)} p, the model's own probability · {SWATCH.format(ORANGE)} after the dials (the number) · "
+    f"{SWATCH.format(SKY)} p, the model's own probability · {SWATCH.format(BLUE)} after the dials (the number) · "
     "<s>crossed out</s>: can't be drawn · <b>→</b> drawn first by this seed"
 )
 
@@ -55,7 +55,7 @@ def row_html(name, before, after, drawn):
     name = escape(name).replace(" ", "␣").replace("\n", "⏎")
     bars = "".join(
         f'<div style="background:{colour};height:{height}px;width:{100 * share:.1f}%"></div>'
-        for colour, height, share in ((BLUE, 5, before), (ORANGE, 8, after))
+        for colour, height, share in ((SKY, 5, before), (BLUE, 8, after))
     )
     cells = ("<b>→</b>" if drawn else "", name if after else f"<s>{name}</s>", f"{after:.3f}")
     style = "text-align:left;padding:1px 8px;background:none;color:inherit"

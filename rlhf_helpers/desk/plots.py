@@ -9,6 +9,10 @@ from matplotlib.container import BarContainer
 
 from .labeller import escape
 
+# One colour for one thing, in the whole series.  Blue: the language model before feedback (sky: a reader's own, shorter
+# trained).  Orange: the policy, and what its judge says of it.  Green and red: good and bad; green is also the gold
+# judge, red also what fools or spoils.  Purple: choices, and the reward model made of yours.  Ink: a distance (KL), and
+# what is neither the reader's nor the policy's.  Grey: rulers, people's texts, and whatever only stands beside.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8A8A", "#222222"
 
