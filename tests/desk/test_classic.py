@@ -48,6 +48,8 @@ chat.show()""",
 from rlhf_helpers.desk import dials
 live = dials.controls(model, tokenizer, ["What does a cow eat?", "Where does a fox live?"])""",
 ]
+READY = """() => { const kernel = window.Jupyter?.notebook?.kernel;
+  return kernel?.is_connected() && kernel.widget_manager && kernel.info_reply?.status === 'ok'; }"""
 ERRORS = """() => Jupyter.notebook.get_cells().flatMap(c => c.output_area.outputs)
   .filter(o => o.output_type === 'error').map(o => o.evalue)"""
 
@@ -97,12 +99,12 @@ def page(server, chromium):
     with sync_api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1366, "height": 1000})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(45_000)
         sync_api.expect.set_options(timeout=60_000)
         page.goto(server[0], wait_until="domcontentloaded")
-        page.wait_for_function("() => window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel?.is_connected()")
+        page.wait_for_function(READY)
         page.evaluate("() => Jupyter.notebook.execute_all_cells()")
-        page.get_by_label("temperature").or_(page.get_by_text("temperature")).first.wait_for()
+        page.get_by_text("tokens can be drawn").first.wait_for()
         assert page.evaluate(ERRORS) == []
         yield page
         folder = os.environ.get("WORKBOOK_SCREENSHOTS")
@@ -113,7 +115,7 @@ def page(server, chromium):
 
 
 def button(box, name):
-    return box.get_by_role("button", name=name, exact=True)
+    return box.locator("button").filter(has_text=re.compile(rf"^\s*{re.escape(name)}\s*$"))
 
 
 def wait_rows(path, n, timeout=30):
