@@ -17,6 +17,7 @@ from IPython.display import display
 
 from ..engine.files import WorkbookError, storable
 from ..engine.models import prompt_ids
+from ..engine.trials import read_on
 from ..lesson import decoding, feedback
 from ..lesson.decoding import draw, end_tokens
 from ..lesson.reward import context_length
@@ -29,16 +30,17 @@ def stream(model, tokenizer, ids, *, temperature=1.0, top_p=1.0, max_new_tokens=
     device, eos = next(model.parameters()).device, end_tokens(model, tokenizer)
     inputs, cache, said = torch.tensor([ids], device=device), None, []
     for _ in range(max_new_tokens):
-        out = model(inputs, past_key_values=cache, use_cache=True)
-        logits, cache = out.logits[:, -1].float(), out.past_key_values
-        inputs = (
+        logits, cache = read_on(model, inputs, cache=cache)
+        logits = logits.float()
+        token = (
             logits.argmax(-1, keepdim=True)
             if temperature == 0
             else draw(decoding.adjust(logits, temperature, 0, top_p), generator)
         )
-        if inputs.item() in eos:
+        if token.item() in eos:
             return
-        said.append(inputs.item())
+        inputs = token if cache is not None else torch.cat([inputs, token], 1)
+        said.append(token.item())
         text = tokenizer.decode(said, skip_special_tokens=True)
         yield text.strip().rstrip("\ufffd")  # half a character waits for its rest
 

@@ -61,15 +61,17 @@ def heeds_padding(model):
 # ---------------------------------------------------------------- what it has read
 
 
-def read_on(model, ids, mask, positions, cache=None):
+def read_on(model, ids, mask=None, positions=None, cache=None):
     """(logits after the last column (rows, vocabulary), the cache of what was read, or None where there is none).
 
-    ids, positions: what is to be read next; mask: of all that was read, and of that.  Without a cache all of it must
-    be read again each time.
+    ids, positions: what is to be read next; mask: of all that was read, and of that; one row needs neither.  Without a
+    cache all of it must be read again each time.
     """
     name, _ = reads_on(model)
     remember = {name: cache, "use_cache": True} if name else {"use_cache": False}
-    if name == "cache_params":  # a state in the place of keys and values: the mask is of what is read now
+    if (
+        name == "cache_params" and mask is not None
+    ):  # a state in the place of keys and values: the mask is of what is read now
         mask = mask[:, -ids.shape[1] :]
     out = model(ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **remember)
     return out.logits[:, -1], getattr(out, name, None) if name else None

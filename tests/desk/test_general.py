@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rlhf_helpers.desk import pace, tasks, workspace
+from rlhf_helpers.desk import chat, pace, tasks, workspace
 from rlhf_helpers.engine import checkpoints, files, memory, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import decoding, lm, ppo, reward
@@ -93,6 +93,16 @@ def test_prompts_that_are_too_long_are_refused_before_training(tmp_path):
     model, tokenizer = models.load_model(language_model(tmp_path, "llama", context=64))
     with pytest.raises(WorkbookError, match="reads only 64"):
         ppo.train(model, tokenizer, lambda p, r: torch.zeros(len(p)), [PROMPTS[0] * 4], ppo.Settings(updates=1))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "lfm2", "mamba"])
+def test_the_chat_says_what_greedy_decoding_says_whatever_remembers(tmp_path, name):
+    model, tokenizer = models.load_model(language_model(tmp_path, name))
+    ids, none = models.prompt_ids(tokenizer, PROMPTS[0]), {"max_new_tokens": 6, "temperature": 0}
+    answer = tokenizer.decode(decoding.greedy(model, ids, 6, decoding.end_tokens(model, tokenizer))[len(ids) :]).strip()
+    for way in (model.reads_on, (None, None)):
+        model.reads_on = way
+        assert list(chat.stream(model, tokenizer, ids, **none))[-1] == answer
 
 
 # ---------------------------------------------------------------- memory
