@@ -315,10 +315,10 @@ class Labeller:
 
     def _append(self, event):
         start, end = feedback.append_event(self.path, event)
+        self.ids.add(event["event_id"])
         if start != self.size:  # somebody else wrote too
             return self.reload()
         self.size = end
-        self.ids.add(event["event_id"])
         gone, new = event.get("undoes"), [event] if event["event"] == "label" else []
         self.edits = [x for x in self.edits if x["event_id"] != gone] + [x for x in new if "made" in x]
         self._set([x for x in self.labels if x["event_id"] != gone] + [x for x in new if "made" not in x])
