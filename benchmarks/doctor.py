@@ -378,7 +378,7 @@ def markdown(data):
             named = sum(bool(r[view]["named"]) for r in some)
             cells.append((f"{found} of {len(some)}", f"{named} of {len(some)}"))
         by = [f for r in some for f in (r["own"]["named"] or r["own"]["alarms"])[:1]]
-        most = max(by, key=by.count) if by else f"not in a log: {ELSEWHERE.get(bug, '?')}"
+        most = max(by, key=by.count) if by else f"not in these logs: {ELSEWHERE.get(bug, '?')}"
         lines.append(f"| {bug} | {cells[0][0]} | {cells[0][1]} | {most} | {cells[1][0]} | {cells[1][1]} |")
     return "\n".join(lines)
 

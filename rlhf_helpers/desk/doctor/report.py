@@ -3,6 +3,9 @@
 import textwrap
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
+
+from ...engine.files import ROOT
 
 NOTHING = "Nothing found."
 
@@ -35,6 +38,13 @@ class Report:
 
     def _repr_html_(self):
         return as_html(self)
+
+
+def short(path):
+    """A path as it is shown: from the workbook's folder on, if it lies in there."""
+    whole = Path(path).absolute()
+    inside = whole.exists() and whole.is_relative_to(ROOT)
+    return whole.relative_to(ROOT).as_posix() if inside else str(path)
 
 
 def verdict(report):

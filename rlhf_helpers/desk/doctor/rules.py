@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from .logs import ENOUGH
-from .report import Finding, Report
+from .report import Finding, Report, short
 
 MUSEUM = "deeper/bug_museum"
 
@@ -593,7 +593,7 @@ def examine(log):
     """The `Report` on a `Log`."""
     known = ", ".join(f"{called}" for called in log.called.values())
     report = Report(
-        f"Training log {log.path}: written by {log.program}, {log.rows} row{'s' * (log.rows != 1)}.",
+        f"Training log {short(log.path)}: written by {log.program}, {log.rows} row{'s' * (log.rows != 1)}.",
         [f"Read: {known}."],
     )
     if log.others:

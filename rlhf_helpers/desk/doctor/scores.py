@@ -20,7 +20,7 @@ from ...lesson import feedback
 from ...lesson.feedback import wilson
 from .. import preferences, tables
 from ..formats import Said, plain_names
-from .report import Finding, Report
+from .report import Finding, Report, short
 
 MOST = 1000  # comparisons that the model scores
 FEWER = 300  # of these for what is asked several times over
@@ -672,7 +672,7 @@ def examine(path, source="", device="cpu", most=MOST, seed=0):
     Raises WorkbookError, in one sentence, where either cannot be read.
     """
     data, found, sides = from_file(path)
-    report = Report(f"Preferences {data.path}: {', '.join(data.formats)}.")
+    report = Report(f"Preferences {short(data.path)}: {', '.join(data.formats)}.")
     if not data.rows:
         raise WorkbookError(f"{data.path} holds pairs that nobody has judged yet; label them in chapter 03 first.")
     judge = load(source, device) if source else None
@@ -688,7 +688,7 @@ def examine(path, source="", device="cpu", most=MOST, seed=0):
             )
         kind = "reads from left to right" if judge.causal else "reads in both directions"
         report.about.append(
-            f"Reward model {source}: {type(judge.model).__name__}, {kind}; {len(rows):,} comparisons{where}."
+            f"Reward model {short(source)}: {type(judge.model).__name__}, {kind}; {len(rows):,} comparisons{where}."
         )
         report.findings += model_findings(judge, rows, found, report, seed)
         report.unseen.append("Whether the model has seen these comparisons before: only you know.")
