@@ -331,6 +331,7 @@ def test_the_shipped_reward_model_on_the_shipped_pairs(folder):
     assert [k for k in facts if k.startswith("an answer beats")] and "accuracy on simulated:Ann" in facts
 
 
+@pytest.mark.slow
 def test_a_file_of_trl_with_its_sides_swapped_is_upside_down(folder):
     assert "the order is upside down" not in names(scores.examine(folder / "trl.jsonl", str(REWARD)))
     told = scores.examine(folder / "swapped.jsonl", str(REWARD))
@@ -375,6 +376,7 @@ def test_any_classifier_with_any_tokenizer(kind, labels, folder, tmp_path):
     assert ("plain transformers refuses a batch of this model" in names(told)) == (kind == "gpt2")
 
 
+@pytest.mark.slow
 def test_a_pad_token_that_is_the_end_moves_the_score(folder, tmp_path):
     model, tokenizer = models.load_reward_model(REWARD)
     tokenizer.pad_token = tokenizer.eos_token
@@ -385,6 +387,7 @@ def test_a_pad_token_that_is_the_end_moves_the_score(folder, tmp_path):
     assert "end token" in moved.causes[0]
 
 
+@pytest.mark.slow
 def test_a_language_model_has_no_head_and_three_labels_are_refused(folder, tmp_path):
     told = scores.examine(folder / "trl.jsonl", str(ROOT / "data/models/finetuned"), most=60)
     assert "weights that the folder does not hold" in names(told)
