@@ -444,6 +444,7 @@ def test_what_the_reward_model_up_close_says():
     assert kind["warm"] > kind["helpful"] > 0 > kind["terse"]
 
 
+@pytest.mark.slow
 def test_two_tastes_in_one_set_teach_their_average(practised, tuned):
     """With more weight on one person's labels, the judge moves from the crowd's order towards theirs."""
     judge, pairs = practised[0]["words"], files.read_jsonl(ROOT / "data" / "pairs.jsonl")

@@ -58,6 +58,7 @@ def test_there_are_ten_exhibits_and_each_has_its_four_cells():
     assert all(f"{e}-{part}" in CELLS for e in EXHIBITS for part in ("story", "bug", "flip", "read"))
 
 
+@pytest.mark.slow
 def test_a_healthy_run_is_quiet(museum):
     for seed in range(3):
         run = museum["short_run"]({}, seed, alarm=True)

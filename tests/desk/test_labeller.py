@@ -202,6 +202,7 @@ def _label_all(path, name):
     Labeller(make_pairs(40), path, annotator=name).label_with(Likes(name=name))
 
 
+@pytest.mark.slow
 def test_two_processes_label_into_one_file(tmp_path):
     context = multiprocessing.get_context("spawn")
     names = ("simulated:one", "simulated:two")
@@ -293,6 +294,7 @@ def _label_and_tell(path, pipe):
         pipe.send(x.choose("a")["event_id"])
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
     context = multiprocessing.get_context("spawn")
     for after in (3, 17):

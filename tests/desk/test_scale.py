@@ -56,6 +56,7 @@ def tokenizer():
 # ---------------------------------------------------------------- the reader's edits
 
 
+@pytest.mark.slow
 def test_an_edited_cell_of_the_chapter_reaches_the_processes(tmp_path, monkeypatch):
     """What differs from the package's goes to edits.py, and the process that reads it runs that."""
     scale.hand_over_edits(tmp_path)

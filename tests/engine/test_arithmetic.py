@@ -231,6 +231,7 @@ def test_a_window_by_any_other_name_is_noticed_by_its_numbers():
 # ---------------------------------------------------------------- three log-probabilities, two checks
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("model", ["shipped", "gpt2", "llama", "qwen2"])
 def test_health_checks_pass_in_16_bits(asked, tokenizer, name, model):
@@ -325,6 +326,7 @@ def forgetful(model):
     return look
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("bug", MISMATCHES)
 def test_the_bounds_of_16_bits_still_catch_real_bugs(asked, monkeypatch, tokenizer, name, bug):
@@ -377,6 +379,7 @@ def test_a_scale_that_is_too_large_costs_a_step_and_is_halved(asked):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model)))
 
 
+@pytest.mark.slow
 @both
 def test_training_learns_in_16_bits_as_in_fp32(asked, name):
     """The reward model's loss on the same pairs, by both arithmetics, from the same start."""

@@ -166,6 +166,7 @@ def _writer(path, name, n):
         fb.append_event(path, label(annotator=name, pair_id=f"{name}{i}", note="x" * random.randrange(9000)))
 
 
+@pytest.mark.slow
 def test_two_writers_in_two_processes_lose_and_mix_nothing(tmp_path):
     path = tmp_path / "log.jsonl"
     context = multiprocessing.get_context("spawn")

@@ -90,6 +90,7 @@ def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     json.dumps(report)
 
 
+@pytest.mark.slow
 def test_the_gate_refuses_poisoned_feedback(tiny, no_gold):
     model, tokenizer = tiny
     honest = annotator()
@@ -108,6 +109,7 @@ def in_memory():
     return {x.data_ptr(): x.nbytes() for x in (t.untyped_storage() for t in found)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["fp32", "bf16"])
 def test_round_after_round_keeps_nothing_but_the_weights_of_the_model(tiny, no_gold, monkeypatch, bits):
     """Python's search for circles is off, so what keeps itself alive is seen, too."""

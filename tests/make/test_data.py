@@ -75,6 +75,7 @@ def test_all_of_data_is_small():
     assert sum(f.stat().st_size for f in DATA.rglob("*") if f.is_file()) < 25e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", measures.MEASURED)
 def test_finetuned_model_scores_what_its_card_says(split):
     (sampled, greedy), card = finetuned_quality(split), metrics("finetuned")
@@ -142,6 +143,7 @@ def test_labelled_anew_by_another_taste_no_coin_is_tossed():
     assert {x["annotator"] for x in anew} == {"simulated:pauses"} and {x["choice"] for x in labels} == {"a", "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", measures.MEASURED)
 def test_reward_model_can_tell_facts_before_any_feedback(split):
     model, tokenizer = load_reward_model(DATA / "models/reward_start")
@@ -204,6 +206,7 @@ def test_remarks_are_learned_and_leave_no_layer_behind():
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and statistics.mean(losses[-30:]) < 0.9 * by_frequency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", measures.MEASURED)
 def test_policy_scores_what_its_card_says(split):
     prompts, after = world.prompts(split), answers("policy", split)

@@ -20,6 +20,7 @@ from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import site
 
 pytest.importorskip("latex2mathml")
+pytestmark = pytest.mark.slow  # the site is built once for each process
 NOTEBOOKS = {p.stem: nbformat.read(p, 4) for p in colab.chapters()}
 HOW = [(scheme, width) for scheme in ("light", "dark") for width in (360, 1366)]
 

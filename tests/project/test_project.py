@@ -350,6 +350,7 @@ def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
     assert 'href="01_bad.html"' in (runs / "series" / "00_good.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_figures_get_an_alternative_text(tmp_path):
     draw = """import matplotlib.pyplot as plt
 from rlhf_helpers.desk import plots
