@@ -822,6 +822,39 @@ def test_the_biases_of_grpo_that_the_chapter_computes():
     assert wrong > 0.01 and right < -0.01 and max(map(abs, pushes["Dr. GRPO"])) < 1e-9
 
 
+# ---------------------------------------------------------------- KL and mismatch
+
+
+def test_what_each_estimate_of_the_kl_is_as_a_value_and_as_a_loss(capsys):
+    says("kl_and_mismatch", "losses-head", "k1 and k3 are right on average", "k2 is right only nearby")
+    says("kl_and_mismatch", "losses-head", "k3 is much less noisy while the policies are close")
+    made = made_by("kl_and_mismatch", "values", "losses", torch=torch, pd=pd)
+    assert "Claim 1: holds" in capsys.readouterr().out
+    table = made_by("kl_and_mismatch", "values", torch=torch, pd=pd)["rows"]
+    for name, row in table.items():
+        exact = abs(row["mean"] - row["exact KL"]) < 1e-9
+        assert exact == ("k2" not in name), name
+    assert table["near, k3"]["spread"] < 0.2 * table["near, k1"]["spread"]
+    assert abs(table["far, k2"]["mean"] / table["far, k2"]["exact KL"] - 1) > 0.05
+    for name in ("k1", "k2", "k3"):  # the dots of the figure lie on its bars
+        assert torch.allclose(made["sampled"][name], made["exact"][name], atol=0.03), name
+
+
+def test_the_loss_of_exercise_1_is_as_its_example_says():
+    says(
+        "kl_and_mismatch", "exercise-head", "log π = −1 and log π_ref = −3 its value is 2", "with respect to log π is 2"
+    )
+    solution = re.search(r"```python\n(.*?)```", cells("kl_and_mismatch")["ex-surrogate-solution"], re.S)[1]
+    scope = {}
+    exec(solution, scope)
+    p = torch.tensor([-1.0], requires_grad=True)
+    loss = scope["kl_loss"](p, torch.tensor([-3.0]))
+    loss.sum().backward()
+    assert loss.item() == p.grad.item() == 2
+    says("kl_and_mismatch", "ex-surrogate-solution", "is about 1.65, e to the 0.5")
+    assert round(math.exp(0.5), 2) == 1.65
+
+
 # ---------------------------------------------------------------- the worked examples of the exercises
 
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")

@@ -298,6 +298,16 @@ WRONG = {
         ("factor β in front", lambda gap, beta: 1 - 1 / (1 + math.exp(-beta * gap))),
         ("the loss of the pair", lambda gap, beta: -math.log(1 / (1 + math.exp(-beta * gap)))),
     ],
+    "check_kl_loss": [
+        ("zero on average", lambda p, q: p - q),
+        ("its value is k2", lambda p, q: (p - q) ** 2 / 2),
+        ("nothing has a gradient", lambda p, q: p.detach() - q),
+    ],
+    "check_answer_weight": [
+        ("the cut at `most` is missing", lambda old, drawn, m, most=2.0: ((old - drawn) * m).sum(-1).exp()),
+        ("did you sum over padding", lambda old, drawn, m, most=2.0: (old - drawn).sum(-1).exp().clamp(max=most)),
+        ("upside down", lambda old, drawn, m, most=2.0: ((drawn - old) * m).sum(-1).exp().clamp(max=most)),
+    ],
     "check_reward": [
         ("the empty answer gets the most", rewards(lambda r: -len(r.split()))),
         ("a longer answer", rewards(lambda r: len(r.split()))),
