@@ -102,7 +102,11 @@ def base_of(source):
     Raises WorkbookError where the adapter is not LoRA's, or names no model.
     """
     folder = Path(os.path.expanduser(str(source)))
-    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+    try:
+        adapted = (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+    except (OSError, ValueError):  # what can be no name of a file
+        adapted = False
+    if not adapted:
         return source, None
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -177,9 +177,9 @@ def computed_at(module, places):
         return (inputs[0].flatten(0, 1)[places][None], *inputs[1:])
 
     def spread(module, inputs, out):
-        if isinstance(out, tuple):  # with what a router said, which nobody asks for
-            return (spread(module, inputs, out[0]), *out[1:])
-        return out.new_zeros(shape.numel() // out.shape[-1], out.shape[-1]).index_copy(0, places, out[0]).view(shape)
+        some, *rest = out if isinstance(out, tuple) else (out,)  # with what a router said, which nobody asks for
+        some = some.new_zeros(shape.numel() // some.shape[-1], some.shape[-1]).index_copy(0, places, some[0])
+        return (some.view(shape), *rest) if isinstance(out, tuple) else some.view(shape)
 
     def remember(module, inputs):
         nonlocal shape

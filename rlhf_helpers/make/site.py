@@ -25,7 +25,7 @@ MORE = {
     "docs/glossary.md": "Glossary",
     "docs/results.md": "Results",
     "docs/your_data.md": "Your data",
-    "docs/doctor.md": "The doctor",
+    "docs/diagnosis.md": "The doctor",
     "docs/real_llm.md": "A real LLM",
     "docs/hosting.md": "Colab, Kaggle and classes",
     "docs/teaching.md": "Teaching",

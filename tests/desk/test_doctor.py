@@ -151,7 +151,7 @@ def test_a_log_of_each_program_is_read_and_a_healthy_one_has_nothing(write, prog
 
 
 def test_our_own_full_runs_are_read_and_have_nothing():
-    """The shipped policy's and the five seeds of docs/results.md, 120 updates of 96 answers, as docs/doctor.md says."""
+    """The shipped policy's and the five seeds of docs/results.md, 120 updates of 96 answers; see docs/diagnosis.md."""
     kept = logs.read(ROOT / "data" / "models" / "policy" / "history.json")
     seeds = files.parse((ROOT / "benchmarks" / "results" / "ppo_seeds.json").read_bytes())["runs"]
     for log in (kept, *(logs.log_of(r["history"], "a seed") for r in seeds)):

@@ -398,14 +398,14 @@ def test_training_learns_in_16_bits_as_in_fp32(asked, name):
 def test_packed_rows_are_told_from_wrong_ones_in_16_bits(asked, name):
     asked(name)
     model = causal("llama")
-    assert packing.can_pack(model)
+    assert packing._tried(model)
     with torch.no_grad():  # large activations are no reason against packing
         model.model.norm.weight.mul_(300)
-    assert packing.can_pack(model)
+    assert packing._tried(model)
     right = packing.attention
     packing.attention, wrong = lambda group, branch: right(torch.zeros_like(group), branch), None
     try:
-        wrong = packing.can_pack(model)
+        wrong = packing._tried(model)
     finally:
         packing.attention = right
     assert wrong is False

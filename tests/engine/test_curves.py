@@ -74,8 +74,9 @@ def test_a_round_of_the_loop_hands_it_on(monkeypatch):
     monkeypatch.setattr(loop, "teach", lambda *a, **k: (lambda p, r: torch.arange(len(r)).float(), taught))
     monkeypatch.setattr(loop.ppo, "train", train)
     someone = type("Someone", (), {"name": "someone", "choose": lambda self, *shown: "tie"})()
+    short = loop.RoundSettings(ppo=settings())
     with pytest.raises(Enough, match="tensorboard"):
-        loop.one_round(tiny(tokenizer), tokenizer, PROMPTS[:3], PROMPTS[3:], someone, report_to="tensorboard")
+        loop.one_round(tiny(tokenizer), tokenizer, PROMPTS[:3], PROMPTS[3:], someone, short, report_to="tensorboard")
 
 
 EVERY = [

@@ -564,9 +564,12 @@ def test_nothing_is_fetched_or_sent_at_import_or_in_use(tmp_path):
 
 
 def test_neither_package_nor_notebooks_can_speak_to_the_network():
-    """No telemetry: no module for it is imported.  Models that are not here come through transformers alone."""
+    """No telemetry: no module for it is imported.  Models that are not here come through transformers alone.
+
+    `make label` listens, on this machine unless told otherwise, and so needs a socket.
+    """
     for name, text in sources():
-        assert not NETWORK & set(imported(text)), name
+        assert NETWORK & set(imported(text)) <= ({"socket"} if name == "served.py" else set()), name
     assert '"report_to": "none"' in (ROOT / "rlhf_helpers" / "desk" / "scale.py").read_text(encoding="utf-8")
 
 

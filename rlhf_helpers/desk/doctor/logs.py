@@ -277,7 +277,7 @@ def log_of(rows, path):
         raise WorkbookError(
             f"{path} is no training log of RLHF that the doctor knows: of its columns "
             f"({', '.join(shown(n, 30) for n in sorted(names)[:8])}) none is a reward, a KL, an entropy, a length or a "
-            "loss. Rename them as in docs/doctor.md."
+            "loss. Rename them as in docs/diagnosis.md."
         )
     rest = sorted(names - set(called.values()) - set(STEPS))
     begins = counts and min(steps[0] for steps, _ in columns.values()) <= 1

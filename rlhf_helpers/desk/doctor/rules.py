@@ -3,7 +3,7 @@
 A rule is a function.  Its parameters are the columns that it reads, by their names in `logs.NAMES`, as arrays over the
 steps at which all of them were logged, without what is not finite; one with a default may be missing.  `log` is the
 `Log` itself.  The thresholds were chosen on runs of this workbook with other seeds than those that
-`benchmarks/doctor.py` measures on; docs/doctor.md has its table.
+`benchmarks/doctor.py` measures on; docs/diagnosis.md has its table.
 """
 
 import inspect
