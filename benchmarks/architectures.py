@@ -6,17 +6,17 @@ those of tests/families.py; `--only` measures some of them anew and keeps the ot
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import matplotlib
+
 from rlhf_helpers.engine import files, models, packing
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 
 sys.path.insert(0, str(ROOT / "tests"))
-os.environ.setdefault("MPLBACKEND", "agg")
 import families  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "architectures.json"
@@ -70,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description="Which architectures pass which chapters.")
     parser.add_argument("--only", nargs="+", choices=families.FAMILIES, default=list(families.FAMILIES))
     only = parser.parse_args().only
+    matplotlib.use("agg")
     for name in only:
         row = measured(name)
         print(json.dumps(row, ensure_ascii=False), flush=True)
