@@ -388,6 +388,17 @@ def test_a_pad_token_that_is_the_end_moves_the_score(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("names, sign", [(("good", "bad"), -1), (("bad", "good"), 1), (("chosen", "rejected"), -1)])
+def test_of_two_labels_the_good_one_is_known_by_its_name(names, sign, tmp_path):
+    torch.manual_seed(0)
+    plain = scores.load(small_classifier("gpt2", tmp_path, 2))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    named, rows = scores.load(str(tmp_path)), [[5, 6, 7], [8, 9]]
+    assert named.score(rows) == pytest.approx(sign * plain.score(rows)) and abs(plain.score(rows)).max() > 1e-6
+
+
 def test_a_language_model_has_no_head_and_three_labels_are_refused(folder, tmp_path):
     told = scores.examine(folder / "trl.jsonl", str(ROOT / "data/models/finetuned"), most=60)
     assert "weights that the folder does not hold" in names(told)

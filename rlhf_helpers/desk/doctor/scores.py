@@ -1,7 +1,7 @@
 """Preferences and a reward model, examined: how right, how sure, how biased, and whether texts are read rightly.
 
-The model is any sequence classifier of one label, or of two, whose difference is then the score.  It is read as it is,
-with its own tokenizer; nothing here trains it.
+The model is any sequence classifier of one label, or of two, whose score is then the good one less the bad one.  It is
+read as it is, with its own tokenizer; nothing here trains it.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...engine import models
+from ...engine import judges, models
 from ...engine.files import WorkbookError, shown
 from ...lesson import feedback
 from ...lesson.feedback import wilson
@@ -39,16 +39,17 @@ class Judge:
     causal: bool  # whether it reads from left to right, and its score from the last token
     new: list  # names of weights that the folder did not hold
     limit: int  # tokens that it reads
+    factors: list  # of its labels in the score: [1.0], or good less bad
 
     @torch.no_grad()
     def read(self, ids, mask):
         """Scores (rows,), read at the last real token of a causal model, wherever plain transformers would look."""
         if not self.causal:
-            return one_number(self.model(input_ids=ids, attention_mask=mask).logits)
+            return self.one_number(self.model(input_ids=ids, attention_mask=mask).logits)
         hidden = self.model.base_model(ids, attention_mask=mask).last_hidden_state
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
         hidden = hidden[torch.arange(len(ids), device=ids.device), last]
-        return one_number(self.model.score(hidden.to(self.model.score.weight.dtype)))
+        return self.one_number(self.model.score(hidden.to(self.model.score.weight.dtype)))
 
     def score(self, rows, batch_size=64):
         """Scores of lists of token ids: an array (rows,).  Rows of like length go together."""
@@ -60,15 +61,14 @@ class Judge:
             out[some] = self.read(ids, mask).float().cpu().numpy()
         return out
 
+    def one_number(self, logits):
+        """Scores (rows,) of logits (rows, labels)."""
+        return logits @ logits.new_tensor(self.factors)
+
     @property
     def pad_id(self):
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id or 0
-
-
-def one_number(logits):
-    """Scores (rows,) of logits (rows, 1), or the second less the first of (rows, 2)."""
-    return logits[:, 0] if logits.shape[-1] == 1 else logits[:, 1] - logits[:, 0]
 
 
 def load(source, device="cpu"):
@@ -88,16 +88,11 @@ def load(source, device="cpu"):
             f"The reward model {shown(str(source), 200)} cannot be loaded; it must be a folder, or an id on the "
             f"Hugging Face hub, that AutoModelForSequenceClassification reads. ({reason})"
         ) from None
-    labels = model.config.num_labels
-    if labels > 2:
-        raise WorkbookError(
-            f"The classifier {shown(str(source), 200)} has {labels} labels; a reward model has one, or two of which "
-            "the second is the good one."
-        )
+    factors = judges.signs(model.config, source)
     causal = hasattr(model, "score") and hasattr(model, "base_model") and not model.config.is_encoder_decoder
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     limit -= 2 if "roberta" in model.config.model_type else 0  # its positions begin at 2
-    return Judge(model.to(device).eval(), tokenizer, causal, sorted(loading["missing_keys"]), limit)
+    return Judge(model.to(device).eval(), tokenizer, causal, sorted(loading["missing_keys"]), limit, factors)
 
 
 # ---------------------------------------------------------------- how a text is read
@@ -568,7 +563,9 @@ def padding_findings(judge, ids, spread, facts):
         batch, mask = models.pad(ids, judge.pad_id, side, device)
         try:
             with torch.no_grad():
-                scores = one_number(judge.model(input_ids=batch, attention_mask=mask).logits).float().cpu().numpy()
+                scores = (
+                    judge.one_number(judge.model(input_ids=batch, attention_mask=mask).logits).float().cpu().numpy()
+                )
         except ValueError as e:
             facts["in a padded batch"] = f"refused by transformers ({str(e).splitlines()[0][:60]})"
             yield Finding(
