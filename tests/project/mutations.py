@@ -7,6 +7,7 @@ A bug is a piece of the package's text and what stands there instead.  Everythin
 """
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -305,6 +306,7 @@ def copy_with(bug, folder):
 
 def load_the_libraries():
     """What package and tests import from elsewhere is loaded once, before the forks; each loads its own package."""
+    import hypothesis.strategies  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import pytest  # noqa: F401
     import transformers.models.gpt2.modeling_gpt2
@@ -315,6 +317,8 @@ def load_the_libraries():
         importlib.import_module(f"rlhf_helpers.{name}")
     for name in [name for name in sys.modules if name.partition(".")[0] == "rlhf_helpers"]:
         del sys.modules[name]
+    gc.collect()
+    gc.freeze()  # a fork need not look through all of this again
 
 
 def outcome(bug, tests):
@@ -330,7 +334,7 @@ def outcome(bug, tests):
                     os.dup2(out.fileno(), 1)
                     os.dup2(out.fileno(), 2)
                 os.chdir(folder)
-                os.environ["PYTHONPATH"] = str(folder)
+                os.environ |= {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
                 sys.path[:] = [str(folder)] + [
                     p
                     for p in sys.path
@@ -346,7 +350,9 @@ def outcome(bug, tests):
                             "-p",
                             "no:cacheprovider",
                             "-p",
-                            "no:xdist",
+                            "no:unraisableexception",
+                            "-o",
+                            "addopts=",
                             f"--rootdir={folder}",
                             *(f"{home(t)}::{t}" for t in tests),
                         ]

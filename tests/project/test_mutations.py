@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_helpers.engine.files import ROOT
 
-PARTS = 4
+PARTS = 2
 
 
 @pytest.mark.parametrize("bug", mutations.BUGS, ids=lambda b: b.what)
@@ -38,4 +38,4 @@ def test_every_known_bug_is_caught(part):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     n = len(mutations.BUGS[part - 1 :: PARTS])
-    assert n > 10 and f"{n} of {n} bugs caught" in done.stdout
+    assert n > 40 and f"{n} of {n} bugs caught" in done.stdout
