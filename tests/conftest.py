@@ -15,6 +15,7 @@ import sys
 
 import pytest
 import torch
+import warm
 
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import series
@@ -46,6 +47,24 @@ def kill_in_the_middle(tmp_path, request):
         return path
 
     return kill
+
+
+@pytest.fixture(scope="session")
+def warm_folder(tmp_path_factory):
+    """A folder for JUPYTER_PATH, whose kernels start at once (tests/warm.py)."""
+    folder = tmp_path_factory.mktemp("warm")
+    command = [sys.executable, warm.__file__, str(folder / "door")]
+    warm.kernel_spec(folder, folder / "door")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "ready\n"
+        yield folder
+        server.stdin.close()
+
+
+@pytest.fixture
+def warm_kernels(warm_folder, monkeypatch):
+    """Notebooks that the test executes run in kernels that start at once."""
+    monkeypatch.setenv("JUPYTER_PATH", str(warm_folder))
 
 
 @pytest.fixture(scope="session")

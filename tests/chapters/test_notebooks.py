@@ -440,7 +440,7 @@ def stderr(nb):
 
 @pytest.mark.slow
 @every_notebook
-def test_runs_alone(path, tmp_path):
+def test_runs_alone(path, tmp_path, warm_kernels):
     """Executed with an empty RUNS_DIR, as from a fresh clone, with nobody there to label."""
     shipped, runs = snapshot(ROOT / "data"), tmp_path / "runs"
     parameters = {"FAST": True, "RUNS_DIR": str(runs), "ANNOTATOR": "you"}

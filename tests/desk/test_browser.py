@@ -91,8 +91,8 @@ def screenshots(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """An isolated JupyterLab on the loopback: (url, token, root folder)."""
+def lab(tmp_path_factory, warm_folder):
+    """An isolated JupyterLab on the loopback, whose kernels start at once: (url, token, root folder)."""
     state, root = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("root")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -109,6 +109,7 @@ def lab(tmp_path_factory):
     folders = {f"JUPYTER_{k}_DIR": str(state / k.lower()) for k in ("CONFIG", "DATA", "RUNTIME")}
     env.update(
         folders,
+        JUPYTER_PATH=str(warm_folder),
         PATH=f"{LAB.parent}:{env['PATH']}",
         PYTHONPATH=str(ROOT),
         IPYTHONDIR=str(state / "ipython"),

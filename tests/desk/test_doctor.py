@@ -399,6 +399,7 @@ def test_of_two_labels_the_good_one_is_known_by_its_name(names, sign, tmp_path):
     assert named.score(rows) == pytest.approx(sign * plain.score(rows)) and abs(plain.score(rows)).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_a_language_model_has_no_head_and_three_labels_are_refused(folder, tmp_path):
     told = scores.examine(folder / "trl.jsonl", str(ROOT / "data/models/finetuned"), most=60)
     assert "weights that the folder does not hold" in names(told)

@@ -353,7 +353,7 @@ THROUGH = [n if n in IN_THE_SUITE else pytest.param(n, marks=pytest.mark.matrix)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THROUGH)
-def test_chapters_02_to_06_run_on_any_model(tmp_path, name):
+def test_chapters_02_to_06_run_on_any_model(tmp_path, warm_kernels, name):
     """In kernels, or, of the matrix, in this process and with the least counts."""
     folder = language_model(tmp_path / "model", name)
     if name not in IN_THE_SUITE:

@@ -467,7 +467,7 @@ one_of_them = pytest.mark.parametrize(
 
 @pytest.mark.slow
 @one_of_them
-def test_the_chapters_run_in_16_bits_and_pass_their_health_checks(tmp_path, asked, model, name, chapters):
+def test_the_chapters_run_in_16_bits_and_pass_their_health_checks(tmp_path, warm_kernels, asked, model, name, chapters):
     asked(name)  # kernels inherit it
     given = {"FAST": True, "RUNS_DIR": str(tmp_path / "runs")}
     if model != "embedded":
