@@ -37,7 +37,7 @@ HOME = BUILD / "smollm2"
 RANK = 16
 KINDS = {"full": 0, "lora": RANK}
 CHAPTERS = {"full": ("00", "02", "03", "04", "05", "06"), "lora": ("04", "05", "06")}
-COUNTS = {"pairs": 160, "held_out": 120, "updates": 16, "batch": 16, "tokens": 32, "each": 4}
+COUNTS = {"pairs": 120, "held_out": 100, "updates": 8, "batch": 16, "tokens": 24, "each": 2}
 SMALL = {"pairs": 48, "held_out": 48, "updates": 6, "batch": 16, "tokens": 24, "each": 2}
 SMOKE = {"pairs": 3, "held_out": 3, "updates": 1, "batch": 2, "tokens": 4, "each": 1}
 COUNTED = {"usual": COUNTS, "small": SMALL, "smoke": SMOKE}
@@ -185,6 +185,13 @@ def gib():
     return max(resource.getrusage(k).ru_maxrss for k in kinds) / 2**20  # kilobytes on Linux
 
 
+def cpu_minutes():
+    """What this process, and those that it started and waited for, computed: minutes of one core."""
+    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    used = [resource.getrusage(k) for k in kinds]
+    return sum(u.ru_utime + u.ru_stime for u in used) / 60
+
+
 # ---------------------------------------------------------------- what must be so
 
 CHECKS = {
@@ -261,11 +268,11 @@ def main():
             if not options.only_chapters:
                 result["runs"].append(measure(folder, kind, result["counts"]))
                 gc.collect()
+            result |= {"minutes": (time.time() - began) / 60, "cpu_minutes": cpu_minutes(), "gib": gib()}
+            if options.counts != "smoke" and not options.only_chapters:
+                write_json(RESULTS, result)  # after each, so that a run cut short has something to show
     except WorkbookError as e:  # a failed health check among them
         sys.exit(str(e))
-    result |= {"minutes": (time.time() - began) / 60, "gib": gib()}
-    if options.counts != "smoke" and not options.only_chapters:
-        write_json(RESULTS, result)
     print(markdown(result), *failed(result), sep="\n")
     sys.exit(int(bool(failed(result))))
 

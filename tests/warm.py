@@ -34,7 +34,9 @@ def ask(where, *arguments):
     """Have a kernel forked with this process's folder, environment and output, and wait for its end."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(where)
-        wish = json.dumps({"arguments": ["-f", *arguments], "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+        wish = json.dumps(
+            {"arguments": ["-f", *arguments], "folder": os.getcwd(), "environment": dict(os.environ)}
+        ).encode()
         socket.send_fds(line, [b"%10d" % len(wish)], [1, 2])
         line.sendall(wish)
         pid = int(line.recv(10))
