@@ -320,6 +320,7 @@ def names(told):
     return [f.name for f in told.findings]
 
 
+@pytest.mark.slow
 def test_the_shipped_reward_model_on_the_shipped_pairs(folder):
     told = scores.examine(folder / "log.jsonl", str(REWARD))
     assert [f.name for f in told.alarms] == []

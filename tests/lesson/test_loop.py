@@ -74,7 +74,8 @@ improve = taught("06", "improve", loop)
 # ---------------------------------------------------------------- the loop
 
 
-@pytest.mark.parametrize("taste", [short, pytest.param(greets, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("taste", [short, greets])
 def test_one_round_follows_a_taste_and_never_sees_gold(tiny, no_gold, taste):
     """To try a taste of your own, write it as a function and add it to the list."""
     model, tokenizer = tiny

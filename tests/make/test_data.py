@@ -89,6 +89,7 @@ def test_finetuned_model_answers_what_it_was_never_asked():
     assert metrics("finetuned")["test_right_greedy"] >= 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", measures.MEASURED)
 def test_finetuned_model_is_worth_labelling(split):
     """Of mixed quality, and more often right when greedy."""
