@@ -60,8 +60,10 @@ class Visitor:
         address = self.link.replace("http", "ws", 1) + "websocket/"
         self.socket = websocket.create_connection(address, timeout=60)
         self.wire, self.known, self.status = None, {}, ""  # known: what stands in data-… of the card
-        self.say("init", {".clientdata_output_card_hidden": False, ".clientdata_url_search": ""})
-        while not (self.item is not None and self.wire):
+        self.refused = ""  # what is said where there is no card
+        page = {"output_card_hidden": False, "url_search": "", "url_hash_initial": "#again"}
+        self.say("init", {f".clientdata_{key}": value for key, value in page.items()})
+        while not (self.item is not None and self.wire or self.refused):
             self.hear()
         if self.outbox:
             self.deliver()
@@ -84,8 +86,9 @@ class Visitor:
             value = state.get("value")
             if isinstance(value, str) and "<template" not in value:  # those are pairs that are kept for later
                 self.known |= re.findall('data-(item|acks|reply)="([^"]*)"', value)
-                if "data-acks" in value:
-                    self.status = html.unescape(re.sub("<[^>]*>", "", value))
+                words = html.unescape(re.sub("<[^>]*>", "", value))
+                self.status = words if "data-acks" in value else self.status
+                self.refused = words if "data-again" in value else self.refused
         done = self.known.get("acks", "").split()
         self.outbox = [x for x in self.outbox if x["id"] not in done]
 

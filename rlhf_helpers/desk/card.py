@@ -130,6 +130,7 @@ def store_html(items):
 def end_html(all_done, shut="", log="", min_seconds=0.0, serial=0):
     """In the place of the prompt when nothing is left to judge, the reader has gone on, or why the card is `shut`."""
     known = f'data-item="" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
+    known += " data-shut" * bool(shut)
     words = "All pairs are labelled. Thank you." if all_done else "Your labels so far. Thank you."
     return f'<b style="font-size:1.2em" {known}>{escape(shut) or words}</b>'
 

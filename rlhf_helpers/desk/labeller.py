@@ -555,7 +555,7 @@ class Labeller:
             sent = json.loads(change["new"])
             if self.path.exists() and self.path.stat().st_size != self.size:
                 self.reload()
-            said = []
+            said, told = [], self.warnings  # saving may read the log anew, and then they are no longer there
             for one in sent["choices"]:
                 if not re.fullmatch("[0-9a-f]{32}", one["id"]):
                     raise ValueError("a choice has no proper id")
@@ -567,7 +567,7 @@ class Labeller:
             if said:
                 saved = sum(words.startswith("Saved") for words in said)
                 words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
-                told, self.warnings = self.warnings, []
+                told, self.warnings = dict.fromkeys([*told, *self.warnings]), []
                 self._refresh(" ".join([words, *told]))
 
     def _take(self, one):

@@ -48,10 +48,11 @@ class Ranker:
     def reload(self):
         """Take the state from the log: the labels of each ranking of this annotator, by rank_id, in their order."""
         events = feedback.read_events(self.path)[0] if self.path.exists() else []
-        self.groups = {}
+        self.groups, self.last = {}, None
         for x in feedback.replay(events):
             if x.get("made") == "ranking" and x["annotator"] == self.annotator:
-                self.groups.setdefault(x.get("group"), []).append(x)
+                self.last = x.get("group")
+                self.groups.setdefault(self.last, []).append(x)
 
     def ranked(self, item):
         """Are all the pairs that a ranking of this item implies in the log?"""
@@ -88,7 +89,7 @@ class Ranker:
 
     def undo(self):
         """Take the latest ranking back; returns its rank_id, or None."""
-        last = max(self.groups, key=lambda name: self.groups[name][-1]["ts"], default=None)
+        last = self.last  # by the order of the lines: a clock may jump back
         for event in self.groups.get(last, ()):
             feedback.append_event(self.path, feedback.undo_event(event))
         self.reload()

@@ -6,9 +6,11 @@ the board have a path of their own, 32 random hexadecimal digits; whoever does n
 """
 
 import argparse
+import contextlib
 import html
 import itertools
 import math
+import re
 import secrets
 import socket
 import sys
@@ -37,6 +39,10 @@ TOOK_OVER = (
     "This link was open in another page, which asks nothing more now. If that page was not yours, stop and tell "
     "whoever gave you the link: two people must not share one."
 )
+NO_LINK = (
+    "The server is back, but this link does not hold any more. Your choices are kept in this page: leave it open, and "
+    "tell whoever gave you the link."
+)
 AWAY = (
     "The server has stopped or cannot be reached. You can go on: your choices are kept in this page and saved as soon "
     "as it is back. Leave the page open."
@@ -58,8 +64,15 @@ td { overflow-wrap: anywhere; min-width: 4.5em; }
 """
 SCRIPT = """
 $(document).one('shiny:disconnected', () => {
-  document.getElementById('away').hidden = false;
-  setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => r.ok && location.reload(), () => 0), 2000);
+  if (document.querySelector('[data-shut]')) return;  // it asks nothing more, so it must not take over again
+  const away = document.getElementById('away');
+  away.hidden = false;
+  setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => {
+    if (r.status === 404) away.textContent = away.dataset.gone;
+    if (!r.ok) return;
+    history.replaceState(history.state, '', '#again');
+    location.reload();
+  }, () => 0), 2000);
 });
 setInterval(() => document.querySelector('[data-again]') && location.reload(), 5000);
 """
@@ -97,11 +110,19 @@ def links(path, names):
     try:
         kept = files.parse(path.read_bytes()) if path.exists() else {}
     except ValueError:
-        raise WorkbookError(f"{path} is not valid JSON. Delete it, and everybody gets a new link.") from None
+        kept = None
+    except OSError as e:
+        raise WorkbookError(
+            f"{path} can't be read ({e.strerror}). It holds the links of whoever started `make label` here: ask them "
+            "for the right to read it, or choose another --runs-dir."
+        ) from None
+    if not isinstance(kept, dict) or not all(re.fullmatch("[0-9a-f]{32}", str(token)) for token in kept.values()):
+        raise WorkbookError(f"{path} holds no links as they were written. Delete it, and everybody gets a new one.")
     tokens = {name: kept.get(name) or secrets.token_hex(16) for name in ["", *names]}
     if tokens.items() - kept.items():
         files.write_json(path, kept | tokens)
-    path.chmod(0o600)
+    with contextlib.suppress(OSError):  # another's file, which we may read
+        path.chmod(0o600)
     return tokens
 
 
@@ -147,15 +168,22 @@ def board(names, pairs, log, there=()):
 def _progress(name, labels, n, there):
     found = feedback.summary(labels)
     done = len({feedback.pair_key(x) for x in labels})
-    since = round((time.time() - labels[-1]["ts"]) / 60) if labels else None
     return (
         name,
         f"{done} of {n}" + ", finished" * (done == n),
         f"{found['seconds']:.1f}" if found["seconds"] else "",
         f"{found['consistent']} of {found['repeats']}" if found["repeats"] else "",
-        "" if since is None else "just now" if since < 1 else f"{since} min ago",
+        _since(time.time() - labels[-1]["ts"]) if labels else "",
         "open" if there else "",
     )
+
+
+def _since(seconds):
+    """How long ago that is, in words; a clock that was put back may make it less than nothing."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{round(seconds / length)} {unit}{'s' * (round(seconds / length) > 1)} ago"
+    return "just now"
 
 
 def _agreement(a, b, mine):
@@ -205,7 +233,7 @@ def person_app(name, pairs, log, seed, pages):
     page = tags.main(
         tags.h1(f"You label as {name}"),
         tags.p(HELLO),
-        tags.div(AWAY, id="away", class_="say", role="alert", hidden=True),
+        tags.div(AWAY, id="away", class_="say", role="alert", hidden=True, data_gone=NO_LINK),
         output_widget("card", fillable=False, fill=False),
     )
     head = tags.head(tags.title(f"Labelling as {name}"), *style, tags.script(HTML(SCRIPT)))
@@ -221,7 +249,8 @@ def person_app(name, pairs, log, seed, pages):
             with session_context(earlier[0]):
                 earlier[1].shut_down(ELSEWHERE)
         pages[name] = session, card
-        return card.ready(TOOK_OVER if earlier else "")
+        again = session.input[".clientdata_url_hash_initial"]() == "#again"  # the same page, after it was cut off
+        return card.ready(TOOK_OVER if earlier and not again else "")
 
     def server(input, output, session):
         @render_widget
@@ -298,7 +327,11 @@ def serve(names, pairs, log, seed, host, port):
     print(f"\n  {'the board':12} {place}/{tokens['']}/\n\nCtrl-C stops it; run it again, and the same links go on.")
     sys.stdout.flush()
     config = uvicorn.Config(
-        site(names, tokens, pairs, log, seed), log_level="warning", ws_per_message_deflate=False, proxy_headers=False
+        site(names, tokens, pairs, log, seed),
+        log_level="warning",
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,  # a laptop that sleeps with its page open does not keep it from ending
     )
     uvicorn.Server(config).run(sockets=[s])
 
