@@ -51,7 +51,8 @@ BUTTONS = ("a", "b", "tie")
 class Visitor:
     """Somebody at a page of `make label`, without a browser: it says what card.js says, and reads what that reads."""
 
-    def __init__(self, link):
+    def __init__(self, link, cut_off=False):
+        self.cut_off = cut_off  # whether it is the same page again, as its script says after a lost connection
         self.link, self.outbox, self.sent, self.n = link, [], {}, 0  # sent: {event id: when}
         self.open()
 
@@ -61,7 +62,7 @@ class Visitor:
         self.socket = websocket.create_connection(address, timeout=60)
         self.wire, self.known, self.status = None, {}, ""  # known: what stands in data-… of the card
         self.refused = ""  # what is said where there is no card
-        page = {"output_card_hidden": False, "url_search": "", "url_hash_initial": "#again"}
+        page = {"output_card_hidden": False, "url_search": "", "url_hash_initial": "#again" * self.cut_off}
         self.say("init", {f".clientdata_{key}": value for key, value in page.items()})
         while not (self.item is not None and self.wire or self.refused):
             self.hear()

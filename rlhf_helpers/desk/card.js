@@ -22,15 +22,18 @@ const say = words => {
   if (line && line.textContent !== words) line.textContent = words;
 };
 const keep = () => {
+  const text = outbox.length ? JSON.stringify({at: Date.now(), outbox}) : '';
   try {
-    if (outbox.length) localStorage.setItem(store, JSON.stringify({at: Date.now(), outbox}));
+    if (text) localStorage.setItem(store, text);
     else localStorage.removeItem(store);
-  } catch { /* no storage here: the choices wait in the page only */ }
+  } catch { history.replaceState({...history.state, [store]: text}, ''); }  // no storage here: till the page is closed
 };
 const kept = () => {
+  let text = (history.state || {})[store];
+  try { text = localStorage.getItem(store) || text; } catch { /* none here */ }
   try {
-    const old = JSON.parse(localStorage.getItem(store) || '{}');
-    return Date.now() - old.at < 864e5 ? old.outbox : [];
+    const old = JSON.parse(text || '{}');
+    return Date.now() - old.at < 30 * 864e5 ? old.outbox : [];
   } catch { return []; }
 };
 const send = () => {
@@ -60,10 +63,13 @@ const advance = () => {                                  // the kernel is busy: 
     if (content) content.replaceChildren(...next.content.children[i].cloneNode(true).childNodes);
   });
 };
-const extras = () => {
+const extras = () => {                                   // what else was said; of an edit, which answer and its text
+  const sides = all('.rlhf-edit button'), text = find('.rlhf-edited textarea');
   const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
   return {note: note ? note.value : '', reasons: all('.rlhf-reason.mod-active').map(b => b.innerText.trim()),
-          strength: Math.max(0, strengths.findIndex(b => b.classList.contains('mod-active')))};
+          strength: Math.max(0, strengths.findIndex(b => b.classList.contains('mod-active'))),
+          side: ['', 'a', 'b'][Math.max(0, sides.findIndex(b => b.classList.contains('mod-active')))],
+          text: text ? text.value : ''};
 };
 const clear = () => {
   const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
@@ -82,9 +88,9 @@ const press = name => {
   const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);
   if (now - pressed < C.double * 1000) return;           // the second half of a double click
   if (dead) return say(fill(C.say.dead));
-  if (['a', 'b', 'tie', 'both_bad', 'skip'].includes(name)) {
+  if (['a', 'b', 'tie', 'both_bad', 'skip', 'edit'].includes(name)) {
     if (!item || taken().includes(item) || waited < C.double) return;
-    if (waited < slow) return say(C.say.hasty.replace('{s}', slow));
+    if (waited < slow && name !== 'edit') return say(C.say.hasty.replace('{s}', slow));
   }
   pressed = now;
   const id = hex();
@@ -103,6 +109,9 @@ setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 30
 // ------------------------------------------------------------ what the kernel changed on the screen
 let focused = null;
 const look = () => {
+  const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
+  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
+  box.classList.toggle('rlhf-cut', cut);
   const prompt = find('.rlhf-prompt [data-item]'), reply = find('[data-acks]');
   if (!prompt || !reply) return;
   if (!store) {
@@ -118,9 +127,6 @@ const look = () => {
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;
   if (shown !== item) [item, since] = [shown, performance.now()];
-  const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
-  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
-  box.classList.toggle('rlhf-cut', cut);
   for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
@@ -135,6 +141,11 @@ new MutationObserver(look).observe(
 box.addEventListener('focusin', e => { focused = e.target; });
 document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
 look();
+if (C.whole) {                                            // a page that is nothing but the card
+  box.classList.add('rlhf-whole');
+  if (document.activeElement === document.body) box.focus({preventScroll: true});
+  addEventListener('beforeunload', e => { if (outbox.length && !window.comesBack) e.preventDefault(); });
+}
 
 // ------------------------------------------------------------ mouse, touch and keys
 box.addEventListener('click', e => {
@@ -147,7 +158,7 @@ box.addEventListener('click', e => {
     press(card.classList.contains('rlhf-card-a') ? 'a' : 'b');
   }
 }, true);
-box.addEventListener('keydown', e => {
+(C.whole ? document : box).addEventListener('keydown', e => {
   e.stopPropagation();                                    // for front ends that listen last
   if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
   if (e.key === 'Escape') return box.focus({preventScroll: true});

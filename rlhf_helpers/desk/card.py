@@ -100,7 +100,8 @@ def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUE
     """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
     known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
     return (
-        f'<div class="rlhf-quiet" {known}>{question}</div><div role="region" dir="auto" '
+        f'<div class="rlhf-quiet" {known}>{question}</div>'
+        f'<div class="rlhf-asked" tabindex="0" role="region" dir="auto" '
         f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
     )
 
@@ -108,8 +109,10 @@ def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUE
 def answer_html(name, text, others=None):
     """An answer as a card; `others` is the answer beside it, if what differs is to be marked."""
     shown = escape(text) if others is None else marked(text, others)
+    known = "" if text.strip() else " data-empty"
     return (
-        f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b><div class="rlhf-paper" tabindex="0" role="region" '
+        f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b>'
+        f'<div class="rlhf-paper"{known} tabindex="0" role="region" '
         f'dir="auto" aria-label="Response {name}" style="unicode-bidi:plaintext">{shown}</div></div>'
     )
 
@@ -308,15 +311,17 @@ def key_guard():
     return W.HTML(_on_load(GUARD_JS, FOCUS))
 
 
-def card_script(hotkeys=True, words=SAY):
+def card_script(hotkeys=True, words=SAY, whole=False):
     """The widget that brings the card to life.  Where a front end does not run it, buttons, Tab and Enter still work.
 
     It keeps keys from the notebook, makes the answers clickable, lets single keys press buttons where `hotkeys`, and
-    holds what was chosen until the kernel confirms it.
+    holds what was chosen until the kernel confirms it.  whole: whether the page is nothing but this card, so that keys
+    are its own wherever the focus is.
     """
     import ipywidgets as W
 
     config = {"keys": KEYS if hotkeys else {}, "say": words, "double": DOUBLE_CLICK, "busy": BUSY, "late": LATE}
+    config["whole"] = whole
     caps = "".join(
         f'.rlhf-live .rlhf-press-{name}::after{{content:"{key.upper()}";content:"{key.upper()}" / "";margin-left:10px;'
         "padding:0 6px;border:1px solid currentColor;border-radius:5px;font-size:12px;font-weight:400}"

@@ -71,6 +71,7 @@ $(document).one('shiny:disconnected', () => {
     if (r.status === 404) away.textContent = away.dataset.gone;
     if (!r.ok) return;
     history.replaceState(history.state, '', '#again');
+    window.comesBack = true;
     location.reload();
   }, () => 0), 2000);
 });
