@@ -72,10 +72,14 @@ const extras = () => {                                   // what else was said; 
           text: text ? text.value : ''};
 };
 const clear = () => {
-  const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
-  if (note && note.value) { note.value = ''; note.dispatchEvent(new Event('input', {bubbles: true})); }
+  for (const text of all('.rlhf-note textarea, .rlhf-edited textarea')) if (text.value) {
+    text.value = '';
+    text.dispatchEvent(new Event('input', {bubbles: true}));
+  }
   for (const chip of all('.rlhf-reason.mod-active')) chip.click();
-  if (strengths.length && !strengths[0].classList.contains('mod-active')) strengths[0].click();
+  for (const buttons of [all('.rlhf-strength button'), all('.rlhf-edit button')]) {
+    if (buttons.length && !buttons[0].classList.contains('mod-active')) buttons[0].click();
+  }
 };
 const proceed = () => {                                  // run the cells below this one, where the page lets us
   const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
@@ -131,7 +135,8 @@ const look = () => {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }
-  if (focused && !(focused.isConnected && focused.checkVisibility()) && (document.activeElement || document.body) === document.body) {
+  const at = document.activeElement || document.body;
+  if (focused && !(focused.isConnected && focused.checkVisibility()) && (at === document.body || at === focused)) {
     const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
     (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
   }

@@ -674,6 +674,34 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     wait_labels(log, 4)
 
 
+def test_an_edit_saved_while_the_kernel_is_busy_waits_like_any_choice(lab, page, screenshots):
+    log, expect = lab[2] / "busyedit.jsonl", playwright_api.expect
+    small_notebook(lab[2], "busyedit", "busyedit.jsonl", ", ask_edit=True, repeat_share=0.0", more=BUSY)
+    box = run_all(page, "busyedit.ipynb")
+    wait_shown(box, 0)
+    first = on_screen(box)
+    button(box, "B").click()
+    expect(box.get_by_label("Edited")).to_have_value(first[2])
+    box.get_by_label("Edited").fill("Written before it was busy.")
+    be_busy(page)
+    button(box, "Save the edit").click()
+    expect(box.get_by_role("status")).to_contain_text("1 choice kept in this page")
+    expect(box.get_by_role("region", name="Prompt")).not_to_have_text(first[0])
+    expect(box.get_by_label("Edited")).to_have_value("")  # it was for the pair before
+    box.screenshot(path=screenshots / "busy-edit.png")
+    second = on_screen(box)
+    page.wait_for_timeout(700)
+    button(box, "A is better").click()
+    expect(box.get_by_role("status")).to_contain_text("2 choices kept in this page")
+    assert not log.exists(), "the kernel was not busy all the time"
+    edited, *labels = wait_labels(log, 3)
+    assert agrees(labels[0], first, "B is better") and agrees(labels[1], second, "A is better")
+    assert (edited["response_a"], edited["response_b"]) == ("Written before it was busy.", first[2])
+    assert all(x["seconds"] < 8 for x in (edited, *labels)), "the time is the reader's, not the kernel's"
+    wait_shown(box, 2)
+    expect(box.get_by_label("Edited")).to_be_hidden()
+
+
 def test_a_page_reloaded_while_the_kernel_was_busy_delivers_what_it_kept(lab, page):
     log = lab[2] / "kept.jsonl"
     small_notebook(lab[2], "kept", "kept.jsonl", more=BUSY)

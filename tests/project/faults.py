@@ -2,6 +2,7 @@
 
     python tests/project/faults.py            # each a few times; prints the table
     python tests/project/faults.py --write    # as often as docs/faults.md says, and writes that file
+    python tests/project/faults.py --write --only Ctrl-C "by link"    # the rows with these words; the others stay
 
 Labels go the way of a reader's click: the button of the widget, the log, the status line.  A label counts as confirmed
 when the status line has said so to another process.  A killed process takes nothing with it that the system already
@@ -684,9 +685,10 @@ def read_only_by_link(folder, times, rng):
     folder.chmod(0o777)
 
     def nobody():
-        import shinywidgets  # noqa: F401, while it may be read
+        import shinywidgets  # noqa: F401, while what is imported may be read
         import uvicorn  # noqa: F401
 
+        files.parse(b"0")
         if not os.getuid():
             os.chown(folder / "links.json", NOBODY, NOBODY)
             os.setuid(NOBODY)
@@ -979,7 +981,7 @@ def table(found):
     page = TABLE.read_text(encoding="utf-8") if len(found) < len(FAULTS) else ""
     known = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
     known |= {name: f"| {name} | {f.tried:,} | {f.lost} | {f.message} |" for name, f in found.items()}
-    rows = "\n".join(known[name] for name in FAULTS)
+    rows = "\n".join(known[name] for name in FAULTS if name in known)
     made = f"{platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__.split('+')[0]}"
     return f"""# Faults
 
@@ -992,8 +994,9 @@ A process that is killed takes nothing with it that it had handed to the system;
 are synced to the disk before they are confirmed. Checkpoints are synced too; of model folders only the names change
 all at once.
 
-With `make label` each fault is tried that can meet it. It trains nothing, so nothing of it can be lost when a training
-or a model's saving is stopped; it writes one file besides the log, that of its links. `make run` does not start it.
+The faults of the labelling card are tried with `make label`, too, where several people label by link. Five rows cannot
+apply there: it trains no reward model and runs no PPO, it saves no model and no checkpoint (besides the log it writes
+one file, that of its links), and `make run` does not start it.
 
 | fault | times tried | lost | message |
 |---|---|---|---|
@@ -1003,7 +1006,7 @@ or a model's saving is stopped; it writes one file besides the log, that of its 
 
 def main():
     parser = argparse.ArgumentParser(description="Put in faults and see what is lost.")
-    parser.add_argument("--write", action="store_true", help="try each as often as docs/faults.md says, and write it")
+    parser.add_argument("--write", action="store_true", help="try as often as docs/faults.md says, and write the rows")
     parser.add_argument("--only", nargs="+", default=(), help="words that name the faults to try")
     options = parser.parse_args()
     torch.set_num_threads(1)
