@@ -52,6 +52,7 @@ SAY = {
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
 }
+KEPT = "What you chose meanwhile is kept in this page, and saved then."
 SERVED = SAY | {  # on a page of its own, where several people label by link
     "wrong": "Please tell whoever gave you this link: ",
     "busy": "The server has not answered yet. {n} kept in this page, to be saved as soon as it does. You can go on.",
@@ -91,6 +92,11 @@ def marked(text, others):
         out += [escape("".join(mine[upto : 2 * i])), f"<mark>{escape(''.join(mine[2 * i : 2 * j - 1]))}</mark>"]
         upto = 2 * j - 1
     return "".join(out) + escape("".join(mine[upto:]))
+
+
+def without_cell(error):
+    """What an error says, on a page in which there is no cell to run again."""
+    return str(error).replace(" and run the cell again", "")
 
 
 QUESTION = "Which answer do you like better?"
@@ -228,9 +234,13 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
     if unsettled:
         more, about = min(unsettled)
         lines.append(f"About {more} more label{'s' * (more > 1)} should settle: {escape(about)}.")
-    if asked:
-        choices = "choice" if asked == 1 else f"{asked} choices"
-        lines.append(f"Of your last {choices}, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose.")
+    if asked == 1:
+        how = {0.0: "was not", 1.0: "was"}.get(right, "could not be")
+        lines.append(f"Your last choice {how} foreseen before you made it.")
+    elif asked:
+        lines.append(
+            f"Of your last {asked} choices, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose."
+        )
     if enough is None:
         pass
     elif given < enough:

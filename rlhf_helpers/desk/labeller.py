@@ -531,6 +531,7 @@ class Labeller:
             e.__traceback__ = e.__context__ = None  # they hold all that was read, and a page may try again for hours
             self.errors = [*self.errors[-19:], e]
             words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
+            words = card.without_cell(words) if self.served else words
             saved = "Saved, but something else went wrong: " if self.ids - before else ""
             words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
             self._say(self.words["wrong"] + words, wrong=True)
@@ -571,7 +572,10 @@ class Labeller:
         with self._explained():
             sent = json.loads(change["new"])
             if self.path.exists() and self.path.stat().st_size != self.size:
-                self.reload()
+                try:
+                    self.reload()
+                except WorkbookError as e:
+                    raise WorkbookError(f"{e} {card.KEPT}") from None
             said, told = [], self.warnings  # saving may read the log anew, and then they are no longer there
             for one in sent["choices"]:
                 if not re.fullmatch("[0-9a-f]{32}", one["id"]):

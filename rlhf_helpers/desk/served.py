@@ -21,7 +21,7 @@ from ..engine.files import WorkbookError, shown
 from ..lesson import feedback
 from ..world.annotators import TASTES
 from . import workspace, yours
-from .card import escape
+from .card import escape, without_cell
 from .labeller import Labeller
 
 REPEAT_SHARE = 0.1
@@ -54,13 +54,24 @@ html:root { color-scheme: light dark; --paper: light-dark(#fff, #16181b); --ink:
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 60em; margin: 0 auto; padding: 12px; }
 h1 { font-size: 1.1rem; margin: 4px 0 12px; overflow-wrap: anywhere; }
+h2 { font-size: 1rem; margin: 24px 0 8px; }
 .say { border-left: 4px solid #c62828; padding: 6px 10px; margin: 0 0 12px; overflow-wrap: anywhere; }
+.say, .say * { font-size: 1rem; line-height: 1.5; }
 .shiny-ipywidget-output { overflow: visible !important; }
 #shiny-disconnected-overlay { display: none; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0 0 20px; }
-th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--jp-border-color1); }
-td { overflow-wrap: anywhere; min-width: 4.5em; }
+th, td { text-align: left; padding: 6px 20px 6px 0; border-bottom: 1px solid var(--jp-border-color1); }
+th { font-weight: 600; vertical-align: bottom; }
+td { overflow-wrap: anywhere; }
+progress { display: block; width: 8em; height: 6px; margin-top: 4px; accent-color: var(--jp-brand-color1); }
+@media (max-width: 46em) {  /* a row becomes a block of lines, each with its name before it */
+  table, tbody, tr, td { display: block; }
+  tr:first-child { display: none; }
+  tr { border-bottom: 1px solid var(--jp-border-color1); padding: 6px 0; }
+  td { border: 0; padding: 1px 0; }
+  td:first-child { font-weight: 600; }
+  td:not(:first-child):not(:empty)::before { content: attr(data-name) ": "; }
+}
 """
 SCRIPT = """
 $(document).one('shiny:disconnected', () => {
@@ -152,11 +163,11 @@ def board(names, pairs, log, there=()):
     mine = {n: [x for x in labels if x["annotator"] == n and feedback.pair_key(x) in asked] for n in names}
     finished = [n for n in names if len({feedback.pair_key(x) for x in mine[n]}) == len(asked)]
     rows = [_progress(n, mine[n], len(asked), n in there) for n in names]
-    head = ("name", "labelled", "seconds a pair", "the same when asked again", "last choice", "page")
+    head = ("name", "labelled", "last choice", "page", "seconds a pair", "the same when asked again")
     page = _table(head, rows)
     agreed = [_agreement(a, b, mine) for a, b in itertools.combinations(finished, 2)]
     if agreed:
-        page += "<h1>Agreement</h1>" + _table(("who", "chose alike", "κ", "pairs"), agreed)
+        page += "<h2>Agreement</h2>" + _table(("who", "chose alike", "κ", "pairs"), agreed)
         page += (
             "<p>κ is agreement beyond chance: 0 is what chance gives, 1 full agreement. In parentheses, 95 % "
             "intervals.</p>"
@@ -170,12 +181,13 @@ def _progress(name, labels, n, there):
     found = feedback.summary(labels)
     done = len({feedback.pair_key(x) for x in labels})
     return (
-        name,
-        f"{done} of {n}" + ", finished" * (done == n),
-        f"{found['seconds']:.1f}" if found["seconds"] else "",
-        f"{found['consistent']} of {found['repeats']}" if found["repeats"] else "",
+        escape(name),
+        f"{done} of {n}{', finished' * (done == n)}"
+        f'<progress max="{n}" value="{done}" aria-label="labelled by {escape(name)}"></progress>',
         _since(time.time() - labels[-1]["ts"]) if labels else "",
         "open" if there else "",
+        f"{found['seconds']:.1f}" if found["seconds"] else "",
+        f"{found['consistent']} of {found['repeats']}" if found["repeats"] else "",
     )
 
 
@@ -189,24 +201,23 @@ def _since(seconds):
 
 def _agreement(a, b, mine):
     """How far two people agree on the pairs that neither skipped, each pair's first label counting."""
-    first = feedback.first_choices(mine[a] + mine[b])
+    first, who = feedback.first_choices(mine[a] + mine[b]), escape(f"{a} and {b}")
     both = [key for key in first.get(a, {}) if key in first.get(b, {})]
     if not both:
-        return f"{a} and {b}", "", "", "0"
+        return who, "", "", "0"
     x, y = ([first[name][key] for key in both] for name in (a, b))
     same, n = sum(i == j for i, j in zip(x, y)), len(both)
     low, high = (max(0.0, x) for x in feedback.wilson(same, n))  # rounding may leave a little below
     kappa, ends = feedback.cohen_kappa(x, y), feedback.kappa_interval(x, y)
     told = "can't be told" if math.isnan(kappa) else f"{kappa:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
-    return f"{a} and {b}", f"{same / n:.0%} ({low:.0%} to {high:.0%})", told, str(n)
+    return who, f"{100 * same / n:.0f} % ({100 * low:.0f} to {100 * high:.0f} %)", told.replace("-", "−"), str(n)
 
 
 def _table(head, rows):
-    cells = "".join(
-        "<tr>" + "".join(f"<{tag}>{escape(x)}</{tag}>" for x in row) + "</tr>"
-        for tag, row in [("th", head), *(("td", row) for row in rows)]
-    )
-    return f'<div class="wide"><table>{cells}</table></div>'
+    """A table of cells of HTML; on a narrow screen each cell names its column."""
+    names = "".join(f'<th scope="col">{name}</th>' for name in head)
+    cells = ("".join(f'<td data-name="{name}">{x}</td>' for name, x in zip(head, row)) for row in rows)
+    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def whole_page(title, body, seconds=0):
@@ -259,7 +270,7 @@ def person_app(name, pairs, log, seed, pages):
             try:
                 return begin(session)
             except WorkbookError as e:
-                words = f"Please tell whoever gave you this link: {e} This page tries again by itself."
+                words = f"Please tell whoever gave you this link: {without_cell(e)} This page tries again by itself."
                 return W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>')
 
         @session.on_ended
@@ -282,7 +293,7 @@ def site(names, tokens, pairs, log, seed=0):
         try:
             body = board(names, pairs, log, there=list(pages))
         except WorkbookError as e:
-            body = f'<p class="say" role="alert">{escape(str(e))}</p>'
+            body = f'<p class="say" role="alert">{escape(without_cell(e))}</p>'
         return HTMLResponse(whole_page("Who has labelled how many pairs", body, seconds=10))
 
     def unknown(request, error):

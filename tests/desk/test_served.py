@@ -106,7 +106,7 @@ def test_thirty_people_for_five_minutes_lost_nothing():
 
 
 def cells(page):
-    return [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[1:]]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in page.split("<tr>")[1:]]
 
 
 def test_the_board_shows_agreement_of_those_who_have_finished_only(tmp_path):
@@ -117,12 +117,13 @@ def test_the_board_shows_agreement_of_those_who_have_finished_only(tmp_path):
     labelled(log, "ben", ["a", "b", "b"], pairs)
     page = served.board(["ann", "ben"], pairs, log, there=["ben"])
     assert "4 of 4, finished" in page and "3 of 4" in page and "κ" not in page and "from two on" in page
-    assert [row[-1] for row in cells(page) if row] == ["", "open"]
+    assert [row[3] for row in cells(page) if row] == ["", "open"]
+    assert '<progress max="4" value="3" aria-label="labelled by ben">' in page
     labelled(log, "ben", ["skip"], pairs[3:])
     labelled(log, "eve", ["b"] * 4, pairs)  # not one of these people
     page = served.board(["ann", "ben"], pairs, log)
     low, high = fb.kappa_interval(list("aab"), list("abb"))
-    assert ["ann and ben", "67% (21% to 94%)", f"0.40 ({low:.2f} to {high:.2f})", "3"] in cells(page)
+    assert ["ann and ben", "67 % (21 to 94 %)", f"0.40 (−{-low:.2f} to {high:.2f})", "3"] in cells(page)
     assert "eve" not in page
     log.write_text("what?\n")
     with pytest.raises(WorkbookError, match="line 1"):
@@ -370,6 +371,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         card(ann).get_by_role("button", name="Tie", exact=True).click()
         expect(card(ann)).to_contain_text("tell whoever gave you this link")
         expect(card(ann)).to_contain_text("line 1")
+        expect(card(ann)).to_contain_text("Mend or delete the line. What you chose meanwhile is kept in this page")
         assert "line 1" in page_of(server.board)
         picture(ann, "broken")
         server.log.write_bytes(whole)
@@ -412,6 +414,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         expect(ben.get_by_text("ann and ben")).to_be_visible()
         expect(ben.get_by_text("8 of 8, finished")).to_have_count(2)
         picture(ben, "board-dark")
+        assert [v["id"] for v in axe.run(ben).response["violations"]] == []
         ann.goto(server.board)
         picture(ann, "board-light")
         ann.goto(wrong)
