@@ -155,6 +155,10 @@ if (C.whole) {                                            // a page that is noth
 // ------------------------------------------------------------ mouse, touch and keys
 box.addEventListener('click', e => {
   const button = e.target.closest('.rlhf-press'), card = e.target.closest('.rlhf-card'), chosen = getSelection();
+  const ranked = e.target.closest('.rlhf-ranked');
+  if (ranked && (chosen.isCollapsed || !ranked.contains(chosen.anchorNode)) && !e.target.closest('button')) {
+    ranked.querySelector('button').click();
+  }
   if (!find('.rlhf-wire input')) return;                  // then the buttons speak to the kernel themselves
   if (button) {
     e.stopPropagation();

@@ -105,9 +105,9 @@ QUESTION = "Which answer do you like better?"
 def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUESTION):
     """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
     known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
+    scrolls = ' tabindex="0"' if len(prompt) > 300 or prompt.count("\n") > 3 else ""  # by keys, too
     return (
-        f'<div class="rlhf-quiet" {known}>{question}</div>'
-        f'<div class="rlhf-asked" tabindex="0" role="region" dir="auto" '
+        f'<div class="rlhf-quiet" {known}>{question}</div><div class="rlhf-asked"{scrolls} role="region" dir="auto" '
         f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
     )
 

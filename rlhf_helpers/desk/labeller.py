@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import re
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -154,6 +155,7 @@ class Labeller:
         self.names = [card.token(*feedback.pair_key(pair), again) for pair, again in self.queue]
         self.log = card.token(str(self.path.absolute()), annotator, seed, *self.names)
         self.acks = []
+        self.lock = threading.RLock()  # JupyterLab 4.4 on sends what widgets say to a thread beside the cells
         self.reload()
         if axes:
             self.opinion  # now, so that a function that can't be used is told before anybody labels
@@ -401,10 +403,11 @@ class Labeller:
 
     def ready(self, message=""):
         """The card as a widget, at the right pair."""
-        if self.widget is None:
-            self._build()
-        self._refresh(" ".join([message, *self.warnings]).strip())
-        self.store.value = self._stored()
+        with self.lock:
+            if self.widget is None:
+                self._build()
+            self._refresh(" ".join([message, *self.warnings]).strip())
+            self.store.value = self._stored()
         return self.widget
 
     def shut_down(self, words):
@@ -524,17 +527,18 @@ class Labeller:
     @contextlib.contextmanager
     def _explained(self):
         """Errors are shown and kept, since a front end hides them; whether the label was saved is told."""
-        before = set(self.ids)
-        try:
-            yield
-        except Exception as e:
-            e.__traceback__ = e.__context__ = None  # they hold all that was read, and a page may try again for hours
-            self.errors = [*self.errors[-19:], e]
-            words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
-            words = card.without_cell(words) if self.served else words
-            saved = "Saved, but something else went wrong: " if self.ids - before else ""
-            words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
-            self._say(self.words["wrong"] + words, wrong=True)
+        with self.lock:
+            before = set(self.ids)
+            try:
+                yield
+            except Exception as e:
+                e.__traceback__ = e.__context__ = None  # they hold all that was read; a page may try again for hours
+                self.errors = [*self.errors[-19:], e]
+                words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
+                words = card.without_cell(words) if self.served else words
+                saved = "Saved, but something else went wrong: " if self.ids - before else ""
+                words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
+                self._say(self.words["wrong"] + words, wrong=True)
 
     def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None, side="", text=""):
         """Do what was pressed, `seconds` after the pair appeared; says what was done."""

@@ -113,6 +113,7 @@ class Ranker:
         self.answers = [W.HTML() for _ in LETTERS]
         self.buttons = [W.Button(layout=W.Layout(width="auto")) for _ in LETTERS]
         self.back = W.Button(description="Undo", layout=W.Layout(width="auto"))
+        self.back.add_class("rlhf-undo")
         for place, button in enumerate(self.buttons):
             button.on_click(lambda _, place=place: self._click(place))
             button.add_class("rlhf-rank")
@@ -121,6 +122,8 @@ class Ranker:
             W.VBox(pair, layout=W.Layout(grid_gap="8px", overflow="visible", justify_content="space-between"))
             for pair in zip(self.answers, self.buttons)
         ]
+        for side in self.sides:
+            side.add_class("rlhf-ranked")
         columns = "repeat(auto-fit, minmax(min(100%, 20em), 1fr))"
         grid = W.GridBox(
             self.sides, layout=W.Layout(grid_template_columns=columns, grid_gap="14px", overflow="visible")
@@ -176,6 +179,7 @@ class Ranker:
                 self.answers[place].value = answer_html(LETTERS[place], texts[place])
                 name = f"{LETTERS[place]} is number {rank}"
                 self.buttons[place].description = name if rank else f"{LETTERS[place]} is the best that is left"
+                (self.buttons[place].add_class if rank else self.buttons[place].remove_class)("mod-active")
         self._say(f"{message} {done} of {len(self.items)} ranked.".strip())
         self.shown_at = time.monotonic()
 

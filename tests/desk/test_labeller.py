@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -334,8 +335,11 @@ def shown(tmp_path, monkeypatch):
 
 def send(x, *entries, looking=""):
     """As the card's script does: all choices that were not confirmed yet, in one message."""
-    entries = [{"note": "", "strength": 0, "reasons": [], "seconds": 2.0, **e} for e in entries]
-    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": entries})
+    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": with_all(entries)})
+
+
+def with_all(entries):
+    return [{"note": "", "strength": 0, "reasons": [], "seconds": 2.0, **e} for e in entries]
 
 
 def entry(x, pair, name, number, **more):
@@ -367,6 +371,24 @@ def test_a_choice_that_comes_twice_is_one_label_even_after_a_restart(shown):
     y = shown()  # a new kernel; the page had not heard that the second was saved
     send(y, second, entry(y, 2, "tie", 3))
     assert len(y.labels) == 3 and second["id"] in y.status.value and not y.errors
+
+
+def test_messages_that_come_in_two_threads_at_once_are_one_label_each(shown):
+    """A front end may send what widgets say beside the cells, and the same again after them."""
+    x = shown(make_pairs(60), repeat_share=0.0)
+    made = [entry(x, i, "a", i) for i in range(60)]
+
+    def deliver():
+        for n in range(0, 60, 4):
+            x._deliver({"new": json.dumps({"n": n, "looking": "", "choices": with_all(made[max(0, n - 8) : n + 4])})})
+
+    threads = [threading.Thread(target=deliver) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert [e["event_id"] for e in fb.read_events(x.path)[0]] == [e["id"] for e in made] and not x.errors
+    assert x.done and len(x.labels) == 60
 
 
 def test_undo_in_the_outbox_takes_back_the_choice_before_it(shown):
