@@ -171,8 +171,14 @@ def summary_html(summary, agreement, blind=None):
     lines += [f"You chose as {escape(name)} did in {share(k, n)}." for name, k, n in agreement]
     page = "".join(f"<p>{line}</p>" for line in lines)
     if blind:
-        rows = "".join("<tr>" + "".join(f"<td>{escape(x)}</td>" for x in row) + "</tr>" for row in blind[1])
-        head = "<tr><th>Prompt</th><th>A was</th><th>B was</th><th>You chose</th></tr>"
+        names = ("A was", "B was", "You chose")  # told again in each row where the page is narrow
+        head = f"<tr><th>Prompt</th>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+        rows = "".join(
+            f"<tr><td>{escape(prompt)}</td>"
+            + "".join(f'<td data-name="{name}">{escape(x)}</td>' for name, x in zip(names, told))
+            + "</tr>"
+            for prompt, *told in blind[1]
+        )
         page += f"<details><summary>Who was who, pair by pair</summary><table>{head}{rows}</table></details>"
     return f'<div class="rlhf-panel">{page}</div>'
 
