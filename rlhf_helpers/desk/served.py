@@ -88,6 +88,14 @@ $(document).one('shiny:disconnected', () => {
 });
 setInterval(() => document.querySelector('[data-again]') && location.reload(), 5000);
 """
+ANEW = """
+setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => r.text()).then(text => {
+  const main = new DOMParser().parseFromString(text, 'text/html').querySelector('main');
+  document.querySelector('main').replaceWith(main);
+}).catch(() => {
+  document.querySelector('h1').textContent = 'The server has stopped or cannot be reached. This is what it last said.';
+}), SECONDS * 1000);
+"""
 
 
 # ---------------------------------------------------------------- who may come
@@ -221,8 +229,8 @@ def _table(head, rows):
 
 
 def whole_page(title, body, seconds=0):
-    """A page without a kernel; it comes anew after so many seconds, if any."""
-    again = f'<meta http-equiv="refresh" content="{seconds}">' if seconds else ""
+    """A page without a kernel; what is in it comes anew every so many seconds, if any."""
+    again = f"<script>{ANEW.replace('SECONDS', str(seconds))}</script>" if seconds else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>{again}'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head>'

@@ -433,6 +433,8 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         assert code == 0 and "Stopped. Every choice that was confirmed is in the log" in said
         assert time.time() - began < 15
         expect(ann.get_by_role("alert").first).to_contain_text("The server has stopped")
+        expect(ben.get_by_role("heading").first).to_contain_text("This is what it last said")  # the board, by itself
+        expect(ben.get_by_text("8 of 8, finished")).to_have_count(2)
         chrome.close()
     rows = fb.to_preferences(fb.replay(fb.read_events(server.log)[0]))[0]
     assert json.dumps(rows) and len({x["prompt"] for x in rows}) > 3
