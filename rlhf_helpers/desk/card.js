@@ -149,7 +149,7 @@ look();
 if (C.whole) {                                            // a page that is nothing but the card
   box.classList.add('rlhf-whole');
   if (document.activeElement === document.body) box.focus({preventScroll: true});
-  addEventListener('beforeunload', e => { if (outbox.length && !window.comesBack) e.preventDefault(); });
+  window.addEventListener('beforeunload', e => { if (outbox.length && !window.comesBack) e.preventDefault(); });
 }
 
 // ------------------------------------------------------------ mouse, touch and keys

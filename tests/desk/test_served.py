@@ -324,6 +324,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         ann, ben, eve = (chrome.new_page(color_scheme=c) for c in ("light", "dark", "light"))
         for page in (ann, ben, eve):
             page.set_default_timeout(30_000)
+        ann.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})")
 
         # nobody without a token
         wrong = server.ann[:-5] + "00000/"[-5:]
@@ -386,6 +387,11 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
             expect(card(ann)).to_contain_text(f"{word} kept in this page")
             ann.wait_for_timeout(500)
         picture(ann, "away")
+        asked = []  # whoever leaves now would lose them
+        ann.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+        ann.evaluate("setTimeout(() => location.reload(), 10)")
+        ann.wait_for_timeout(1000)
+        assert asked == ["beforeunload"]
         assert len(server.labels(4, "ann")) == 4
         links = server.ann, server.ben, server.board
         server.start("ben")  # without her: she is told, and nothing is lost
