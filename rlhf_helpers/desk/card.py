@@ -171,11 +171,11 @@ def summary_html(summary, agreement, blind=None):
     lines += [f"You chose as {escape(name)} did in {share(k, n)}." for name, k, n in agreement]
     page = "".join(f"<p>{line}</p>" for line in lines)
     if blind:
-        names = ("A was", "B was", "You chose")  # told again in each row where the page is narrow
-        head = f"<tr><th>Prompt</th>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+        columns = ("A was", "B was", "You chose")  # told again in each row where the page is narrow
+        head = f"<tr><th>Prompt</th>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"
         rows = "".join(
             f"<tr><td>{escape(prompt)}</td>"
-            + "".join(f'<td data-name="{name}">{escape(x)}</td>' for name, x in zip(names, told))
+            + "".join(f'<td data-name="{name}">{escape(x)}</td>' for name, x in zip(columns, told))
             + "</tr>"
             for prompt, *told in blind[1]
         )

@@ -580,7 +580,7 @@ class Labeller:
                     self.reload()
                 except WorkbookError as e:
                     raise WorkbookError(f"{e} {card.KEPT}") from None
-            said, told = [], self.warnings  # saving may read the log anew, and then they are no longer there
+            said, before = [], self.warnings  # saving may read the log anew, and then they are no longer there
             for one in sent["choices"]:
                 if not re.fullmatch("[0-9a-f]{32}", one["id"]):
                     raise ValueError("a choice has no proper id")
@@ -592,8 +592,9 @@ class Labeller:
             if said:
                 saved = sum(words.startswith("Saved") for words in said)
                 words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
-                told, self.warnings = dict.fromkeys([*told, *self.warnings]), []
-                self._refresh(" ".join([words, *told]))
+                words = " ".join([words, *dict.fromkeys([*before, *self.warnings])])
+                self.warnings = []
+                self._refresh(words)
 
     def _take(self, one):
         """One entry of the browser's outbox; says what was done."""
