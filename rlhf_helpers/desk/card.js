@@ -113,6 +113,8 @@ setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 30
 // ------------------------------------------------------------ what the kernel changed on the screen
 let focused = null;
 const look = () => {
+  for (const asked of all('.rlhf-asked')) asked.tabIndex = asked.scrollHeight > asked.clientHeight ? 0 : -1;  // for keys
+  for (const paper of all('.rlhf-paper')) paper.toggleAttribute('data-empty', !paper.textContent.trim());
   const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
   if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
   box.classList.toggle('rlhf-cut', cut);

@@ -105,9 +105,8 @@ QUESTION = "Which answer do you like better?"
 def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUESTION):
     """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
     known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
-    scrolls = ' tabindex="0"' if len(prompt) > 300 or prompt.count("\n") > 3 else ""  # by keys, too
     return (
-        f'<div class="rlhf-quiet" {known}>{question}</div><div class="rlhf-asked"{scrolls} role="region" dir="auto" '
+        f'<div class="rlhf-quiet" {known}>{question}</div><div class="rlhf-asked" role="region" dir="auto" '
         f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
     )
 
@@ -115,10 +114,9 @@ def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUE
 def answer_html(name, text, others=None):
     """An answer as a card; `others` is the answer beside it, if what differs is to be marked."""
     shown = escape(text) if others is None else marked(text, others)
-    known = "" if text.strip() else " data-empty"
     return (
         f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b>'
-        f'<div class="rlhf-paper"{known} tabindex="0" role="region" '
+        f'<div class="rlhf-paper" tabindex="0" role="region" '
         f'dir="auto" aria-label="Response {name}" style="unicode-bidi:plaintext">{shown}</div></div>'
     )
 
