@@ -51,7 +51,8 @@ BUTTONS = ("a", "b", "tie")
 class Visitor:
     """Somebody at a page of `make label`, without a browser: it says what card.js says, and reads what that reads."""
 
-    def __init__(self, link):
+    def __init__(self, link, cut_off=False):
+        self.cut_off = cut_off  # whether it is the same page again, as its script says after a lost connection
         self.link, self.outbox, self.sent, self.n = link, [], {}, 0  # sent: {event id: when}
         self.open()
 
@@ -60,8 +61,10 @@ class Visitor:
         address = self.link.replace("http", "ws", 1) + "websocket/"
         self.socket = websocket.create_connection(address, timeout=60)
         self.wire, self.known, self.status = None, {}, ""  # known: what stands in data-… of the card
-        self.say("init", {".clientdata_output_card_hidden": False, ".clientdata_url_search": ""})
-        while not (self.item is not None and self.wire):
+        self.refused = ""  # what is said where there is no card
+        page = {"output_card_hidden": False, "url_search": "", "url_hash_initial": "#again" * self.cut_off}
+        self.say("init", {f".clientdata_{key}": value for key, value in page.items()})
+        while not (self.item is not None and self.wire or self.refused):
             self.hear()
         if self.outbox:
             self.deliver()
@@ -84,8 +87,9 @@ class Visitor:
             value = state.get("value")
             if isinstance(value, str) and "<template" not in value:  # those are pairs that are kept for later
                 self.known |= re.findall('data-(item|acks|reply)="([^"]*)"', value)
-                if "data-acks" in value:
-                    self.status = html.unescape(re.sub("<[^>]*>", "", value))
+                words = html.unescape(re.sub("<[^>]*>", "", value))
+                self.status = words if "data-acks" in value else self.status
+                self.refused = words if "data-again" in value else self.refused
         done = self.known.get("acks", "").split()
         self.outbox = [x for x in self.outbox if x["id"] not in done]
 

@@ -22,15 +22,18 @@ const say = words => {
   if (line && line.textContent !== words) line.textContent = words;
 };
 const keep = () => {
+  const text = outbox.length ? JSON.stringify({at: Date.now(), outbox}) : '';
   try {
-    if (outbox.length) localStorage.setItem(store, JSON.stringify({at: Date.now(), outbox}));
+    if (text) localStorage.setItem(store, text);
     else localStorage.removeItem(store);
-  } catch { /* no storage here: the choices wait in the page only */ }
+  } catch { history.replaceState({...history.state, [store]: text}, ''); }  // no storage here: till the page is closed
 };
 const kept = () => {
+  let text = (history.state || {})[store];
+  try { text = localStorage.getItem(store) || text; } catch { /* none here */ }
   try {
-    const old = JSON.parse(localStorage.getItem(store) || '{}');
-    return Date.now() - old.at < 864e5 ? old.outbox : [];
+    const old = JSON.parse(text || '{}');
+    return Date.now() - old.at < 30 * 864e5 ? old.outbox : [];
   } catch { return []; }
 };
 const send = () => {
@@ -60,16 +63,23 @@ const advance = () => {                                  // the kernel is busy: 
     if (content) content.replaceChildren(...next.content.children[i].cloneNode(true).childNodes);
   });
 };
-const extras = () => {
+const extras = () => {                                   // what else was said; of an edit, which answer and its text
+  const sides = all('.rlhf-edit button'), text = find('.rlhf-edited textarea');
   const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
   return {note: note ? note.value : '', reasons: all('.rlhf-reason.mod-active').map(b => b.innerText.trim()),
-          strength: Math.max(0, strengths.findIndex(b => b.classList.contains('mod-active')))};
+          strength: Math.max(0, strengths.findIndex(b => b.classList.contains('mod-active'))),
+          side: ['', 'a', 'b'][Math.max(0, sides.findIndex(b => b.classList.contains('mod-active')))],
+          text: text ? text.value : ''};
 };
 const clear = () => {
-  const note = find('.rlhf-note textarea'), strengths = all('.rlhf-strength button');
-  if (note && note.value) { note.value = ''; note.dispatchEvent(new Event('input', {bubbles: true})); }
+  for (const text of all('.rlhf-note textarea, .rlhf-edited textarea')) if (text.value) {
+    text.value = '';
+    text.dispatchEvent(new Event('input', {bubbles: true}));
+  }
   for (const chip of all('.rlhf-reason.mod-active')) chip.click();
-  if (strengths.length && !strengths[0].classList.contains('mod-active')) strengths[0].click();
+  for (const buttons of [all('.rlhf-strength button'), all('.rlhf-edit button')]) {
+    if (buttons.length && !buttons[0].classList.contains('mod-active')) buttons[0].click();
+  }
 };
 const proceed = () => {                                  // run the cells below this one, where the page lets us
   const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
@@ -82,9 +92,9 @@ const press = name => {
   const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);
   if (now - pressed < C.double * 1000) return;           // the second half of a double click
   if (dead) return say(fill(C.say.dead));
-  if (['a', 'b', 'tie', 'both_bad', 'skip'].includes(name)) {
+  if (['a', 'b', 'tie', 'both_bad', 'skip', 'edit'].includes(name)) {
     if (!item || taken().includes(item) || waited < C.double) return;
-    if (waited < slow) return say(C.say.hasty.replace('{s}', slow));
+    if (waited < slow && name !== 'edit') return say(C.say.hasty.replace('{s}', slow));
   }
   pressed = now;
   const id = hex();
@@ -103,6 +113,11 @@ setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 30
 // ------------------------------------------------------------ what the kernel changed on the screen
 let focused = null;
 const look = () => {
+  for (const asked of all('.rlhf-asked')) asked.tabIndex = asked.scrollHeight > asked.clientHeight ? 0 : -1;  // for keys
+  for (const paper of all('.rlhf-paper')) paper.toggleAttribute('data-empty', !paper.textContent.trim());
+  const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
+  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
+  box.classList.toggle('rlhf-cut', cut);
   const prompt = find('.rlhf-prompt [data-item]'), reply = find('[data-acks]');
   if (!prompt || !reply) return;
   if (!store) {
@@ -118,14 +133,12 @@ const look = () => {
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;
   if (shown !== item) [item, since] = [shown, performance.now()];
-  const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
-  if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
-  box.classList.toggle('rlhf-cut', cut);
   for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }
-  if (focused && !(focused.isConnected && focused.checkVisibility()) && (document.activeElement || document.body) === document.body) {
+  const at = document.activeElement || document.body;
+  if (focused && !(focused.isConnected && focused.checkVisibility()) && (at === document.body || at === focused)) {
     const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
     (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
   }
@@ -135,10 +148,19 @@ new MutationObserver(look).observe(
 box.addEventListener('focusin', e => { focused = e.target; });
 document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
 look();
+if (C.whole) {                                            // a page that is nothing but the card
+  box.classList.add('rlhf-whole');
+  if (document.activeElement === document.body) box.focus({preventScroll: true});
+  window.addEventListener('beforeunload', e => { if (outbox.length && !window.comesBack) e.preventDefault(); });
+}
 
 // ------------------------------------------------------------ mouse, touch and keys
 box.addEventListener('click', e => {
   const button = e.target.closest('.rlhf-press'), card = e.target.closest('.rlhf-card'), chosen = getSelection();
+  const ranked = e.target.closest('.rlhf-ranked');
+  if (ranked && (chosen.isCollapsed || !ranked.contains(chosen.anchorNode)) && !e.target.closest('button')) {
+    ranked.querySelector('button').click();
+  }
   if (!find('.rlhf-wire input')) return;                  // then the buttons speak to the kernel themselves
   if (button) {
     e.stopPropagation();
@@ -147,7 +169,7 @@ box.addEventListener('click', e => {
     press(card.classList.contains('rlhf-card-a') ? 'a' : 'b');
   }
 }, true);
-box.addEventListener('keydown', e => {
+(C.whole ? document : box).addEventListener('keydown', e => {
   e.stopPropagation();                                    // for front ends that listen last
   if (e.repeat && e.target.closest('button')) e.preventDefault();  // a held Enter presses once
   if (e.key === 'Escape') return box.focus({preventScroll: true});

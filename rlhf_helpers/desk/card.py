@@ -52,6 +52,7 @@ SAY = {
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
 }
+KEPT = "What you chose meanwhile is kept in this page, and saved then."
 SERVED = SAY | {  # on a page of its own, where several people label by link
     "wrong": "Please tell whoever gave you this link: ",
     "busy": "The server has not answered yet. {n} kept in this page, to be saved as soon as it does. You can go on.",
@@ -93,6 +94,11 @@ def marked(text, others):
     return "".join(out) + escape("".join(mine[upto:]))
 
 
+def without_cell(error):
+    """What an error says, on a page in which there is no cell to run again."""
+    return str(error).replace(" and run the cell again", "")
+
+
 QUESTION = "Which answer do you like better?"
 
 
@@ -100,7 +106,7 @@ def prompt_html(prompt, item="", log="", min_seconds=0.0, serial=0, question=QUE
     """The question with what the browser must know: which item this is, of which log.  `serial` makes it new."""
     known = f'data-item="{item}" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
     return (
-        f'<div class="rlhf-quiet" {known}>{question}</div><div role="region" dir="auto" '
+        f'<div class="rlhf-quiet" {known}>{question}</div><div class="rlhf-asked" role="region" dir="auto" '
         f'aria-label="Prompt" style="{TEXT};font-size:1.2em;font-weight:600">{escape(prompt)}</div>'
     )
 
@@ -109,7 +115,8 @@ def answer_html(name, text, others=None):
     """An answer as a card; `others` is the answer beside it, if what differs is to be marked."""
     shown = escape(text) if others is None else marked(text, others)
     return (
-        f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b><div class="rlhf-paper" tabindex="0" role="region" '
+        f'<div class="rlhf-answer"><b class="rlhf-letter">{name}</b>'
+        f'<div class="rlhf-paper" tabindex="0" role="region" '
         f'dir="auto" aria-label="Response {name}" style="unicode-bidi:plaintext">{shown}</div></div>'
     )
 
@@ -130,6 +137,7 @@ def store_html(items):
 def end_html(all_done, shut="", log="", min_seconds=0.0, serial=0):
     """In the place of the prompt when nothing is left to judge, the reader has gone on, or why the card is `shut`."""
     known = f'data-item="" data-log="{log}" data-min="{min_seconds:g}" data-serial="{serial}"'
+    known += " data-shut" * bool(shut)
     words = "All pairs are labelled. Thank you." if all_done else "Your labels so far. Thank you."
     return f'<b style="font-size:1.2em" {known}>{escape(shut) or words}</b>'
 
@@ -161,8 +169,14 @@ def summary_html(summary, agreement, blind=None):
     lines += [f"You chose as {escape(name)} did in {share(k, n)}." for name, k, n in agreement]
     page = "".join(f"<p>{line}</p>" for line in lines)
     if blind:
-        rows = "".join("<tr>" + "".join(f"<td>{escape(x)}</td>" for x in row) + "</tr>" for row in blind[1])
-        head = "<tr><th>Prompt</th><th>A was</th><th>B was</th><th>You chose</th></tr>"
+        columns = ("A was", "B was", "You chose")  # told again in each row where the page is narrow
+        head = f"<tr><th>Prompt</th>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"
+        rows = "".join(
+            f"<tr><td>{escape(prompt)}</td>"
+            + "".join(f'<td data-name="{name}">{escape(x)}</td>' for name, x in zip(columns, told))
+            + "</tr>"
+            for prompt, *told in blind[1]
+        )
         page += f"<details><summary>Who was who, pair by pair</summary><table>{head}{rows}</table></details>"
     return f'<div class="rlhf-panel">{page}</div>'
 
@@ -224,9 +238,13 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
     if unsettled:
         more, about = min(unsettled)
         lines.append(f"About {more} more label{'s' * (more > 1)} should settle: {escape(about)}.")
-    if asked:
-        choices = "choice" if asked == 1 else f"{asked} choices"
-        lines.append(f"Of your last {choices}, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose.")
+    if asked == 1:
+        how = {0.0: "was not", 1.0: "was"}.get(right, "could not be")
+        lines.append(f"Your last choice {how} foreseen before you made it.")
+    elif asked:
+        lines.append(
+            f"Of your last {asked} choices, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose."
+        )
     if enough is None:
         pass
     elif given < enough:
@@ -307,15 +325,17 @@ def key_guard():
     return W.HTML(_on_load(GUARD_JS, FOCUS))
 
 
-def card_script(hotkeys=True, words=SAY):
+def card_script(hotkeys=True, words=SAY, whole=False):
     """The widget that brings the card to life.  Where a front end does not run it, buttons, Tab and Enter still work.
 
     It keeps keys from the notebook, makes the answers clickable, lets single keys press buttons where `hotkeys`, and
-    holds what was chosen until the kernel confirms it.
+    holds what was chosen until the kernel confirms it.  whole: whether the page is nothing but this card, so that keys
+    are its own wherever the focus is.
     """
     import ipywidgets as W
 
     config = {"keys": KEYS if hotkeys else {}, "say": words, "double": DOUBLE_CLICK, "busy": BUSY, "late": LATE}
+    config["whole"] = whole
     caps = "".join(
         f'.rlhf-live .rlhf-press-{name}::after{{content:"{key.upper()}";content:"{key.upper()}" / "";margin-left:10px;'
         "padding:0 6px;border:1px solid currentColor;border-radius:5px;font-size:12px;font-weight:400}"

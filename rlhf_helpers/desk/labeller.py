@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import re
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -154,6 +155,7 @@ class Labeller:
         self.names = [card.token(*feedback.pair_key(pair), again) for pair, again in self.queue]
         self.log = card.token(str(self.path.absolute()), annotator, seed, *self.names)
         self.acks = []
+        self.lock = threading.RLock()  # JupyterLab 4.4 on sends what widgets say to a thread beside the cells
         self.reload()
         if axes:
             self.opinion  # now, so that a function that can't be used is told before anybody labels
@@ -279,19 +281,26 @@ class Labeller:
         self._append(label)
         return label
 
-    def edit(self, side, text, seconds=None):
+    def edit(self, side, text, seconds=None, **more):
         """The answer *shown* as A or B ("a", "b") is the better one, and better still as `text`; returns both labels.
 
-        The second of them is that of `feedback.edit_event`.
+        The second of them is that of `feedback.edit_event`.  It is written first, so that it is there if the other is;
+        one that a crash left alone is taken back.  more: as for `choose`.
         """
         item = self.current
         if item is None or side not in ("a", "b"):
             raise WorkbookError("First say which answer is the better one, A or B, then edit it and save.")
         own = item["left"] if side == "a" else other(item["left"])
         edited = feedback.edit_event(item["pair"], own, text, self.annotator, seconds=seconds)
-        label = self.choose(side, seconds=seconds)
+        self._ask(self.names.index(item["name"]))  # this pair, whatever else is found in the log now
+        if not item["is_repeat"]:
+            self._undo_edits(item["pair"]["pair_id"])
         self._append(edited)
-        return label, edited
+        return self.choose(side, seconds=seconds, **more), edited
+
+    def _undo_edits(self, pair_id):
+        for edited in [x for x in self.edits if x["pair_id"] == f"{pair_id} edited"]:
+            self._append(feedback.undo_event(edited))
 
     def undo(self):
         """Take the latest label back and ask about its pair again; returns that label, or None.
@@ -301,8 +310,7 @@ class Labeller:
         if not self.labels:
             return None
         label = self.labels[-1]
-        for edited in [x for x in self.edits if x["pair_id"] == f"{label['pair_id']} edited"]:
-            self._append(feedback.undo_event(edited))
+        self._undo_edits(label["pair_id"])
         self._append(feedback.undo_event(label))
         undone = card.token(*feedback.pair_key(label), label["is_repeat"])
         if undone in self.names:
@@ -395,10 +403,11 @@ class Labeller:
 
     def ready(self, message=""):
         """The card as a widget, at the right pair."""
-        if self.widget is None:
-            self._build()
-        self._refresh(" ".join([message, *self.warnings]).strip())
-        self.store.value = self._stored()
+        with self.lock:
+            if self.widget is None:
+                self._build()
+            self._refresh(" ".join([message, *self.warnings]).strip())
+            self.store.value = self._stored()
         return self.widget
 
     def shut_down(self, words):
@@ -465,7 +474,7 @@ class Labeller:
         self.judging = [self.grid, *extra, tie, both_bad, skip, self.marks]
         self.widget = W.VBox(
             [self.prompt, self.grid, *extra, presses, self.status, self.progress, self.learnt, self.wire, self.store]
-            + [card.card_script(self.hotkeys, self.words)],
+            + [card.card_script(self.hotkeys, self.words, whole=self.served)],
             layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
         self.widget.add_class("rlhf-labeller")
@@ -477,7 +486,10 @@ class Labeller:
         self.better.add_class("rlhf-edit")
         self.text = W.Textarea(description="Edited", rows=4, layout=W.Layout(width="auto"))
         self.text.style.description_width = "auto"
+        self.text.add_class("rlhf-edited")
         self.save = W.Button(description="Save the edit", layout=W.Layout(width="auto"))
+        for one in ("rlhf-press", "rlhf-press-edit"):
+            self.save.add_class(one)
         self.better.observe(lambda change: self._open_editor(change["new"]), "value")
         self.save.on_click(lambda _: self._save_edit())
         self._open_editor("")
@@ -490,10 +502,10 @@ class Labeller:
             self.text.value = self._texts(self.current)["ab".index(side)]
 
     def _save_edit(self):
+        """What the button does where the card's script does not run."""
         with self._explained():
-            self.edit(self.better.value, self.text.value, round(time.monotonic() - self.shown_at, 2))
-            self.better.value = ""
-            self._refresh("Saved: the edit, as a demonstration and two pairs.")
+            edit = {"side": self.better.value, "text": self.text.value} | self._typed()
+            self._refresh(self._press("edit", time.monotonic() - self.shown_at, **edit))
 
     def _mark(self):
         (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-unmarked")
@@ -503,27 +515,32 @@ class Labeller:
         waited = time.monotonic() - self.shown_at
         if waited < DOUBLE_CLICK:
             return self._say(*self.said)
-        reasons = [name for name, chip in self.reasons.items() if chip.value]
-        more = {"note": self.note.value, "strength": self.strength.value, "reasons": reasons}
         with self._explained():
-            said = self._press(name, waited, **more)
+            said = self._press(name, waited, **self._typed())
             self._refresh(said)
+
+    def _typed(self):
+        """What else the widgets hold that goes with a choice."""
+        reasons = [name for name, chip in self.reasons.items() if chip.value]
+        return {"note": self.note.value, "strength": self.strength.value, "reasons": reasons}
 
     @contextlib.contextmanager
     def _explained(self):
         """Errors are shown and kept, since a front end hides them; whether the label was saved is told."""
-        before = set(self.ids)
-        try:
-            yield
-        except Exception as e:
-            e.__traceback__ = e.__context__ = None  # they hold all that was read, and a page may try again for hours
-            self.errors = [*self.errors[-19:], e]
-            words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
-            saved = "Saved, but something else went wrong: " if self.ids - before else ""
-            words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
-            self._say(self.words["wrong"] + words, wrong=True)
+        with self.lock:
+            before = set(self.ids)
+            try:
+                yield
+            except Exception as e:
+                e.__traceback__ = e.__context__ = None  # they hold all that was read; a page may try again for hours
+                self.errors = [*self.errors[-19:], e]
+                words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
+                words = card.without_cell(words) if self.served else words
+                saved = "Saved, but something else went wrong: " if self.ids - before else ""
+                words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
+                self._say(self.words["wrong"] + words, wrong=True)
 
-    def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None):
+    def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None, side="", text=""):
         """Do what was pressed, `seconds` after the pair appeared; says what was done."""
         if name == "undo":
             label = self.undo()
@@ -538,24 +555,32 @@ class Labeller:
             return self.words["below"] if self.ended else ""
         if self.done:
             return "Nothing is left to label here."
-        if seconds < self.min_seconds:
+        if seconds < self.min_seconds and name != "edit":  # which nobody does in haste
             return self.words["hasty"].replace("{s}", f"{self.min_seconds:g}")
-        self.choose(name, strength or None, note.strip(), round(seconds, 2), reasons, event_id)
+        more = {"strength": strength or None, "note": note.strip(), "reasons": reasons}
+        more |= {"seconds": round(seconds, 2), "event_id": event_id}
+        if name == "edit":
+            self.edit(side, text, **more)
+        else:
+            self.choose(name, **more)
         self.pace.append(seconds)
         if self.note.value.strip() == note.strip():  # while the kernel was busy another may have been begun
             self.note.value = ""
         self.strength.value = 0
         for chip in self.reasons.values():
             chip.value = False
-        return f"Saved: {WORDS[name]}."
+        return "Saved: the edit, as a demonstration and two pairs." if name == "edit" else f"Saved: {WORDS[name]}."
 
     def _deliver(self, change):
         """Take what the browser sent: every choice that was not confirmed yet, with the time that it measured."""
         with self._explained():
             sent = json.loads(change["new"])
             if self.path.exists() and self.path.stat().st_size != self.size:
-                self.reload()
-            said = []
+                try:
+                    self.reload()
+                except WorkbookError as e:
+                    raise WorkbookError(f"{e} {card.KEPT}") from None
+            said, before = [], self.warnings  # saving may read the log anew, and then they are no longer there
             for one in sent["choices"]:
                 if not re.fullmatch("[0-9a-f]{32}", one["id"]):
                     raise ValueError("a choice has no proper id")
@@ -567,21 +592,22 @@ class Labeller:
             if said:
                 saved = sum(words.startswith("Saved") for words in said)
                 words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
-                told, self.warnings = self.warnings, []
-                self._refresh(" ".join([words, *told]))
+                words = " ".join([words, *dict.fromkeys([*before, *self.warnings])])
+                self.warnings = []
+                self._refresh(words)
 
     def _take(self, one):
         """One entry of the browser's outbox; says what was done."""
         if one["id"] in self.ids:
             return "Saved."  # it came twice
-        if one["name"] in WORDS:
+        if one["name"] in (*WORDS, "edit"):
             if one["item"] not in self.names:
                 return "Not saved: that pair is not asked here any more."
             place = self.names.index(one["item"])
             if not self._open(*self.queue[place]):
                 return "Not saved: that pair was already labelled."
             self._ask(place)
-        more = {k: one[k] for k in ("note", "strength", "reasons")}
+        more = {k: one[k] for k in ("note", "strength", "reasons", "side", "text") if k in one}
         return self._press(one["name"], float(one["seconds"]), **more, event_id=one["id"])
 
     def _refresh(self, message=""):

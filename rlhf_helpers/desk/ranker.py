@@ -48,10 +48,11 @@ class Ranker:
     def reload(self):
         """Take the state from the log: the labels of each ranking of this annotator, by rank_id, in their order."""
         events = feedback.read_events(self.path)[0] if self.path.exists() else []
-        self.groups = {}
+        self.groups, self.last = {}, None
         for x in feedback.replay(events):
             if x.get("made") == "ranking" and x["annotator"] == self.annotator:
-                self.groups.setdefault(x.get("group"), []).append(x)
+                self.last = x.get("group")
+                self.groups.setdefault(self.last, []).append(x)
 
     def ranked(self, item):
         """Are all the pairs that a ranking of this item implies in the log?"""
@@ -88,7 +89,7 @@ class Ranker:
 
     def undo(self):
         """Take the latest ranking back; returns its rank_id, or None."""
-        last = max(self.groups, key=lambda name: self.groups[name][-1]["ts"], default=None)
+        last = self.last  # by the order of the lines: a clock may jump back
         for event in self.groups.get(last, ()):
             feedback.append_event(self.path, feedback.undo_event(event))
         self.reload()
@@ -112,6 +113,7 @@ class Ranker:
         self.answers = [W.HTML() for _ in LETTERS]
         self.buttons = [W.Button(layout=W.Layout(width="auto")) for _ in LETTERS]
         self.back = W.Button(description="Undo", layout=W.Layout(width="auto"))
+        self.back.add_class("rlhf-undo")
         for place, button in enumerate(self.buttons):
             button.on_click(lambda _, place=place: self._click(place))
             button.add_class("rlhf-rank")
@@ -120,6 +122,8 @@ class Ranker:
             W.VBox(pair, layout=W.Layout(grid_gap="8px", overflow="visible", justify_content="space-between"))
             for pair in zip(self.answers, self.buttons)
         ]
+        for side in self.sides:
+            side.add_class("rlhf-ranked")
         columns = "repeat(auto-fit, minmax(min(100%, 20em), 1fr))"
         grid = W.GridBox(
             self.sides, layout=W.Layout(grid_template_columns=columns, grid_gap="14px", overflow="visible")
@@ -175,6 +179,7 @@ class Ranker:
                 self.answers[place].value = answer_html(LETTERS[place], texts[place])
                 name = f"{LETTERS[place]} is number {rank}"
                 self.buttons[place].description = name if rank else f"{LETTERS[place]} is the best that is left"
+                (self.buttons[place].add_class if rank else self.buttons[place].remove_class)("mod-active")
         self._say(f"{message} {done} of {len(self.items)} ranked.".strip())
         self.shown_at = time.monotonic()
 

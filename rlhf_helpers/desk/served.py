@@ -6,9 +6,11 @@ the board have a path of their own, 32 random hexadecimal digits; whoever does n
 """
 
 import argparse
+import contextlib
 import html
 import itertools
 import math
+import re
 import secrets
 import socket
 import sys
@@ -19,7 +21,7 @@ from ..engine.files import WorkbookError, shown
 from ..lesson import feedback
 from ..world.annotators import TASTES
 from . import workspace, yours
-from .card import escape
+from .card import escape, without_cell
 from .labeller import Labeller
 
 REPEAT_SHARE = 0.1
@@ -37,6 +39,10 @@ TOOK_OVER = (
     "This link was open in another page, which asks nothing more now. If that page was not yours, stop and tell "
     "whoever gave you the link: two people must not share one."
 )
+NO_LINK = (
+    "The server is back, but this link does not hold any more. Your choices are kept in this page: leave it open, and "
+    "tell whoever gave you the link."
+)
 AWAY = (
     "The server has stopped or cannot be reached. You can go on: your choices are kept in this page and saved as soon "
     "as it is back. Leave the page open."
@@ -48,20 +54,47 @@ html:root { color-scheme: light dark; --paper: light-dark(#fff, #16181b); --ink:
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 60em; margin: 0 auto; padding: 12px; }
 h1 { font-size: 1.1rem; margin: 4px 0 12px; overflow-wrap: anywhere; }
+h2 { font-size: 1rem; margin: 24px 0 8px; }
 .say { border-left: 4px solid #c62828; padding: 6px 10px; margin: 0 0 12px; overflow-wrap: anywhere; }
+.say, .say * { font-size: 1rem; line-height: 1.5; }
 .shiny-ipywidget-output { overflow: visible !important; }
 #shiny-disconnected-overlay { display: none; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0 0 20px; }
-th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--jp-border-color1); }
-td { overflow-wrap: anywhere; min-width: 4.5em; }
+th, td { text-align: left; padding: 6px 20px 6px 0; border-bottom: 1px solid var(--jp-border-color1); }
+th { font-weight: 600; vertical-align: bottom; }
+td { overflow-wrap: anywhere; }
+progress { display: block; width: 8em; height: 6px; margin-top: 4px; accent-color: var(--jp-brand-color1); }
+@media (max-width: 46em) {  /* a row becomes a block of lines, each with its name before it */
+  table, tbody, tr, td { display: block; }
+  tr:first-child { display: none; }
+  tr { border-bottom: 1px solid var(--jp-border-color1); padding: 6px 0; }
+  td { border: 0; padding: 1px 0; }
+  td:first-child { font-weight: 600; }
+  td:not(:first-child):not(:empty)::before { content: attr(data-name) ": "; }
+}
 """
 SCRIPT = """
 $(document).one('shiny:disconnected', () => {
-  document.getElementById('away').hidden = false;
-  setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => r.ok && location.reload(), () => 0), 2000);
+  if (document.querySelector('[data-shut]')) return;  // it asks nothing more, so it must not take over again
+  const away = document.getElementById('away');
+  away.hidden = false;
+  setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => {
+    if (r.status === 404) away.textContent = away.dataset.gone;
+    if (!r.ok) return;
+    history.replaceState(history.state, '', '#again');
+    window.comesBack = true;
+    location.reload();
+  }, () => 0), 2000);
 });
 setInterval(() => document.querySelector('[data-again]') && location.reload(), 5000);
+"""
+ANEW = """
+setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => r.text()).then(text => {
+  const main = new DOMParser().parseFromString(text, 'text/html').querySelector('main');
+  document.querySelector('main').replaceWith(main);
+}).catch(() => {
+  document.querySelector('h1').textContent = 'The server has stopped or cannot be reached. This is what it last said.';
+}), SECONDS * 1000);
 """
 
 
@@ -97,11 +130,19 @@ def links(path, names):
     try:
         kept = files.parse(path.read_bytes()) if path.exists() else {}
     except ValueError:
-        raise WorkbookError(f"{path} is not valid JSON. Delete it, and everybody gets a new link.") from None
+        kept = None
+    except OSError as e:
+        raise WorkbookError(
+            f"{path} can't be read ({e.strerror}). It holds the links of whoever started `make label` here: ask them "
+            "for the right to read it, or choose another --runs-dir."
+        ) from None
+    if not isinstance(kept, dict) or not all(re.fullmatch("[0-9a-f]{32}", str(token)) for token in kept.values()):
+        raise WorkbookError(f"{path} holds no links as they were written. Delete it, and everybody gets a new one.")
     tokens = {name: kept.get(name) or secrets.token_hex(16) for name in ["", *names]}
     if tokens.items() - kept.items():
         files.write_json(path, kept | tokens)
-    path.chmod(0o600)
+    with contextlib.suppress(OSError):  # another's file, which we may read
+        path.chmod(0o600)
     return tokens
 
 
@@ -130,11 +171,11 @@ def board(names, pairs, log, there=()):
     mine = {n: [x for x in labels if x["annotator"] == n and feedback.pair_key(x) in asked] for n in names}
     finished = [n for n in names if len({feedback.pair_key(x) for x in mine[n]}) == len(asked)]
     rows = [_progress(n, mine[n], len(asked), n in there) for n in names]
-    head = ("name", "labelled", "seconds a pair", "the same when asked again", "last choice", "page")
+    head = ("name", "labelled", "last choice", "page", "seconds a pair", "the same when asked again")
     page = _table(head, rows)
     agreed = [_agreement(a, b, mine) for a, b in itertools.combinations(finished, 2)]
     if agreed:
-        page += "<h1>Agreement</h1>" + _table(("who", "chose alike", "κ", "pairs"), agreed)
+        page += "<h2>Agreement</h2>" + _table(("who", "chose alike", "κ", "pairs"), agreed)
         page += (
             "<p>κ is agreement beyond chance: 0 is what chance gives, 1 full agreement. In parentheses, 95 % "
             "intervals.</p>"
@@ -147,42 +188,49 @@ def board(names, pairs, log, there=()):
 def _progress(name, labels, n, there):
     found = feedback.summary(labels)
     done = len({feedback.pair_key(x) for x in labels})
-    since = round((time.time() - labels[-1]["ts"]) / 60) if labels else None
     return (
-        name,
-        f"{done} of {n}" + ", finished" * (done == n),
+        escape(name),
+        f"{done} of {n}{', finished' * (done == n)}"
+        f'<progress max="{n}" value="{done}" aria-label="labelled by {escape(name)}"></progress>',
+        _since(time.time() - labels[-1]["ts"]) if labels else "",
+        "open" if there else "",
         f"{found['seconds']:.1f}" if found["seconds"] else "",
         f"{found['consistent']} of {found['repeats']}" if found["repeats"] else "",
-        "" if since is None else "just now" if since < 1 else f"{since} min ago",
-        "open" if there else "",
     )
+
+
+def _since(seconds):
+    """How long ago that is, in words; a clock that was put back may make it less than nothing."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{round(seconds / length)} {unit}{'s' * (round(seconds / length) > 1)} ago"
+    return "just now"
 
 
 def _agreement(a, b, mine):
     """How far two people agree on the pairs that neither skipped, each pair's first label counting."""
-    first = feedback.first_choices(mine[a] + mine[b])
+    first, who = feedback.first_choices(mine[a] + mine[b]), escape(f"{a} and {b}")
     both = [key for key in first.get(a, {}) if key in first.get(b, {})]
     if not both:
-        return f"{a} and {b}", "", "", "0"
+        return who, "", "", "0"
     x, y = ([first[name][key] for key in both] for name in (a, b))
     same, n = sum(i == j for i, j in zip(x, y)), len(both)
     low, high = (max(0.0, x) for x in feedback.wilson(same, n))  # rounding may leave a little below
     kappa, ends = feedback.cohen_kappa(x, y), feedback.kappa_interval(x, y)
     told = "can't be told" if math.isnan(kappa) else f"{kappa:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
-    return f"{a} and {b}", f"{same / n:.0%} ({low:.0%} to {high:.0%})", told, str(n)
+    return who, f"{100 * same / n:.0f} % ({100 * low:.0f} to {100 * high:.0f} %)", told.replace("-", "−"), str(n)
 
 
 def _table(head, rows):
-    cells = "".join(
-        "<tr>" + "".join(f"<{tag}>{escape(x)}</{tag}>" for x in row) + "</tr>"
-        for tag, row in [("th", head), *(("td", row) for row in rows)]
-    )
-    return f'<div class="wide"><table>{cells}</table></div>'
+    """A table of cells of HTML; on a narrow screen each cell names its column."""
+    names = "".join(f'<th scope="col">{name}</th>' for name in head)
+    cells = ("".join(f'<td data-name="{name}">{x}</td>' for name, x in zip(head, row)) for row in rows)
+    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def whole_page(title, body, seconds=0):
-    """A page without a kernel; it comes anew after so many seconds, if any."""
-    again = f'<meta http-equiv="refresh" content="{seconds}">' if seconds else ""
+    """A page without a kernel; what is in it comes anew every so many seconds, if any."""
+    again = f"<script>{ANEW.replace('SECONDS', str(seconds))}</script>" if seconds else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>{again}'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head>'
@@ -205,7 +253,7 @@ def person_app(name, pairs, log, seed, pages):
     page = tags.main(
         tags.h1(f"You label as {name}"),
         tags.p(HELLO),
-        tags.div(AWAY, id="away", class_="say", role="alert", hidden=True),
+        tags.div(AWAY, id="away", class_="say", role="alert", hidden=True, data_gone=NO_LINK),
         output_widget("card", fillable=False, fill=False),
     )
     head = tags.head(tags.title(f"Labelling as {name}"), *style, tags.script(HTML(SCRIPT)))
@@ -221,7 +269,8 @@ def person_app(name, pairs, log, seed, pages):
             with session_context(earlier[0]):
                 earlier[1].shut_down(ELSEWHERE)
         pages[name] = session, card
-        return card.ready(TOOK_OVER if earlier else "")
+        again = session.input[".clientdata_url_hash_initial"]() == "#again"  # the same page, after it was cut off
+        return card.ready(TOOK_OVER if earlier and not again else "")
 
     def server(input, output, session):
         @render_widget
@@ -229,7 +278,7 @@ def person_app(name, pairs, log, seed, pages):
             try:
                 return begin(session)
             except WorkbookError as e:
-                words = f"Please tell whoever gave you this link: {e} This page tries again by itself."
+                words = f"Please tell whoever gave you this link: {without_cell(e)} This page tries again by itself."
                 return W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>')
 
         @session.on_ended
@@ -252,7 +301,7 @@ def site(names, tokens, pairs, log, seed=0):
         try:
             body = board(names, pairs, log, there=list(pages))
         except WorkbookError as e:
-            body = f'<p class="say" role="alert">{escape(str(e))}</p>'
+            body = f'<p class="say" role="alert">{escape(without_cell(e))}</p>'
         return HTMLResponse(whole_page("Who has labelled how many pairs", body, seconds=10))
 
     def unknown(request, error):
@@ -298,7 +347,11 @@ def serve(names, pairs, log, seed, host, port):
     print(f"\n  {'the board':12} {place}/{tokens['']}/\n\nCtrl-C stops it; run it again, and the same links go on.")
     sys.stdout.flush()
     config = uvicorn.Config(
-        site(names, tokens, pairs, log, seed), log_level="warning", ws_per_message_deflate=False, proxy_headers=False
+        site(names, tokens, pairs, log, seed),
+        log_level="warning",
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,  # a laptop that sleeps with its page open does not keep it from ending
     )
     uvicorn.Server(config).run(sockets=[s])
 

@@ -24,9 +24,8 @@ def labels(ws, task):
     """
     log = ws.runs / "feedback.jsonl"
     given = feedback.replay(feedback.read_events(log)[0]) if log.exists() else []
-    people = [x for x in feedback.labels_of(given) if x["choice"] != "skip" and not is_simulated(x)]
+    people = by_people(ws, given)
     if ws.person:
-        people = [x for x in people if x["annotator"] == ws.person]
         print(f"Of the labels in {log.name}, only those of {ws.person} count: {len(people)}.")
     if ws.preferences is not None and ws.preferences.rows:
         own = of_a_file(ws, task)
@@ -39,6 +38,28 @@ def labels(ws, task):
     some = pairs(ws, quiet=True)[:STAND_IN_LABELS]
     annotator = tasks.annotator_for(some, taste, ws.seed, noise=0.1)
     return simulated_feedback(some, annotator, ws.seed), annotator.name
+
+
+def by_people(ws, labels):
+    """Those of these labels that people gave, skipped pairs left out: all people, or the one whom ANNOTATOR names."""
+    return [
+        x
+        for x in labels
+        if not is_simulated(x) and x["choice"] != "skip" and x["annotator"] == (ws.person or x["annotator"])
+    ]
+
+
+def logged(ws, task):
+    """The labels of feedback.jsonl, in `runs` or else as it ships, of whom ANNOTATOR names (`feedback.labels_of`).
+
+    Where there is no such file, or nobody of that name or taste in it, those that `labels` gives.
+    """
+    try:
+        path = workspace.find(ws, "feedback.jsonl")
+    except WorkbookError:
+        return labels(ws, task)[0]
+    found = feedback.replay(feedback.read_events(path)[0])
+    return feedback.labels_of(found, ws.annotator, task.stand_in, ws.person) or labels(ws, task)[0]
 
 
 def pairs(ws, quiet=False):

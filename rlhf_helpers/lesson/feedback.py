@@ -303,15 +303,15 @@ def is_simulated(label):
     return label["annotator"].startswith("simulated:")
 
 
-def labels_of(labels, annotator="you", stand_in="helpful"):
+def labels_of(labels, annotator="you", stand_in="helpful", person=""):
     """The labels to learn from.
 
-    For a simulated annotator: its own.  For "you": everything that people labelled; if that is fewer than
-    `ENOUGH`, the simulated `stand_in` fills up with the pairs that nobody labelled.
+    For a simulated annotator: its own.  For "you": everything that people labelled, or where one is named as `person`
+    only that one's; if that is fewer than `ENOUGH`, the simulated `stand_in` fills up with the other pairs.
     """
     if annotator != "you":
         return [x for x in labels if x["annotator"] == f"simulated:{annotator}"]
-    people = [x for x in labels if not is_simulated(x)]
+    people = [x for x in labels if not is_simulated(x) and x["annotator"] == (person or x["annotator"])]
     known = {pair_key(x) for x in people}
     rest = [x for x in labels if x["annotator"] == f"simulated:{stand_in}" and pair_key(x) not in known]
     return people if len(people) >= ENOUGH else people + rest

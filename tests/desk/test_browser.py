@@ -623,21 +623,16 @@ def test_it_is_labelled_by_touch(lab, browser, screenshots):
     page.close()
 
 
-BUSY = """\
-import time
-time.sleep(9 if "again" in globals() else 0)  # only when it is run again
-again = True"""
-
-
 def be_busy(page):
-    """Run the last cell again, which sleeps."""
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell'); }")
+    """Let the kernel sleep, as a cell that runs does."""
+    page.evaluate("""() => { const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
+        kernel.requestExecute({code: 'import time; time.sleep(9)'}); }""")
     page.wait_for_timeout(300)
 
 
 def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     log, expect = lab[2] / "busy.jsonl", playwright_api.expect
-    small_notebook(lab[2], "busy", "busy.jsonl", ", ask_note=True", more=BUSY)
+    small_notebook(lab[2], "busy", "busy.jsonl", ", ask_note=True")
     box, presses = run_all(page, "busy.ipynb"), []
     wait_shown(box, 0)
     be_busy(page)
@@ -675,9 +670,37 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     wait_labels(log, 4)
 
 
+def test_an_edit_saved_while_the_kernel_is_busy_waits_like_any_choice(lab, page, screenshots):
+    log, expect = lab[2] / "busyedit.jsonl", playwright_api.expect
+    small_notebook(lab[2], "busyedit", "busyedit.jsonl", ", ask_edit=True, repeat_share=0.0")
+    box = run_all(page, "busyedit.ipynb")
+    wait_shown(box, 0)
+    first = on_screen(box)
+    button(box, "B").click()
+    expect(box.get_by_label("Edited")).to_have_value(first[2])
+    box.get_by_label("Edited").fill("Written before it was busy.")
+    be_busy(page)
+    button(box, "Save the edit").click()
+    expect(box.get_by_role("status")).to_contain_text("1 choice kept in this page")
+    expect(box.get_by_role("region", name="Prompt")).not_to_have_text(first[0])
+    expect(box.get_by_label("Edited")).to_have_value("")  # it was for the pair before
+    box.screenshot(path=screenshots / "busy-edit.png")
+    second = on_screen(box)
+    page.wait_for_timeout(700)
+    button(box, "A is better").click()
+    expect(box.get_by_role("status")).to_contain_text("2 choices kept in this page")
+    assert not log.exists(), "the kernel was not busy all the time"
+    edited, *labels = wait_labels(log, 3)
+    assert agrees(labels[0], first, "B is better") and agrees(labels[1], second, "A is better")
+    assert (edited["response_a"], edited["response_b"]) == ("Written before it was busy.", first[2])
+    assert all(x["seconds"] < 8 for x in (edited, *labels)), "the time is the reader's, not the kernel's"
+    wait_shown(box, 2)
+    expect(box.get_by_label("Edited")).to_be_hidden()
+
+
 def test_a_page_reloaded_while_the_kernel_was_busy_delivers_what_it_kept(lab, page):
     log = lab[2] / "kept.jsonl"
-    small_notebook(lab[2], "kept", "kept.jsonl", more=BUSY)
+    small_notebook(lab[2], "kept", "kept.jsonl")
     box = run_all(page, "kept.ipynb")
     wait_shown(box, 0)
     be_busy(page)
@@ -694,7 +717,7 @@ def test_a_page_reloaded_while_the_kernel_was_busy_delivers_what_it_kept(lab, pa
 
 def test_a_restart_is_told_and_what_could_not_be_delivered_is_delivered_when_the_card_is_back(lab, page, screenshots):
     log, expect = lab[2] / "restart.jsonl", playwright_api.expect
-    small_notebook(lab[2], "restart", "restart.jsonl", more=BUSY)
+    small_notebook(lab[2], "restart", "restart.jsonl")
     box = run_all(page, "restart.ipynb")
     wait_shown(box, 0)
     be_busy(page)
@@ -959,9 +982,10 @@ ranker.show()""",
         page.wait_for_timeout(700)
         assert box.evaluate(STICKS_OUT) == []
         box.screenshot(path=screenshots / f"rank-{width}.png")
-    for letter in "AD":
-        button(box, f"{letter} is the best that is left").click()
-        page.wait_for_timeout(500)
+    box.get_by_role("region", name="Response A").click()  # the card itself, too
+    page.wait_for_timeout(500)
+    button(box, "D is the best that is left").click()
+    page.wait_for_timeout(500)
     order = [texts["ABCD".index(letter)] for letter in "CADB"]
     labels = wait_labels(root / "rank.jsonl", 6)
     for row in fb.to_preferences(labels)[0]:

@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -334,8 +335,11 @@ def shown(tmp_path, monkeypatch):
 
 def send(x, *entries, looking=""):
     """As the card's script does: all choices that were not confirmed yet, in one message."""
-    entries = [{"note": "", "strength": 0, "reasons": [], "seconds": 2.0, **e} for e in entries]
-    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": entries})
+    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": with_all(entries)})
+
+
+def with_all(entries):
+    return [{"note": "", "strength": 0, "reasons": [], "seconds": 2.0, **e} for e in entries]
 
 
 def entry(x, pair, name, number, **more):
@@ -367,6 +371,24 @@ def test_a_choice_that_comes_twice_is_one_label_even_after_a_restart(shown):
     y = shown()  # a new kernel; the page had not heard that the second was saved
     send(y, second, entry(y, 2, "tie", 3))
     assert len(y.labels) == 3 and second["id"] in y.status.value and not y.errors
+
+
+def test_messages_that_come_in_two_threads_at_once_are_one_label_each(shown):
+    """A front end may send what widgets say beside the cells, and the same again after them."""
+    x = shown(make_pairs(60), repeat_share=0.0)
+    made = [entry(x, i, "a", i) for i in range(60)]
+
+    def deliver():
+        for n in range(0, 60, 4):
+            x._deliver({"new": json.dumps({"n": n, "looking": "", "choices": with_all(made[max(0, n - 8) : n + 4])})})
+
+    threads = [threading.Thread(target=deliver) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert [e["event_id"] for e in fb.read_events(x.path)[0]] == [e["id"] for e in made] and not x.errors
+    assert x.done and len(x.labels) == 60
 
 
 def test_undo_in_the_outbox_takes_back_the_choice_before_it(shown):
@@ -602,7 +624,7 @@ def test_an_edit_is_saved_as_a_demonstration_and_two_pairs_and_undone_in_one(sho
     assert "a demonstration and two pairs" in x.status.value and not is_shown(x.text) and not x.errors
     labels = fb.replay(fb.read_events(x.path)[0])
     rows = fb.to_preferences(labels)[0]
-    assert [(r["chosen"], r["rejected"]) for r in rows] == [(seen[1], seen[0]), ("A better one.", seen[1])]
+    assert [(r["chosen"], r["rejected"]) for r in rows] == [("A better one.", seen[1]), (seen[1], seen[0])]
     assert fb.to_demonstrations(labels)[0] == [{"prompt": "Question 0?", "completion": "A better one."}]
     assert len(x.labels) == 1 and x.current["pair"]["pair_id"] == "p1" and "1 of 13" in x.progress.value
     y = shown(ask_edit=True)  # after a restart
@@ -617,6 +639,41 @@ def test_an_edit_that_changes_nothing_is_told_and_saves_nothing(shown):
     x.save.click()
     assert 'role="alert"' in x.status.value and "Nothing was changed" in x.status.value
     assert not x.path.exists() and is_shown(x.text)
+
+
+def test_an_edit_on_the_way_from_the_browser_is_saved_once_with_its_note_and_time(shown):
+    x = shown(ask_edit=True, ask_note=True)
+    one = entry(x, 0, "edit", 1, side="b", text="A better one.", note="said so", seconds=7.5)
+    send(x, one)
+    send(x, one, {**entry(x, 1, "edit", 2), "side": "a", "text": "Another."}, entry(x, 2, "tie", 3))
+    assert "Saved 2 choices" in x.status.value and not x.errors and len(x.labels) == 3
+    assert (x.labels[0]["note"], x.labels[0]["seconds"], x.edits[0]["seconds"]) == ("said so", 7.5, 7.5)
+    assert [e["response_a"] for e in x.edits] == ["A better one.", "Another."]
+    send(x, entry(x, 3, "edit", 4, side="", text="Which?"))
+    assert "First say which answer" in x.status.value and len(x.labels) == 3
+
+
+def test_half_an_edit_that_a_crash_left_does_not_count_twice(shown):
+    x = shown(ask_edit=True)
+    pair = x.current["pair"]
+    fb.append_event(x.path, fb.edit_event(pair, "a", "Half.", "you"))  # then it was killed
+    y = shown(ask_edit=True)
+    send(y, entry(y, 0, "edit", 1, side="a", text="Whole."))
+    labels = fb.replay(fb.read_events(y.path)[0])
+    assert [r["completion"] for r in fb.to_demonstrations(labels)[0]] == ["Whole."] and len(labels) == 2
+    press(y, "undo")
+    assert fb.replay(fb.read_events(y.path)[0]) == []
+
+
+def test_what_was_changed_in_the_log_is_told_even_where_saving_reads_it_anew(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1), entry(x, 1, "b", 2))
+    lines = x.path.read_bytes().splitlines(keepends=True)
+    x.path.write_bytes(lines[1] + b'{"schema": 1, "ev')  # one taken out, and another program crashed
+    send(x, entry(x, 2, "tie", 3))
+    assert "Saved: Tie." in x.status.value and "Somebody changed the file" in x.status.value
+    assert "the last line is incomplete" in x.status.value and len(x.labels) == 2
+    assert Path(f"{x.path}.torn").read_bytes() == b'{"schema": 1, "ev\n'
 
 
 def test_who_chooses_without_saving_the_edit_finds_the_editor_closed(shown):

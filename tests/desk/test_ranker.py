@@ -80,6 +80,16 @@ def test_it_goes_on_where_the_log_ends_and_half_a_ranking_is_asked_again(shown):
     assert len(rows) == 6 and rows[3]["chosen"] == "answer 1 0", "what the crash left does not count"
 
 
+def test_undo_takes_the_last_ranking_back_whatever_the_clock_says(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(fb.time, "time", lambda: now[0])
+    x = Ranker(items(2), tmp_path / "log.jsonl")
+    x.rank([1, 2, 3])
+    now[0] = 10.0
+    x.rank([1, 2, 3])
+    assert x.undo() == "r1" and x.current["rank_id"] == "r1" and x.undo() == "r0" and x.undo() is None
+
+
 def test_equal_ranks_are_ties(tmp_path):
     x = Ranker(items(1), tmp_path / "log.jsonl")
     assert [e["choice"] for e in x.rank([1, 1, 2])] == ["tie", "a", "a"] and x.current is None

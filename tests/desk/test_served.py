@@ -65,8 +65,23 @@ def test_links_are_random_private_and_survive_a_restart(tmp_path):
     tokens = list(files.parse(path.read_bytes()).values())
     assert len(set(tokens)) == 4 and all(re.fullmatch("[0-9a-f]{32}", t) for t in tokens)
     assert path.stat().st_mode & 0o077 == 0
-    path.write_text("{")
-    with pytest.raises(WorkbookError, match="Delete it, and everybody gets a new link"):
+    for spoiled in ("{", "[]", '{"ann": 5}', '{"ann": "../board"}', "\xff"):
+        path.write_text(spoiled, encoding="latin-1")
+        with pytest.raises(WorkbookError, match="Delete it, and everybody gets a new one"):
+            served.links(path, ["ann"])
+
+
+def test_links_of_somebody_else_are_told_or_read(tmp_path, monkeypatch):
+    path = tmp_path / "links.json"
+    first = served.links(path, ["ann"])
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "chmod", denied)  # it is theirs, and we may read it
+    assert served.links(path, ["ann"]) == first
+    monkeypatch.setattr(type(path), "read_bytes", denied)
+    with pytest.raises(WorkbookError, match="can't be read .Permission denied.*another --runs-dir"):
         served.links(path, ["ann"])
 
 
@@ -91,7 +106,7 @@ def test_thirty_people_for_five_minutes_lost_nothing():
 
 
 def cells(page):
-    return [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[1:]]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in page.split("<tr>")[1:]]
 
 
 def test_the_board_shows_agreement_of_those_who_have_finished_only(tmp_path):
@@ -102,16 +117,26 @@ def test_the_board_shows_agreement_of_those_who_have_finished_only(tmp_path):
     labelled(log, "ben", ["a", "b", "b"], pairs)
     page = served.board(["ann", "ben"], pairs, log, there=["ben"])
     assert "4 of 4, finished" in page and "3 of 4" in page and "κ" not in page and "from two on" in page
-    assert [row[-1] for row in cells(page) if row] == ["", "open"]
+    assert [row[3] for row in cells(page) if row] == ["", "open"]
+    assert '<progress max="4" value="3" aria-label="labelled by ben">' in page
     labelled(log, "ben", ["skip"], pairs[3:])
     labelled(log, "eve", ["b"] * 4, pairs)  # not one of these people
     page = served.board(["ann", "ben"], pairs, log)
     low, high = fb.kappa_interval(list("aab"), list("abb"))
-    assert ["ann and ben", "67% (21% to 94%)", f"0.40 ({low:.2f} to {high:.2f})", "3"] in cells(page)
+    assert ["ann and ben", "67 % (21 to 94 %)", f"0.40 (−{-low:.2f} to {high:.2f})", "3"] in cells(page)
     assert "eve" not in page
     log.write_text("what?\n")
     with pytest.raises(WorkbookError, match="line 1"):
         served.board(["ann"], pairs, log)
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [(-4e8, "just now"), (5, "just now"), (61, "1 minute ago"), (3500, "58 minutes ago"), (3600, "1 hour ago")]
+    + [(9000, "2 hours ago"), (86_400, "1 day ago"), (4e8, "4630 days ago")],
+)
+def test_when_the_last_choice_was_made_is_told_in_words(seconds, words):
+    assert served._since(seconds) == words
 
 
 def test_the_interval_of_kappa_covers():
@@ -206,19 +231,21 @@ class Server:
     def __init__(self, runs, n):
         self.runs, self.log, self.port = runs, runs / "feedback.jsonl", 0
         files.write_jsonl(runs / "pairs.jsonl", some_pairs(n))
-        self.command = [sys.executable, "-m", "rlhf_helpers.desk.served", "ann", "ben", "--runs-dir", str(runs)]
         self.start()
 
-    def start(self):
-        command = [*self.command, "--port", str(self.port)]
+    def start(self, *names):
+        """These people only, if any are named; the links of the others stay as they were."""
+        command = [sys.executable, "-m", "rlhf_helpers.desk.served", *(names or ("ann", "ben"))]
+        command += ["--runs-dir", str(self.runs), "--port", str(self.port)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         links = []
-        while len(links) < 3:
+        while len(links) < 1 + len(names or "ab"):
             line = self.process.stdout.readline()
             assert line, f"it has stopped: {self.process.wait()}"
             links += re.findall("http://[^ \n]+", line)
-        self.ann, self.ben, self.board = links
-        self.port = int(self.ann.split(":")[2].split("/")[0])
+        *people, self.board = links
+        self.ann, self.ben = people if not names else (self.ann, self.ben)
+        self.port = int(self.board.split(":")[2].split("/")[0])
 
     def stop(self, how=signal.SIGKILL):
         self.process.send_signal(how)
@@ -256,6 +283,21 @@ def page_of(url):
 
 
 @pytest.mark.slow
+def test_a_page_that_was_cut_off_for_a_moment_is_no_second_person(server, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from served import Visitor
+
+    first = Visitor(server.ann)
+    again = Visitor(server.ann, cut_off=True)
+    assert served.TOOK_OVER not in again.status
+    while first.item:
+        first.hear()  # the server had not noticed that it was gone; it asks nothing more
+    assert "Saved" in again.click("a") and len(server.labels(1, "ann")) == 1
+    assert served.TOOK_OVER in Visitor(server.ann).status
+    assert Visitor(server.ben).status == ""
+
+
+@pytest.mark.slow
 @pytest.mark.browser
 def test_two_people_label_by_link(server, chromium, tmp_path):
     """Clicks and keys at once, hostile text, a wrong token, a name twice, a log that is mended, a server that dies."""
@@ -282,6 +324,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         ann, ben, eve = (chrome.new_page(color_scheme=c) for c in ("light", "dark", "light"))
         for page in (ann, ben, eve):
             page.set_default_timeout(30_000)
+        ann.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})")
 
         # nobody without a token
         wrong = server.ann[:-5] + "00000/"[-5:]
@@ -294,9 +337,12 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         ben.goto(server.ben)
         for n in range(3):
             n_labelled(ann, n)
-            ann.keyboard.press("a") if n else card(ann).get_by_role("region", name="Response A").click()
+            ann.keyboard.press("a")  # from the start: nothing else is on the page
             n_labelled(ben, n)
-            card(ben).get_by_role("button", name=("B is better", "Tie", "A is better")[n], exact=True).click()
+            if n == 2:
+                card(ben).get_by_role("region", name="Response A").click()
+            else:
+                card(ben).get_by_role("button", name=("B is better", "Tie")[n], exact=True).click()
         mine, theirs = server.labels(3, "ann"), server.labels(3, "ben")
         assert [x["choice"] for x in mine] == [x["left"] for x in mine] and theirs[1]["choice"] == "tie"
         assert ann.evaluate("window.hacked") is None and ben.evaluate("window.hacked") is None
@@ -315,6 +361,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         expect(card(eve)).to_contain_text("two people must not share one")
         expect(card(ann).get_by_role("button", name="A is better", exact=True)).to_be_hidden()
         picture(ann, "elsewhere")
+        picture(eve, "took-over")
         eve.close()
         ann.reload()
 
@@ -325,6 +372,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         card(ann).get_by_role("button", name="Tie", exact=True).click()
         expect(card(ann)).to_contain_text("tell whoever gave you this link")
         expect(card(ann)).to_contain_text("line 1")
+        expect(card(ann)).to_contain_text("Mend or delete the line. What you chose meanwhile is kept in this page")
         assert "line 1" in page_of(server.board)
         picture(ann, "broken")
         server.log.write_bytes(whole)
@@ -339,13 +387,24 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
             expect(card(ann)).to_contain_text(f"{word} kept in this page")
             ann.wait_for_timeout(500)
         picture(ann, "away")
+        asked = []  # whoever leaves now would lose them
+        ann.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+        ann.evaluate("setTimeout(() => location.reload(), 10)")
+        ann.wait_for_timeout(1000)
+        assert asked == ["beforeunload"]
         assert len(server.labels(4, "ann")) == 4
         links = server.ann, server.ben, server.board
+        server.start("ben")  # without her: she is told, and nothing is lost
+        expect(ann.get_by_role("alert").first).to_contain_text("this link does not hold any more")
+        picture(ann, "no-link")
+        server.stop()
         server.start()
         assert (server.ann, server.ben, server.board) == links
         server.labels(6, "ann")
         n_labelled(ann, 6)
         expect(ann.get_by_role("alert").first).to_be_hidden()
+        assert served.TOOK_OVER not in card(ann).inner_text()
+        assert ann.evaluate("document.activeElement.matches('.rlhf-labeller')"), "keys go on working"
 
         # to the end: then, and only then, who agrees with whom
         for page, name, n in ((ann, "ann", 6), (ben, "ben", 3)):
@@ -360,9 +419,28 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         ben.goto(server.board)
         expect(ben.get_by_text("ann and ben")).to_be_visible()
         expect(ben.get_by_text("8 of 8, finished")).to_have_count(2)
-        picture(ben, "board")
+        picture(ben, "board-dark")
+        assert [v["id"] for v in axe.run(ben).response["violations"]] == []
+        ann.goto(server.board)
+        picture(ann, "board-light")
+        ann.goto(wrong)
+        picture(ann, "unknown")
+        server.log.write_bytes(b"?" + server.log.read_bytes())
+        ann.goto(server.ann)
+        expect(ann.get_by_role("alert")).to_contain_text("This page tries again by itself")
+        picture(ann, "refused")
+        ann.goto(server.board)
+        picture(ann, "board-refused")
+        server.log.write_bytes(server.log.read_bytes()[1:])
+        ann.goto(server.ann)
+        n_labelled(ann, total)
+        began = time.time()  # Ctrl-C while pages are open
+        code, said = server.stop(signal.SIGINT)
+        assert code == 0 and "Stopped. Every choice that was confirmed is in the log" in said
+        assert time.time() - began < 15
+        expect(ann.get_by_role("alert").first).to_contain_text("The server has stopped")
+        expect(ben.get_by_role("heading").first).to_contain_text("This is what it last said")  # the board, by itself
+        expect(ben.get_by_text("8 of 8, finished")).to_have_count(2)
         chrome.close()
-    code, said = server.stop(signal.SIGINT)
-    assert code == 0 and "Stopped. Every choice that was confirmed is in the log" in said
     rows = fb.to_preferences(fb.replay(fb.read_events(server.log)[0]))[0]
     assert json.dumps(rows) and len({x["prompt"] for x in rows}) > 3
