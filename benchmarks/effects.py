@@ -170,7 +170,8 @@ def with_critic(judge, shift, scale):
 
         def respond(self, prompt, *given):
             ids, mask, drawn, old, _, spread = super().respond(prompt, *given)
-            return ids, mask, drawn, old, self.guess(ids, mask, prompt.shape[1]), spread
+            values = self.guess(ids, mask, prompt.shape[1])
+            return ids, mask, drawn, old, values, spread
 
     return WithCritic
 
