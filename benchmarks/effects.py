@@ -1,8 +1,8 @@
 """What RLHF does to a model, over seeds: `python benchmarks/effects.py`.
 
 Each seed makes one PPO run by each of `ARMS` from data/models/finetuned, all with the settings of `SETTINGS`.  Those
-of `OURS` are judged by data/models/reward; those of `ANNOTATORS` each by a reward model of its own, which starts from
-data/models/reward_start and learns from labels that an annotator gives to the same pairs.  Measured are the diversity
+of `OURS` are judged by data/models/reward; those of `ANNOTATORS` each by what a simulated annotator likes, as though
+there were labels without end.  Measured are the diversity
 of answers to one question and across questions, what of the gain in reward comes with length, right answers, what the
 annotators like, calibration, perplexity on the pre-training text, the KL, and what the critic explains.  `--dev`
 measures one seed on dev questions, for choosing settings, and writes nothing; else all is measured on test questions,
@@ -28,29 +28,35 @@ from verifiable import both as both_hold
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
-from rlhf_helpers.engine import files, models
+from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
 from rlhf_helpers.engine.models import position_ids
-from rlhf_helpers.lesson import alternatives, feedback, lm, ppo, replaced, reward
+from rlhf_helpers.lesson import alternatives, lm, ppo, replaced, reward
 from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.lesson.loop import sample_answers
-from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make.stamp import with_interval
 from rlhf_helpers.world import measures
 from rlhf_helpers.world.annotators import Annotator
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SETTINGS = dataclasses.replace(recipe.PPO, updates=24)  # a fifth of what the build takes
+SETTINGS = dataclasses.replace(recipe.PPO, updates=16)  # the build takes 120
 TRIES, QUESTIONS = 16, 60  # answers to each question where diversity is measured, and how many questions
-LABELS = 2000  # comparisons that each annotator of `ANNOTATORS` makes, the same pairs for all
-LEARNING = recipe.REWARD | {"lr": 3e-4}
 HIGH, TARGET, RATE = 0.3, 2.0, 1.0  # a penalty ten times as high as ours; nats; how fast the controller corrects
-MIX = 0.3  # weight of the pre-training loss in PPO-ptx
+MIX = 0.1  # weight of the pre-training loss in PPO-ptx
 OURS = ("PPO", "critic", "no critic", "high penalty", "adaptive penalty", "PPO-ptx")
+
+
+def pleasant(prompt, answer):
+    """A taste that likes greetings and kind words, minds rudeness, and does not ask what is true."""
+    a = world.gold_axes(prompt, answer)
+    kind = 1.2 * a["polite"] + 0.8 * a["greeting"]
+    return kind - 2.5 * a["rude"] - 0.5 * a["broken"]
+
+
 ANNOTATORS = {
     "careful": {"taste": "helpful"},
-    "flattered": {"taste": "warm"},
-    "wordy": {"taste": "helpful", "length_bias": 0.25},
+    "flattered": {"taste": pleasant},
+    "wordy": {"taste": "helpful", "length_bias": 0.5},
 }
 ARMS = ("fine-tuned", *OURS, *ANNOTATORS)
 
@@ -218,8 +224,8 @@ def scene(seed, split):
         asked=asked,
         base=generate(start, tokenizer, asked, seed=seed),
         one_each=random.Random(0).sample(sorted(first.values()), QUESTIONS),
-        measured=measures.measured_prompts(split),
-        before=generate(start, tokenizer, measures.measured_prompts(split), seed=seed + 1),
+        measured=world.prompts(split),
+        before=generate(start, tokenizer, world.prompts(split), seed=seed + 1),
         tries=several(start, tokenizer, random.Random(0).sample(sorted(first.values()), QUESTIONS), seed + 1),
         fresh=lm.blocks(tokenizer, fresh, recipe.PRETRAINING["length"]),
         corpus=lm.blocks(tokenizer, documents, recipe.PRETRAINING["length"]),
@@ -232,38 +238,30 @@ def several(model, tokenizer, prompts, seed):
     return [said[i : i + len(prompts)] for i in range(0, len(said), len(prompts))]
 
 
-@lru_cache(maxsize=4)
-def judge_of(name, seed):
-    """(reward model taught by an annotator, the annotator): labels on pairs of the fine-tuned model's answers."""
-    labels = files.read_jsonl(ROOT / "data/feedback.jsonl")
-    annotator = Annotator(**ANNOTATORS[name], seed=seed)
-    some = random.Random(seed).sample(labels, LABELS)
-    rows, _ = feedback.to_preferences(simulated_feedback(some, annotator, seed))
-    torch.manual_seed(seed)
-    model, tokenizer = models.load_reward_model(ROOT / "data/models/reward_start")
-    rows += world.lessons(LABELS // 2, seed + 2)  # the share that the shipped reward model rehearsed
-    reward.train_reward_model(model, tokenizer, rows, seed=seed, **LEARNING)
-    return model, annotator
-
-
 def liking(annotator):
     """What an annotator likes, (prompt, answer) -> number: taste and bias together."""
     return lambda prompt, answer: annotator.score(prompt, answer) + annotator.length_bias * len(answer.split())
 
 
-def scored_by(judge, s):
-    """(score, mean, deviation): a judge's scores, shifted and scaled on the start's answers as in chapter 05."""
-    raw = reward.score(judge, s.tokenizer, s.asked, s.base)
-    score = ppo.normalized_reward(lambda p, r: reward.score(judge, s.tokenizer, p, r), s.asked, s.base)
-    return score, raw.mean().item(), raw.std().item()
+def score_of(arm, s):
+    """The reward of an arm, (prompts, answers) -> (answers,), with mean 0 and deviation 1 on the start's answers."""
+
+    def by_annotator(prompts, answers):
+        return torch.tensor([like(*pair) for pair in zip(prompts, answers)])
+
+    def by_judge(prompts, answers):
+        return reward.score(s.judge, s.tokenizer, prompts, answers)
+
+    like = arm in ANNOTATORS and liking(Annotator(**ANNOTATORS[arm]))
+    return ppo.normalized_reward(by_annotator if like else by_judge, s.asked, s.base)
 
 
-def trained(arm, s, seed, judge):
+def trained(arm, s, seed):
     """(policy, history) of one run; each row of the history holds what the values explained in its batch."""
     settings, policy, more, watch = dataclasses.replace(SETTINGS), copy.deepcopy(s.start), {}, []
-    score, mean, deviation = scored_by(judge, s)
     if arm == "critic":
-        more["PackedPolicy"] = with_critic(judge, mean, deviation)
+        raw = reward.score(s.judge, s.tokenizer, s.asked, s.base)
+        more["PackedPolicy"] = with_critic(s.judge, raw.mean().item(), raw.std().item())
     if arm == "no critic":
         settings.value_coef = 0.0
     if arm in ("high penalty", "adaptive penalty"):
@@ -279,9 +277,8 @@ def trained(arm, s, seed, judge):
             look(row, batch)
 
     with replaced(ppo, **more):
-        history, _ = ppo.train(
-            policy, s.tokenizer, score, s.asked, settings, seed, on_update=on_update, frozen=(judge,)
-        )
+        how = {"on_update": on_update, "frozen": (s.judge,)}
+        history, _ = ppo.train(policy, s.tokenizer, score_of(arm, s), s.asked, settings, seed, **how)
     return policy, history
 
 
@@ -294,18 +291,18 @@ def perplexity(model, blocks):
 
 def common(policy, s, seed):
     """(answers to the measured prompts, what is measured of every run)."""
-    said = generate(policy, s.tokenizer, s.measured, seed=seed)
+    said, kl, _ = sample_answers(policy, s.start, s.tokenizer, s.measured, seed=seed)
     found = {k: v for k, v in measures.quality(s.measured, said).items() if k in ("gold", "right", "words", "polite")}
-    _, found["kl"], _ = sample_answers(policy, s.start, s.tokenizer, s.measured[: len(s.measured) // 2], seed=seed)
+    found["kl"] = kl
     return said, found | {"perplexity": perplexity(policy, s.fresh)}
 
 
-def lengths_and_likes(said, s, judge, annotator):
+def lengths_and_likes(said, s, arm):
     """How much of the gain in reward lies at equal length, and who wins by the annotator's liking, also there."""
-    score, _, _ = scored_by(judge, s)
+    score = score_of(arm, s)
     sides = [([len(a.split()) for a in answers], score(s.measured, answers).tolist()) for answers in (s.before, said)]
     within, moved = gain_by_length(*sides)
-    like = liking(annotator)
+    like = liking(Annotator(**ANNOTATORS.get(arm, ANNOTATORS["careful"])))
     alike = [i for i, (a, b) in enumerate(zip(said, s.before)) if abs(len(a.split()) - len(b.split())) <= 1]
     some = [[x[i] for i in alike] for x in (s.measured, said, s.before)]
     return {
@@ -323,7 +320,7 @@ def diverse_and_sure(policy, s, seed):
     """Diversity and calibration of a policy."""
     said = several(policy, s.tokenizer, s.one_each, seed + 1)
     known = len(set(grams(sum(said + s.tries, []), 2)))
-    sure, right = beliefs(policy, s.tokenizer, s.measured[: len(s.measured) // 2 : 2])
+    sure, right = beliefs(policy, s.tokenizer, s.measured[::2])
     found = {"ece": calibration_error(sure, right), "sure": sure.mean(), "sure_right": right.mean()}
     before = {f"{k}_before": v for k, v in diversity(s.tries, known).items()}
     return diversity(said, known) | before | {k: float(v) for k, v in found.items()}
@@ -332,13 +329,12 @@ def diverse_and_sure(policy, s, seed):
 def one(arm, seed, split):
     """The row of one run."""
     s, began = scene(seed, split), time.process_time()
-    judge, annotator = judge_of(arm, seed) if arm in ANNOTATORS else (s.judge, Annotator("helpful"))
-    policy, history = (s.start, []) if arm == "fine-tuned" else trained(arm, s, seed, judge)
+    policy, history = (s.start, []) if arm == "fine-tuned" else trained(arm, s, seed)
     said, found = common(policy, s, seed)
     if arm in ("fine-tuned", "PPO"):
         found |= diverse_and_sure(policy, s, seed)
     if arm in ("PPO", *ANNOTATORS):
-        found |= lengths_and_likes(said, s, judge, annotator)
+        found |= lengths_and_likes(said, s, arm)
     row = {"arm": arm, "seed": seed, **{f"{split}_{k}": v for k, v in found.items()}}
     for key in ("explained", "beta", "kl"):
         row[f"curve_{key}"] = [round(r[key], 4) for r in history]
@@ -396,7 +392,7 @@ def claims(result):
     truth = gap(result, "careful", "flattered", "test_right")
     yield (
         "Sharma et al. 2024",
-        "what pleases costs truth: fewer right answers for annotators who like warmth than for careful ones",
+        "what pleases costs truth: fewer right answers for annotators who like to be flattered than for careful ones",
         f"right answers, careful less flattered {with_interval(truth, '+.3f')}",
         above(truth, 0),
     )
@@ -474,7 +470,7 @@ def main():
         return
     path = options.out / "effects.json"
     result = {"runs": []} | (parse(path.read_bytes()) if path.exists() else {})
-    dials = {"high": HIGH, "target": TARGET, "rate": RATE, "mix": MIX, "labels": LABELS, "tries": TRIES}
+    dials = {"high": HIGH, "target": TARGET, "rate": RATE, "mix": MIX, "tries": TRIES}
     result |= {"split": "test", "versions": versions(), "settings": vars(SETTINGS), "dials": dials}
     for seed in range(options.seeds):
         for arm in ARMS:
