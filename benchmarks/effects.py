@@ -361,9 +361,10 @@ def mean_explained(result, arm):
 
 
 def by_length(result, arm):
-    """The share of the gain in reward that comes with length, one number a seed."""
-    both = zip(column(result, arm, "test_within"), column(result, arm, "test_moved"))
-    return [moved / (within + moved) for within, moved in both]
+    """The share of the gain in reward that comes with longer answers, below 0 with shorter ones, one number a seed."""
+    longer = [math.copysign(1, x) for x in gap(result, arm, "fine-tuned", "test_words")]
+    parts = zip(column(result, arm, "test_within"), column(result, arm, "test_moved"), longer)
+    return [sign * moved / (within + moved) for within, moved, sign in parts]
 
 
 def fallen(result, key):
@@ -385,8 +386,8 @@ def claims(result):
         share = by_length(result, arm)
         yield (
             "Singhal et al. 2023",
-            f"most of the gain in reward comes with length: more than half, with {whose}",
-            f"share {with_interval(share, '.0%')}",
+            f"more than half of the gain in reward comes with longer answers, with {whose}",
+            f"share {with_interval(share, '.0%')} (below 0: with shorter ones)",
             above(share, 0.5),
         )
     truth = gap(result, "careful", "flattered", "test_right")
