@@ -2,6 +2,7 @@
 again, with the cells of the chapter or from what was measured."""
 
 import ast
+import inspect
 import itertools
 import json
 import math
@@ -918,6 +919,19 @@ def test_every_question_has_its_right_answer_among_the_choices():
     for prompt in tasks.embedded().prompts("test")[::7]:
         sentences, good = choices(prompt)
         assert [gold_axes(prompt, s)["right"] == 1 for s in sentences] == good and 0 < sum(good) < len(good)
+
+
+def test_what_the_chapter_says_of_critic_text_and_crowd_is_what_was_measured():
+    says("what_rlhf_does", "adapt-head", "The value head explains next to nothing", "keeps explaining a good share")
+    says("what_rlhf_does", "seeds-head", "even falls below that of the fine-tuned model")
+    module, result = stamp.script("effects"), json.loads((ROOT / "benchmarks/results/effects.json").read_text())
+    head, critic = (statistics.mean(module.mean_explained(result, arm)) for arm in ("PPO", "critic"))
+    assert -0.25 < head < 0.05 and critic > 0.2
+    plain = {arm: statistics.mean(module.column(result, arm, "test_perplexity")) for arm in module.ARMS}
+    assert plain["PPO-ptx"] < plain["fine-tuned"] < plain["PPO"]
+    says("what_rlhf_does", "sure-head", "wrong about more than one fact in four")
+    told = {name: inspect.signature(world.written).parameters[name].default for name in ("right", "wrong")}
+    assert 0.25 < told["wrong"] / sum(told.values()) < 0.33
 
 
 def test_the_penalty_moves_towards_its_target_and_as_slowly_as_exercise_2_says():
