@@ -932,6 +932,9 @@ def test_what_the_chapter_says_of_critic_text_and_crowd_is_what_was_measured():
     says("what_rlhf_does", "sure-head", "wrong about more than one fact in four")
     told = {name: inspect.signature(world.written).parameters[name].default for name in ("right", "wrong")}
     assert 0.25 < told["wrong"] / sum(told.values()) < 0.33
+    says("what_rlhf_does", "annotators-text", "half a point more for each word; five words weigh more than being right")
+    worth = world.gold_score("Where does a dog live?", "A dog lives in a house.")
+    assert 4 * module.ANNOTATORS["wordy"]["length_bias"] < worth < 5 * module.ANNOTATORS["wordy"]["length_bias"]
 
 
 def test_the_penalty_moves_towards_its_target_and_as_slowly_as_exercise_2_says():
