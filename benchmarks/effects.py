@@ -344,10 +344,17 @@ def one(arm, seed, split):
 # ---------------------------------------------------------------- what is shown
 
 
+def whole(result):
+    """The runs of the seeds that have every arm."""
+    arms = {}
+    for r in result["runs"]:
+        arms.setdefault(r["seed"], set()).add(r["arm"])
+    return [r for r in result["runs"] if arms[r["seed"]] == set(ARMS)]
+
+
 def column(result, arm, key):
-    """One number a seed, of the seeds that have every arm."""
-    whole = [s for s in range(99) if {r["arm"] for r in result["runs"] if r["seed"] == s} == set(ARMS)]
-    return [r[key] for s in whole for r in result["runs"] if (r["arm"], r["seed"]) == (arm, s)]
+    """One number a seed."""
+    return [r[key] for r in whole(result) if r["arm"] == arm]
 
 
 def gap(result, a, b, key):
@@ -390,11 +397,12 @@ def claims(result):
             f"share {with_interval(share, '.0%')} (below 0: with shorter ones)",
             above(share, 0.5),
         )
-    truth = gap(result, "careful", "flattered", "test_right")
+    truth, before = (gap(result, *two, "test_right") for two in (("careful", "flattered"), ("flattered", "fine-tuned")))
     yield (
         "Sharma et al. 2024",
         "what pleases costs truth: fewer right answers for annotators who like to be flattered than for careful ones",
-        f"right answers, careful less flattered {with_interval(truth, '+.3f')}",
+        f"right answers, careful less flattered {with_interval(truth, '+.3f')}, flattered less fine-tuned "
+        f"{with_interval(before, '+.3f')}",
         above(truth, 0),
     )
     error, sure = (gap(result, "PPO", "fine-tuned", f"test_{k}") for k in ("ece", "sure"))
@@ -408,11 +416,16 @@ def claims(result):
     yield (
         "Stiennon et al. 2020",
         "a critic of its own that starts as the reward model guesses better than a value head on the policy",
-        f"explained variance {with_interval(critic, '.2f')}, value head {with_interval(head, '.2f')}",
+        f"explained variance {with_interval(critic, '.2f')}, value head {with_interval(head, 'z.2f')}",
         above([a - b for a, b in zip(critic, head)], 0),
     )
     gold = gap(result, "critic", "PPO", "test_gold")
-    yield ("", "and the policy is better for it", f"gold {with_interval(gold, '+.2f')}", above(gold, 0))
+    yield (
+        "Stiennon et al. 2020",
+        "and the policy is better for it",
+        f"gold, critic less value head {with_interval(gold, '+.2f')}",
+        above(gold, 0),
+    )
     off = {arm: [x - TARGET for x in column(result, arm, "test_kl")] for arm in ("adaptive penalty", "high penalty")}
     yield (
         "Ziegler et al. 2019",
@@ -431,7 +444,7 @@ def claims(result):
         above(lost, 0),
     )
     yield (
-        "",
+        "Ouyang et al. 2022",
         "mixing in its loss (PPO-ptx) keeps it, at no more than 0.1 points of gold",
         f"perplexity {with_interval(kept, '+.2f')}, gold less PPO's {with_interval(price, '+.2f')}",
         both_hold(above([-x for x in kept], 0), above(price, -0.1)),
@@ -440,19 +453,19 @@ def claims(result):
 
 def reproduced(result):
     """Rows of docs/reproductions.md."""
-    minutes = sum(r["minutes"] for r in result["runs"])
+    minutes = sum(r["minutes"] for r in whole(result))
     for claim in claims(result):
         yield f"| {' | '.join(claim)} | `benchmarks/effects.py` | {minutes:.0f} |"
 
 
 def markdown(result):
     """The table of the arms."""
-    keys = {"gold": ".2f", "right": ".3f", "words": ".1f", "kl": ".2f", "perplexity": ".2f"}
-    head = ["run", "gold", "right", "words", "KL (nats)", "perplexity", "explained by the critic"]
+    keys = {"gold": "z.2f", "right": ".3f", "words": ".1f", "kl": "z.2f", "perplexity": ".2f"}
+    head = ["run", "gold", "right", "words", "KL (nats)", "perplexity", "explained"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for arm in ARMS:
         cells = [with_interval(column(result, arm, f"test_{k}"), digits) for k, digits in keys.items()]
-        said = with_interval(mean_explained(result, arm), ".2f") if arm != "fine-tuned" else "–"
+        said = "–" if arm in ("fine-tuned", "no critic") else with_interval(mean_explained(result, arm), "z.2f")
         lines.append("| " + " | ".join([arm, *cells, said]) + " |")
     return "\n".join(lines)
 
