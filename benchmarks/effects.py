@@ -386,7 +386,7 @@ def claims(result):
     yield (
         "Kirk et al. 2024",
         "RLHF costs diversity, and more of it within a question than across questions",
-        f"EAD falls by {with_interval(inputs, '.0%')} within, {with_interval(across, '.0%')} across",
+        f"EAD falls by {with_interval(inputs, 'z.0%')} within, {with_interval(across, 'z.0%')} across",
         both_hold(above(inputs, 0), above(more, 0)),
     )
     for arm, whose in (("wordy", "annotators who like length"), ("PPO", "ours, who don't")):
