@@ -43,6 +43,7 @@ SETTINGS = dataclasses.replace(recipe.PPO, updates=16)  # the build takes 120
 TRIES, QUESTIONS = 16, 60  # answers to each question where diversity is measured, and how many questions
 HIGH, TARGET, RATE = 0.3, 2.0, 1.0  # a penalty ten times as high as ours; nats; how fast the controller corrects
 MIX = 0.1  # weight of the pre-training loss in PPO-ptx
+SEEDS = 5
 OURS = ("PPO", "critic", "no critic", "high penalty", "adaptive penalty", "PPO-ptx")
 
 
@@ -467,12 +468,14 @@ def markdown(result):
         cells = [with_interval(column(result, arm, f"test_{k}"), digits) for k, digits in keys.items()]
         said = "–" if arm in ("fine-tuned", "no critic") else with_interval(mean_explained(result, arm), "z.2f")
         lines.append("| " + " | ".join([arm, *cells, said]) + " |")
-    return "\n".join(lines)
+    seeds = len(column(result, "PPO", "seed"))
+    more = "" if seeds >= SEEDS else f" Of {SEEDS} that are planned the others are still to be run."
+    return f"{seeds} seeds.{more}\n\n" + "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description="What RLHF does to a model, over seeds.")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dev", nargs="*", metavar="ARM", help="one seed on dev questions, of these arms or of all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
