@@ -1,6 +1,8 @@
 """What the chapters say in numbers, core and deeper: each such sentence done
 again, with the cells of the chapter or from what was measured."""
 
+import ast
+import inspect
 import itertools
 import json
 import math
@@ -19,7 +21,7 @@ import pytest
 import torch
 from taught import cells, made_by
 
-from rlhf_helpers import world
+from rlhf_helpers import lesson, world
 from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
@@ -855,6 +857,98 @@ def test_the_loss_of_exercise_1_is_as_its_example_says():
     assert round(math.exp(0.5), 2) == 1.65
 
 
+# ---------------------------------------------------------------- What RLHF does to a model
+
+EFFECTS = {
+    "ead": ("grams", "ead"),
+    "gain": ("gain_by_length",),
+    "run": ("explained",),
+    "beliefs": ("choices", "opening", "beliefs"),
+    "calibration": ("calibration_error",),
+    "critic": ("with_critic",),
+    "adapt": ("adapt",),
+    "ptx": ("mixed_in",),
+}
+
+
+def test_the_benchmark_measures_with_the_functions_of_the_chapter():
+    there = lesson.definitions(ast.parse((ROOT / "benchmarks/effects.py").read_text(encoding="utf-8")))
+    for cell, names in EFFECTS.items():
+        here = lesson.definitions(ast.parse(cells("what_rlhf_does")[cell]))
+        assert {n: here[n] for n in names} == {n: there[n] for n in names}, cell
+
+
+def of_effects(*names):
+    module = stamp.script("effects")
+    return [getattr(module, name) for name in names]
+
+
+def test_adjusted_diversity_is_1_for_random_draws_however_many():
+    (ead,) = of_effects("ead")
+    rng = random.Random(0)
+    for n in (50, 500, 5000):
+        texts = [f"{rng.randrange(30)} {rng.randrange(30)}" for _ in range(n)]
+        assert ead(texts, 900) == pytest.approx(1, abs=0.08)
+    assert ead(["the same words"] * 16, 900) < 0.1 and ead([""], 900) == 0
+
+
+def test_the_two_parts_of_a_gain_add_up_and_tell_length_from_the_rest():
+    (gain,) = of_effects("gain_by_length")
+    rng = np.random.default_rng(0)
+    words, longer = rng.integers(1, 30, 400), rng.integers(5, 60, 400)
+    noise = rng.normal(size=400)
+    for score in (lambda w: 0.1 * w + noise, lambda w: 1.0 * (w > 20)):
+        parts = gain((words, score(words)), (longer, score(longer)))
+        assert sum(parts) == pytest.approx(score(longer).mean() - score(words).mean())
+    by_words = gain((words, words // 4 * 1.0), (longer, longer // 4 * 1.0))
+    assert by_words[0] == pytest.approx(0) and by_words[1] > 1
+    better = gain((words, noise), (words, noise + 2))
+    assert better == pytest.approx((2, 0))
+
+
+def test_the_calibration_error_of_a_calibrated_model_is_small_and_of_a_boaster_is_not():
+    (error,) = of_effects("calibration_error")
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.1, 1, 20_000)
+    assert error(sure, 1.0 * (rng.uniform(size=20_000) < sure)) < 0.02
+    assert error(np.full(10, 0.95), np.array([1.0] * 5 + [0.0] * 5)) == pytest.approx(0.45)
+
+
+def test_every_question_has_its_right_answer_among_the_choices():
+    (choices,) = of_effects("choices")
+    for prompt in tasks.embedded().prompts("test")[::7]:
+        sentences, good = choices(prompt)
+        assert [gold_axes(prompt, s)["right"] == 1 for s in sentences] == good and 0 < sum(good) < len(good)
+
+
+def test_what_the_chapter_says_of_critic_text_and_crowd_is_what_was_measured():
+    says("what_rlhf_does", "adapt-head", "The value head explains next to nothing", "keeps explaining a good share")
+    says("what_rlhf_does", "seeds-head", "even falls below that of the fine-tuned model")
+    module, result = stamp.script("effects"), json.loads((ROOT / "benchmarks/results/effects.json").read_text())
+    head, critic = (statistics.mean(module.mean_explained(result, arm)) for arm in ("PPO", "critic"))
+    assert -0.25 < head < 0.05 and critic > 0.2
+    plain = {arm: statistics.mean(module.column(result, arm, "test_perplexity")) for arm in module.ARMS}
+    assert plain["PPO-ptx"] < plain["fine-tuned"] < plain["PPO"]
+    says("what_rlhf_does", "sure-head", "wrong about more than one fact in four")
+    told = {name: inspect.signature(world.written).parameters[name].default for name in ("right", "wrong")}
+    assert 0.25 < told["wrong"] / sum(told.values()) < 0.33
+    says("what_rlhf_does", "annotators-text", "half a point more for each word; five words weigh more than being right")
+    worth = world.gold_score("Where does a dog live?", "A dog lives in a house.")
+    assert 4 * module.ANNOTATORS["wordy"]["length_bias"] < worth < 5 * module.ANNOTATORS["wordy"]["length_bias"]
+
+
+def test_the_penalty_moves_towards_its_target_and_as_slowly_as_exercise_2_says():
+    (adapt,) = of_effects("adapt")
+    for kl, way in ((0.5, 0.8), (4.0, 1.2), (2.0, 1.0), (2.1, 1.05)):
+        settings = SimpleNamespace(beta=0.3)
+        adapt(settings, 2.0, 1.0)({"kl": kl}, None)
+        assert settings.beta == pytest.approx(0.3 * way)
+    says("what_rlhf_does", "summary", "tenth of β then takes 114 updates", "with a rate of 1 it takes 11")
+    assert [math.ceil(math.log(0.1) / math.log(1 - 0.2 * rate)) for rate in (0.1, 1.0)] == [114, 11]
+    says("what_rlhf_does", "ex-alike-solution", "0.8 to the third is 0.512, and to the fourth 0.41")
+    assert [round(0.8**n, 3) for n in (3, 4)] == [0.512, 0.41]
+
+
 # ---------------------------------------------------------------- the worked examples of the exercises
 
 EXAMPLE = re.compile(r"For example,\s+`([^`]+)`\s+is `([^`]+)`")
@@ -863,6 +957,7 @@ WORKED = [
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
         *("dpo", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up", "verifiable_rewards"),
+        "what_rlhf_does",
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

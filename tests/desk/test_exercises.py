@@ -135,6 +135,11 @@ def thirds(y):
     return np.mean(y[:n]), np.mean(y[-n:])
 
 
+def alike(wins, kept):
+    some = [w for w, keep in zip(wins, kept) if keep]
+    return sum(some) / len(some) if some else 0.5
+
+
 SIGNS = ("silly", "Everybody", "Not this", "really", "Now", "Look", "Do not")
 
 
@@ -297,6 +302,16 @@ WRONG = {
         ("should pull less", lambda gap, beta: beta * (1 / (1 + math.exp(-beta * gap)))),
         ("factor β in front", lambda gap, beta: 1 - 1 / (1 + math.exp(-beta * gap))),
         ("the loss of the pair", lambda gap, beta: -math.log(1 / (1 + math.exp(-beta * gap)))),
+    ],
+    "check_win_alike": [
+        ("win rate of all pairs", lambda wins, a, b, most=1: sum(wins) / len(wins)),
+        ("without its sign", lambda wins, a, b, most=1: alike(wins, [x - y <= most for x, y in zip(a, b)])),
+        ("differ by exactly", lambda wins, a, b, most=1: alike(wins, [abs(x - y) < most for x, y in zip(a, b)])),
+    ],
+    "check_updates_needed": [
+        ("downwards a step is", lambda factor, rate: math.ceil(abs(math.log(factor, 1 + 0.2 * rate)))),
+        ("multiply and do not add up", lambda factor, rate: math.ceil(abs(1 - factor) / rate / 0.2)),
+        ("round up", lambda factor, rate: int(math.log(factor, 1 + (0.2 if factor > 1 else -0.2) * rate))),
     ],
     "check_kl_loss": [
         ("zero on average", lambda p, q: p - q),
