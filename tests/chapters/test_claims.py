@@ -977,3 +977,11 @@ def test_the_solution_gives_what_the_worked_example_says(chapter, call, result):
 
 def test_fourteen_exercises_or_more_have_a_worked_example():
     assert len(WORKED) >= 14
+
+
+def test_the_real_model_learned_what_make_test_real_asks_of_it():
+    """The published run; its minutes are those of a busy machine, and are asked of `make test-real` only."""
+    result, real = stamp.read(ROOT / "benchmarks" / "results" / "real.json"), stamp.script("real")
+    assert result["runs"] and result["gib"] <= real.GIB
+    for run in result["runs"]:
+        assert {name: so(run) for name, so in real.CHECKS.items()} == dict.fromkeys(real.CHECKS, True), run["kind"]
