@@ -162,17 +162,19 @@ def kl_of_best(scores, logs, n):
     """The KL of best-of-n from its model, in nats, estimated from a pool; scores, logs of the probabilities: (pool,
     questions).
 
-    An answer y is the best of n with probability F(y)^n - F(y-)^n, where F counts the answers up to it.  F(y-) is
-    estimated by the rank, so that the estimate is unbiased where no answer occurs twice: then E log F = psi(k) -
-    psi(N + 1) for rank k of N.
+    An answer y is the best of n with probability F(y)^n - F(y-)^n, where F counts the answers up to it.  What is below
+    an answer of one half of the pool is told from the other half, in which b answers are below and a above it.  All but
+    y itself are either, and psi(b + 1) - psi(a + b + 1) is the logarithm of the share below it, without bias but for a
+    remainder that vanishes as a + b grows.
     """
-    pool = len(scores)
-    below = (scores[None] < scores[:, None]).sum(1)
-    under = (torch.digamma(below + 1.0) - torch.digamma(torch.tensor(pool + 1.0))).exp().double()
-    chance = logs.exp()
-    whole = ((under + chance).clamp(max=1) ** n - under**n) / chance
+    half = len(scores) // 2
+    ours, theirs, chance = scores[:half, None], scores[None, half:], logs[:half].exp()
+    below, above = (theirs < ours).sum(1), (theirs > ours).sum(1)
+    share = (torch.digamma(below + 1.0) - torch.digamma(below + above + 1.0)).exp().double()
+    under = (1 - chance) * share
+    whole = ((under + chance) ** n - under**n) / chance
     ratio = torch.where(chance < 1e-7, n * under ** (n - 1), whole)
-    return best_of(scores, ratio.clamp(min=1e-300).log(), n)
+    return best_of(scores[:half], ratio.clamp(min=1e-300).log(), n)
 
 
 def optimum(scores, values, beta):
