@@ -36,7 +36,7 @@ def test_the_chapter_and_the_benchmark_estimate_the_same(marks):
     gold = marks.flip(0)
     given = {"torch": torch, "math": math, "np": np, "POOL": 8, "gold": gold, "best_of_n_weights": best_of_n_weights}
     cell = SimpleNamespace(**given)
-    best_of, fit = (taught("over_optimisation", name, cell) for name in ("best_of", "fit"))
+    best_of, fit = (taught("over_optimisation", name, cell) for name in ("best_of", "fit_form"))
     assert best_of(marks.float(), gold.float(), 3).mean().item() == pytest.approx(over.best_of(marks, gold, 3))
     cell.best_of = best_of
     wins = taught("over_optimisation", "wins", cell)
