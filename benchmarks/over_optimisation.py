@@ -396,7 +396,7 @@ def claims(result):
             f"{words}: score {with_interval(proxy, '+.2f')}, gold {with_interval(gold, '+.2f')}",
             both(above(proxy), above(less(gold))),
         )
-    for beta in (0.03, 0.1):
+    for beta in PENALTIES[1:]:
         proxy, gold = (at_equal_distance(result, beta, key) for key in ("proxy", "gold"))
         yield (
             gao,
@@ -526,7 +526,7 @@ def markdown(result):
         f"Best-of-n, n up to {TOP}:\n\n{table(*curve_rows(result, 'best-of-n'))}\n\n"
         f"PPO without a penalty:\n\n{table(*curve_rows(result, 'PPO'))}\n\n"
         f"PPO with penalties, against the judge of {SWEPT} labels; the last two columns compare with the run without a "
-        f"penalty at the same distance:\n\n{table(*penalty_rows(result))}\n\n"
+        f"penalty at the same distance, which that one passes early and in larger steps:\n\n{table(*penalty_rows(result))}\n\n"
         "The best policy for the same judge, estimated from the pool. Where few answers share its weight, the estimate "
         f"lies below the truth:\n\n{table(*optimum_rows(result))}\n\n"
         f"Best-of-n against its bounds, means over the judges:\n\n{table(*bound_rows(result))}\n\n"
