@@ -36,6 +36,24 @@ def best_of_n_kl(n):
     return math.log(n) - (n - 1) / n
 
 
+def best_of_n_weights(pool, n):
+    """The chance that each of `pool` samples, the worst first, is the best of n drawn from them: a list.
+
+    Any n of the pool are as good as n fresh ones, so a mean weighed by these chances is that of best-of-n, without
+    bias: one pool serves every n.
+    """
+    return [math.comb(k, n - 1) / math.comb(pool, n) for k in range(pool)]
+
+
+def best_of_n_curve(scores, values, ns):
+    """Mean `values` of the best of n by `scores`, for each n and prompt: (ns, prompts), without bias.
+
+    scores, values: (answers, prompts), float tensors; each n at most the number of answers.
+    """
+    weights = torch.tensor([best_of_n_weights(len(scores), n) for n in ns]).to(values)
+    return weights @ values.gather(0, scores.argsort(0))
+
+
 def pass_at_k(n, right, k):
     """Chance that k answers hold a right one, estimated without bias from n answers of which so many are right
     (Chen et al. 2021)."""

@@ -824,6 +824,22 @@ def test_the_biases_of_grpo_that_the_chapter_computes():
     assert wrong > 0.01 and right < -0.01 and max(map(abs, pushes["Dr. GRPO"])) < 1e-9
 
 
+# ---------------------------------------------------------------- Over-optimisation
+
+
+def test_where_the_curves_of_over_optimisation_turn_and_end():
+    says("over_optimisation", "ex-turn-solution", "at e times that distance", "at twice the distance of its peak")
+    d = np.linspace(0.01, 12, 100_000)
+    for alpha, beta, form, last in ((1.0, 0.6, np.log, math.e), (1.0, 0.2, lambda d: d, 2.0)):
+        gain = d * (alpha - beta * form(d))
+        top = d[gain.argmax()]
+        assert d[(gain > 0).nonzero()[0][-1]] / top == pytest.approx(last, rel=0.01)
+    says("over_optimisation", "fit-head", "the peak at $d = \\alpha / 2\\beta$")
+    says("over_optimisation", "form-head", "peaks at $d = e^{\\alpha/\\beta - 1}$")
+    assert top == pytest.approx(1.0 / (2 * 0.2), rel=0.01)
+    says("over_optimisation", "judges-head", "four passes")
+
+
 # ---------------------------------------------------------------- KL and mismatch
 
 
@@ -956,8 +972,8 @@ WORKED = [
     (n, *found)
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
-        *("dpo", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up", "verifiable_rewards"),
-        "what_rlhf_does",
+        *("dpo", "over_optimisation", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up"),
+        *("verifiable_rewards", "what_rlhf_does"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib
 import io
+import itertools
 import math
 import pkgutil
 import re
@@ -148,6 +149,18 @@ def relative_length(report):
 
 
 # checker: [(a part of the sentence, a wrong answer that a reader might give)]
+def best_of_all(scores, values, n, sign=1):
+    """The mean over all sets of n of the value of the best, or the worst, by score."""
+    sets = list(itertools.combinations(range(len(scores)), n))
+    return sum(values[max(some, key=lambda i: sign * scores[i])] for some in sets) / len(sets)
+
+
+def drawn_again(scores, values, n):
+    """The same where an answer may be drawn twice."""
+    sets = list(itertools.product(range(len(scores)), repeat=n))
+    return sum(values[max(some, key=lambda i: scores[i])] for some in sets) / len(sets)
+
+
 WRONG = {
     "check_advantages": [
         ("every reward counts as praise", lambda rewards: list(rewards)),
@@ -283,6 +296,18 @@ WRONG = {
         ("*other* prompts", lambda s: s - s.mean(dim=0)),
         ("GRPO", grpo),
         ("the others are one fewer", lambda s: s - (s.sum(1, keepdim=True) - s) / s.size(1)),
+    ],
+    "check_turning_kl": [
+        ("the KL is its square", lambda alpha, beta: math.e ** (alpha / beta) / math.e),
+        ("where the parabola", lambda alpha, beta: (alpha / beta / 2) ** 2),
+        ("all gain is gone", lambda alpha, beta: math.exp(2 * alpha / beta)),
+        ("take the exponential", lambda alpha, beta: alpha / beta - 1),
+    ],
+    "check_mean_of_best": [
+        ("with replacement", drawn_again),
+        ("the worst of n", lambda s, v, n: best_of_all(s, v, n, -1)),
+        ("the values decide", lambda s, v, n: best_of_all(v, v, n)),
+        ("does not see the whole pool", lambda s, v, n: np.array(v)[np.argsort(s)[-n:]].mean()),
     ],
     "check_teaches": [
         ("all alike", lambda p, k: (1 - p) ** k + p**k),
