@@ -83,14 +83,7 @@ def test_nobodys_log_is_the_one_that_ships(ws):
     assert yours.logged(ws, tasks.choose(ws)) == shipped
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, marks=pytest.mark.xfail(reason="its weak judge asks nobody")) if p.stem == "05_ppo" else p
-        for p in sorted((files.ROOT / "notebooks").rglob("*.ipynb"))
-    ],
-    ids=lambda p: p.stem,
-)
+@pytest.mark.parametrize("path", sorted((files.ROOT / "notebooks").rglob("*.ipynb")), ids=lambda p: p.stem)
 def test_no_chapter_takes_labels_of_the_log_without_asking_whose(path):
     """A chapter that picks labels from a log goes through `yours`, or says which `person` ANNOTATOR names."""
     source = "\n".join("".join(c["source"]) for c in files.parse(path.read_bytes())["cells"])
