@@ -3,14 +3,14 @@
 Labels of either kind are used as those of people are (Bai et al. 2022, "Constitutional AI"; Lee et al. 2024, "RLAIF").
 """
 
+from functools import partial
+
 import torch
 
 from ..engine import models
 from ..engine.arithmetic import autocast
 from ..engine.files import WorkbookError
-from . import alternatives
-
-LIKELIHOODS = ("log-probability", "per token", "corrected")
+from . import alternatives, feedback
 
 
 def question(prompt, first, second, constitution=""):
@@ -24,7 +24,7 @@ def question(prompt, first, second, constitution=""):
 
 @torch.no_grad()
 def likelihood(model, tokenizer, prompts, answers, read=alternatives.whole_logprobs, rows=64):
-    """Log-probability of each answer to its prompt, in nats, (answers,) on the CPU; read: of the whole, or per token."""
+    """Log-probability of each answer to its prompt, in nats: (answers,) on the CPU.  read: of the whole, or per token."""
     pairs = [{"prompt": p, "response": a} for p, a in zip(prompts, answers, strict=True)]
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]["response"]))  # like lengths together: less padding
     out = torch.zeros(len(pairs))
@@ -86,26 +86,53 @@ def that_fit(model, tokenizer, pairs, constitution=""):
     return [p for p, ids in zip(pairs, models.prompts_ids(tokenizer, texts)) if len(ids) < limit]
 
 
-# ---------------------------------------------------------------- labels
+# ---------------------------------------------------------------- verdicts
 
 
-def gaps(model, tokenizer, pairs, others):
-    """How much each judge by likelihood prefers response_a to response_b: {a name of `LIKELIHOODS`: (pairs,)}."""
-    prompts = [p["prompt"] for p in pairs] * 2
-    answers = [p["response_a"] for p in pairs] + [p["response_b"] for p in pairs]
-    scores = (
-        likelihood(model, tokenizer, prompts, answers),
-        likelihood(model, tokenizer, prompts, answers, alternatives.mean_logprobs),
-        corrected(model, tokenizer, prompts, answers, others),
-    )
-    return {name: s[: len(pairs)] - s[len(pairs) :] for name, s in zip(LIKELIHOODS, scores, strict=True)}
+def judges(model, tokenizer, others):
+    """The judges by likelihood: {name: score(prompts, answers) -> (answers,)}; others: see `corrected`."""
+    return {
+        "log-probability": partial(likelihood, model, tokenizer),
+        "per token": partial(likelihood, model, tokenizer, read=alternatives.mean_logprobs),
+        "corrected": partial(corrected, model, tokenizer, others=others),
+    }
 
 
-def preferences(pairs, gap):
+def gap(score, pairs, constitution=""):
+    """How much a score prefers response_a to response_b, (pairs,); a constitution goes before each prompt."""
+    prompts = ["\n".join(filter(None, [constitution, p["prompt"]])) for p in pairs]
+    a, b = (score(prompts, [p[side] for p in pairs]) for side in ("response_a", "response_b"))
+    return a - b
+
+
+def chosen(gaps):
+    """ "a", "b" or "tie" for each gap."""
+    return ["a" if g > 0 else "b" if g < 0 else "tie" for g in gaps.tolist()]
+
+
+def agreement(gaps, choices):
+    """How far a judge's gaps (pairs,) and somebody's choices agree: {"pairs", "share", "low", "high", "kappa"}.
+
+    Pairs of which the choices say neither "a" nor "b" are left out; a gap of 0 is half a hit.  low, high: Wilson.
+    """
+    both = [(mine, theirs) for mine, theirs in zip(chosen(gaps), choices, strict=True) if theirs in ("a", "b")]
+    hits = sum(0.5 if mine == "tie" else mine == theirs for mine, theirs in both)
+    low, high = feedback.wilson(hits, len(both))
+    kappa = feedback.cohen_kappa(*map(list, zip(*both))) if both else float("nan")
+    return {"pairs": len(both), "share": hits / max(len(both), 1), "low": low, "high": high, "kappa": kappa}
+
+
+def words_more(pairs):
+    """How many words more response_a has than response_b: (pairs,)."""
+    return torch.tensor([float(len(p["response_a"].split()) - len(p["response_b"].split())) for p in pairs])
+
+
+def preferences(pairs, gaps):
     """Preference rows {"prompt", "chosen", "rejected"} of pairs and a judge's gaps (pairs,); where one is 0, none."""
     rows = []
-    for pair, g in zip(pairs, gap.tolist(), strict=True):
-        better, worse = ("a", "b") if g > 0 else ("b", "a")
-        row = {"chosen": pair[f"response_{better}"], "rejected": pair[f"response_{worse}"]}
-        rows += [{"prompt": pair["prompt"], **row}] if g else []
+    for pair, choice in zip(pairs, chosen(gaps), strict=True):
+        if choice != "tie":
+            other = "b" if choice == "a" else "a"
+            row = {"chosen": pair[f"response_{choice}"], "rejected": pair[f"response_{other}"]}
+            rows.append({"prompt": pair["prompt"], **row})
     return rows
