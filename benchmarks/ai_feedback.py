@@ -85,7 +85,7 @@ def order(some, score=world.gold_score):
 
 
 def verdict(gaps, some, seed):
-    """How a judge's gaps (pairs,) agree with the crowd, with each taste and with gold, and how often it likes length."""
+    """How a judge's gaps (pairs,) agree with the crowd, each taste and gold, and how often the longer answer wins."""
     crowd = ai_feedback.agreement(gaps, choices(some, seed))
     row = {"agree": crowd["share"], "kappa": crowd["kappa"]}
     row |= {f"agree_{t}": ai_feedback.agreement(gaps, choices(some, seed + 1, t))["share"] for t in TASTES}
@@ -293,8 +293,8 @@ def claims(result):
     yield (
         "Zheng et al. 2023",
         "a model that is asked which answer is better favours the one that it sees first",
-        f"the first one is chosen in {with_interval([x + 0.5 for x in first], '.0%')} of the cases, the same answer in "
-        f"both orders in {with_interval(same, '.0%')}",
+        f"the first one is chosen in {with_interval([x + 0.5 for x in first], '.2f')} of the cases, the same answer in "
+        f"both orders in {with_interval(same, '.2f')}",
         above(first, 0),
     )
     for judge in ("log-probability", "per token"):

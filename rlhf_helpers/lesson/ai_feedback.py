@@ -24,7 +24,7 @@ def question(prompt, first, second, constitution=""):
 
 @torch.no_grad()
 def likelihood(model, tokenizer, prompts, answers, read=alternatives.whole_logprobs, rows=64):
-    """Log-probability of each answer to its prompt, in nats: (answers,) on the CPU.  read: of the whole, or per token."""
+    """Log-probability of each answer to its prompt, nats: (answers,) on the CPU; read: of the whole, or per token."""
     pairs = [{"prompt": p, "response": a} for p, a in zip(prompts, answers, strict=True)]
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]["response"]))  # like lengths together: less padding
     out = torch.zeros(len(pairs))
