@@ -308,7 +308,7 @@ def claims(result):
     for judge in ("asked", "log-probability"):
         more = difference(result, "judge", f"{judge}, constitution", judge, "agree")
         yield (
-            "Bai et al. 2022 (b)",
+            "Bai et al. 2022b",
             f"a constitution in the prompt brings the judge closer to people, here {judge}",
             f"agreement, with less without {with_interval(more, '+.3f')}",
             above(more, 0),

@@ -862,7 +862,15 @@ WORKED = [
     (n, *found)
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
-        *("dpo", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up", "verifiable_rewards"),
+        *(
+            "ai_feedback",
+            "dpo",
+            "pretraining_up_close",
+            "rivals",
+            "sampler_up_close",
+            "scaling_up",
+            "verifiable_rewards",
+        ),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)
