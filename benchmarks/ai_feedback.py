@@ -37,14 +37,14 @@ from rlhf_helpers.world import measures
 from rlhf_helpers.world.annotators import labellers
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PAIRS = {"train": 1000, "dev": 400, "test": 400}
+PAIRS = {"train": 800, "dev": 300, "test": 300}
 OTHERS = 4  # prompts from which `corrected` takes what an answer is worth anywhere
 CONSTITUTION = "A good answer is true, kind and brief."
 TASTES = ("helpful", "terse", "warm")
 TEACHERS = ("crowd", "AI")  # whose labels a reward model learns from
 BEST_OF, UPDATES, EPOCHS = 16, 20, 2
-RATES = (1e-4, 3e-4, 1e-3)  # of the reward model
-GRID = [(0.1, 3e-4), (0.3, 3e-4), (1.0, 3e-4), (0.3, 1e-4)]  # beta and learning rate of DPO and KTO
+RATES = (3e-4, 1e-3)  # of the reward model
+GRID = [(0.1, 3e-4), (0.3, 3e-4), (1.0, 3e-4)]  # beta and learning rate of DPO and KTO
 OFFLINE = ("DPO", "KTO", "KTO, one answer of each pair")
 LIMIT = Limits().kl
 MARGIN = 0.1  # points of gold that would be worth a word
@@ -150,8 +150,8 @@ def measured(policy, seed, split):
 
 @lru_cache(maxsize=1)
 def pool(seed, split):
-    """(prompts, answers) of which best-of-n takes one each: `BEST_OF` answers to every fourth prompt."""
-    s, prompts = scene(seed), world.prompts(split)[::4] * BEST_OF
+    """(prompts, answers) of which best-of-n takes one each: `BEST_OF` answers to every fifth prompt."""
+    s, prompts = scene(seed), world.prompts(split)[::5] * BEST_OF
     return prompts, generate(s.start, s.tokenizer, prompts, seed=seed + 5)
 
 
