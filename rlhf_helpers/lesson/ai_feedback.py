@@ -52,7 +52,7 @@ def corrected(model, tokenizer, prompts, answers, others):
 def first_over_second(model, tokenizer, prompts, firsts, seconds, constitution="", rows=32):
     """Log-odds, (pairs,), with which the model says that answer A, shown first, is better than B: logit A - logit B.
 
-    Raises WorkbookError where its tokenizer begins both letters alike.
+    Raises WorkbookError where its tokenizer begins both letters alike, or a question is too long (see `that_fit`).
     """
     device, found = next(model.parameters()).device, []
     a, b = (ids[0] for ids in models.responses_ids(tokenizer, ["A", "B"]))
@@ -61,6 +61,7 @@ def first_over_second(model, tokenizer, prompts, firsts, seconds, constitution="
     asked = [question(*given, constitution) for given in zip(prompts, firsts, seconds, strict=True)]
     for i in range(0, len(asked), rows):
         ids, mask = models.encode_prompts(tokenizer, asked[i : i + rows], device)
+        models.check_room(model, ids.shape[1], 1)
         with autocast(model):
             out = model(ids, attention_mask=mask, position_ids=models.position_ids(mask), logits_to_keep=1)
         logits = out.logits[:, -1].float()
