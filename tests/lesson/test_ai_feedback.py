@@ -6,9 +6,11 @@ import pytest
 import torch
 from test_ppo import PROMPTS, small_tokenizer, tiny
 
+from rlhf_helpers import world
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import WorkbookError
 from rlhf_helpers.lesson import ai_feedback
+from rlhf_helpers.make import stamp
 
 ANSWERS = ["Yes.", "It is red and round.", "No.", "A dog lives there, I think."]
 
@@ -132,3 +134,103 @@ def test_labels_of_a_judge_are_preference_rows_and_a_gap_of_0_is_none():
         {"prompt": PROMPTS[2], "chosen": ANSWERS[3], "rejected": ANSWERS[2]},
     ]
     assert ai_feedback.words_more(some).tolist() == [-4.0, 4.0, -5.0]
+
+
+# ---------------------------------------------------------------- benchmarks/ai_feedback.py and deeper.py
+
+WOBBLE = (-0.001, 0.0, 0.001)
+
+
+def seeds(kind, method, **means):
+    return [
+        {"kind": kind, "method": method, "seed": s, "minutes": 0.5, **{f"test_{k}": x + w for k, x in means.items()}}
+        for s, w in enumerate(WOBBLE)
+    ]
+
+
+def result(first=1.0, longer=0.7, told=0.6, taught=1.0, kto=1.0):
+    """What benchmarks/ai_feedback.py would write of three seeds."""
+    usual = {"agree": 0.6, "kappa": 0.2, "gold": 0.6, "longer": longer}
+    rows = [*seeds("judge", "log-probability", **usual), *seeds("judge", "per token", **usual)]
+    rows += seeds("judge", "another of the crowd", **usual | {"longer": 0.5})
+    for name in ("asked", "log-probability"):
+        rows += seeds("judge", f"{name}, constitution", **usual | {"agree": told})
+    rows += seeds("judge", "asked", **usual, first=first, same=0.0)
+    learned = {"gold": 1.0, "right": 0.5, "polite": 0.3, "kl": 1.0}
+    rows += seeds("teacher", "crowd", **learned) + seeds("teacher", "AI", **learned | {"gold": taught})
+    rows += seeds("teacher", "fine-tuned", **learned) + seeds("teacher", "AI, no reward model", best_of_n=1.0)
+    rows += seeds("offline", "DPO", **learned)
+    for name in ("KTO", "KTO, one answer of each pair"):
+        rows += seeds("offline", name, **learned | {"gold": kto})
+    return {"runs": rows, "chosen": {"judge": "log-probability"}}
+
+
+def test_the_verdicts_on_ai_feedback_follow_the_seeds_and_a_seed_in_the_making_does_not_count():
+    bench = stamp.script("ai_feedback")
+
+    def verdicts(**means):
+        return [claim[-1] for claim in bench.claims(result(**means))]
+
+    assert verdicts(told=0.7) == ["holds"] * 8
+    assert verdicts(first=0.3, longer=0.3, told=0.5, taught=0.5, kto=0.5) == ["fails"] * 8
+    assert verdicts(told=0.6)[3:5] == ["inconclusive"] * 2
+    half = result()
+    half["runs"].append({"kind": "judge", "method": "asked", "seed": 3, "minutes": 1.0, "test_first": 0.0})
+    assert list(bench.claims(half)) == list(bench.claims(result()))
+    rows = list(bench.reproduced(half))
+    assert len(rows) == 8 and all(r.count("|") == 7 for r in rows)
+    assert "| KTO |" in bench.markdown(half) and "| asked |" in bench.markdown(half)
+
+
+def test_settings_are_chosen_by_the_crowd_or_by_gold_among_those_that_stay_near():
+    bench = stamp.script("ai_feedback")
+    rows = [{"kind": "judge", "method": m, "settings": {}, "agree": a} for m, a in (("asked", 0.5), ("per token", 0.6))]
+    rows += [{"kind": "judge", "method": "another of the crowd", "settings": {}, "agree": 0.9}]
+    for lr, agree in ((1e-4, 0.6), (1e-3, 0.7)):
+        rows += [{"kind": "reward", "method": t, "settings": {"lr": lr}, "agree": agree} for t in bench.TEACHERS]
+    for beta, gold, kl in ((0.1, 2.0, 12.0), (0.3, 1.0, 3.0), (1.0, 0.5, 1.0)):
+        settings = {"beta": beta, "lr": 1e-4}
+        of = {"kind": "offline", "settings": settings, "gold": gold, "kl": kl}
+        rows += [of | {"method": m} for m in ("DPO", "KTO")]
+    chosen = bench.choose(rows)
+    assert chosen["judge"] == "per token" and chosen["lr AI"] == chosen["lr crowd"] == 1e-3
+    assert chosen["DPO"] == chosen["KTO"] == chosen[bench.OFFLINE[2]] == {"beta": 0.3, "lr": 1e-4}
+
+
+@pytest.mark.slow
+def test_one_seed_of_the_benchmark_is_measured_and_fills_its_tables(monkeypatch):
+    bench = stamp.script("ai_feedback")
+    some = {split: world.prompts(split)[:48] for split in world.SPLITS}
+    monkeypatch.setattr(bench.world, "prompts", lambda split: some[split])
+    for name, value in {"PAIRS": {"train": 40, "dev": 24, "test": 24}, "UPDATES": 1, "BEST_OF": 2, "EPOCHS": 1}.items():
+        monkeypatch.setattr(bench, name, value)
+    of = {"beta": 0.3, "lr": 1e-4}
+    chosen = {"judge": "log-probability", "lr crowd": 1e-4, "lr AI": 1e-4} | dict.fromkeys(bench.OFFLINE, of)
+    rows = [row for kind, method in bench.PLAN for row in bench.run(kind, method, 0, chosen, "test")]
+    bench.scene.cache_clear()
+    found = {"runs": rows, "chosen": chosen}
+    assert bench.column(found, "judge", "asked", "first")[0] > 0.9, "the embedded model always says A"
+    assert 0 < bench.column(found, "teacher", "AI", "accuracy")[0] < 1
+    assert len(list(bench.claims(found))) == 8
+
+
+def test_the_verdicts_on_the_deeper_chapters_follow_the_seeds():
+    bench = stamp.script("deeper")
+
+    def runs(sign):
+        dpo = {"train_chosen": -0.5 * sign, "agrees": 0.5 + 0.2 * sign, "gold_fresh": 1 + sign, "gold_fixed": 1.0}
+        kl = {"kl_none": 4.0, "kl_k1": 3.5 + sign, "kl_k2": 1.0, "gold_fp32": 1 + sign, "gold_weights": 1 + sign}
+        rows = [{"kind": "dpo", **{k: x + w for k, x in dpo.items()}} for w in WOBBLE]
+        rows += [{"kind": "kl", **{k: x + w * w for k, x in kl.items()}, "gold_no_weights": 1.0} for w in WOBBLE]
+        return {"runs": [r | {"seed": s, "minutes": 1.0} for s, r in enumerate(rows)]}
+
+    assert [claim[-1] for claim in bench.claims(runs(1))] == ["holds"] * 5
+    assert [claim[-1] for claim in bench.claims(runs(-1))] == ["fails"] * 5
+    assert all(row.count("|") == 7 for row in bench.reproduced(runs(1)))
+
+
+def test_the_functions_of_a_chapter_are_those_that_its_cells_define():
+    bench = stamp.script("deeper")
+    kl = bench.chapter("kl_and_mismatch", bench.scene(0))
+    assert kl.k1(torch.tensor(-1.0), torch.tensor(-3.0)) == 2 and not hasattr(kl, "kl_loss")
+    assert callable(bench.chapter("dpo", bench.scene(0)).gold_of)
