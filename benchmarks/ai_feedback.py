@@ -86,11 +86,11 @@ def order(some, score=world.gold_score):
 
 def verdict(gaps, some, seed):
     """How a judge's gaps (pairs,) agree with the crowd, each taste and gold, and how often the longer answer wins."""
-    crowd = ai_feedback.agreement(gaps, choices(some, seed))
+    crowd = ai_feedback.agreement_with(gaps, choices(some, seed))
     row = {"agree": crowd["share"], "kappa": crowd["kappa"]}
-    row |= {f"agree_{t}": ai_feedback.agreement(gaps, choices(some, seed + 1, t))["share"] for t in TASTES}
+    row |= {f"agree_{t}": ai_feedback.agreement_with(gaps, choices(some, seed + 1, t))["share"] for t in TASTES}
     by = {"gold": order(some), "longer": ai_feedback.words_more(some)}
-    return row | {k: ai_feedback.agreement(gaps, ai_feedback.chosen(g))["share"] for k, g in by.items()}
+    return row | {k: ai_feedback.agreement_with(gaps, ai_feedback.chosen(g))["share"] for k, g in by.items()}
 
 
 def asked(model, tokenizer, some, constitution=""):
@@ -137,7 +137,7 @@ def learned(seed, rows, lr):
 
 def order_found(score, some):
     """The share of pairs that a score puts in the order of gold."""
-    return ai_feedback.agreement(ai_feedback.gap(score, some), ai_feedback.chosen(order(some)))["share"]
+    return ai_feedback.agreement_with(ai_feedback.gap(score, some), ai_feedback.chosen(order(some)))["share"]
 
 
 def measured(policy, seed, split):
@@ -237,7 +237,7 @@ def sweep(done, keep):
             model = learned(0, labels(0, teacher, judge), lr)
             score = lambda p, r: reward.score(model, scene(0).tokenizer, p, r)  # noqa: E731
             some = pairs(0, "dev")
-            return {"agree": ai_feedback.agreement(ai_feedback.gap(score, some), choices(some, 0))["share"]}
+            return {"agree": ai_feedback.agreement_with(ai_feedback.gap(score, some), choices(some, 0))["share"]}
 
         tried("reward", teacher, {"lr": lr}, accuracy)
     for method, (beta, lr) in itertools.product(OFFLINE[:2], GRID):

@@ -10,7 +10,8 @@ import torch
 from ..engine import models
 from ..engine.arithmetic import autocast
 from ..engine.files import WorkbookError
-from . import alternatives, feedback
+from . import feedback
+from .alternatives import mean_logprobs, whole_logprobs
 
 
 def question(prompt, first, second, constitution=""):
@@ -23,7 +24,7 @@ def question(prompt, first, second, constitution=""):
 
 
 @torch.no_grad()
-def likelihood(model, tokenizer, prompts, answers, read=alternatives.whole_logprobs, rows=64):
+def likelihood(model, tokenizer, prompts, answers, read=whole_logprobs, rows=64):
     """Log-probability of each answer to its prompt, nats: (answers,) on the CPU; read: of the whole, or per token."""
     pairs = [{"prompt": p, "response": a} for p, a in zip(prompts, answers, strict=True)]
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]["response"]))  # like lengths together: less padding
@@ -94,7 +95,7 @@ def judges(model, tokenizer, others):
     """The judges by likelihood: {name: score(prompts, answers) -> (answers,)}; others: see `corrected`."""
     return {
         "log-probability": partial(likelihood, model, tokenizer),
-        "per token": partial(likelihood, model, tokenizer, read=alternatives.mean_logprobs),
+        "per token": partial(likelihood, model, tokenizer, read=mean_logprobs),
         "corrected": partial(corrected, model, tokenizer, others=others),
     }
 
@@ -111,7 +112,7 @@ def chosen(gaps):
     return ["a" if g > 0 else "b" if g < 0 else "tie" for g in gaps.tolist()]
 
 
-def agreement(gaps, choices):
+def agreement_with(gaps, choices):
     """How far a judge's gaps (pairs,) and somebody's choices agree: {"pairs", "share", "low", "high", "kappa"}.
 
     Pairs of which the choices say neither "a" nor "b" are left out; a gap of 0 is half a hit.  low, high: Wilson.

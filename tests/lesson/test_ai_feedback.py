@@ -118,11 +118,11 @@ def test_pairs_that_are_too_long_to_be_asked_about_are_left_out_or_refused(token
 
 
 def test_agreement_counts_hits_halves_and_leaves_out_what_is_no_choice():
-    found = ai_feedback.agreement(torch.tensor([1.0, -2.0, 3.0, 0.0, 5.0]), ["a", "b", "b", "a", "tie"])
+    found = ai_feedback.agreement_with(torch.tensor([1.0, -2.0, 3.0, 0.0, 5.0]), ["a", "b", "b", "a", "tie"])
     assert found["pairs"] == 4 and found["share"] == 2.5 / 4 and found["low"] < found["share"] < found["high"]
-    perfect = ai_feedback.agreement(torch.tensor([1.0, -1.0]), ["a", "b"])
+    perfect = ai_feedback.agreement_with(torch.tensor([1.0, -1.0]), ["a", "b"])
     assert perfect["share"] == perfect["kappa"] == 1
-    nothing = ai_feedback.agreement(torch.tensor([1.0]), ["skip"])
+    nothing = ai_feedback.agreement_with(torch.tensor([1.0]), ["skip"])
     assert nothing["pairs"] == 0 and math.isnan(nothing["kappa"])
 
 
