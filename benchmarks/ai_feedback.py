@@ -107,9 +107,10 @@ def all_judges(seed, split):
     rows = {name: verdict(ai_feedback.gap(score, some), some, seed) for name, score in s.judges.items()}
     likely = ai_feedback.gap(s.judges["log-probability"], some, CONSTITUTION)
     rows["log-probability, constitution"] = verdict(likely, some, seed)
+    fit = ai_feedback.that_fit(s.start, s.tokenizer, some, CONSTITUTION)  # all but a few
     for name, constitution in {"asked": "", "asked, constitution": CONSTITUTION}.items():
-        gaps, row = asked(s.start, s.tokenizer, some, constitution)
-        rows[name] = verdict(gaps, some, seed) | row
+        gaps, row = asked(s.start, s.tokenizer, fit, constitution)
+        rows[name] = verdict(gaps, fit, seed) | row
     rows["shorter answer"] = verdict(-ai_feedback.words_more(some), some, seed)
     another = torch.tensor([1.0 if c == "a" else -1.0 for c in choices(some, seed + 2)])
     return rows | {"another of the crowd": verdict(another, some, seed)}
