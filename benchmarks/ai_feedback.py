@@ -358,18 +358,25 @@ def methods_of(result, kind):
 
 
 def judges_table(result):
-    keys = {"agree": ".2f", "kappa": ".2f", "gold": ".2f", "longer": ".2f", "first": ".2f", "same": ".2f"}
-    names = methods_of(result, "judge")
+    keys = ("agree", "kappa", "gold", "longer", "first", "same")
     yield "judge", "agrees with the crowd", "κ", "order of gold", "longer one", "first one", "same in both orders"
-    yield from (cells(result, "judge", m, **keys) for m in names)
+    yield from (cells(result, "judge", m, **dict.fromkeys(keys, ".2f")) for m in methods_of(result, "judge"))
 
 
 def learned_table(result):
-    keys = {"accuracy": ".2f", "best_of_n": ".2f", "gold": ".2f", "right": ".2f", "polite": ".2f", "kl": ".2f"}
-    head = "gold order, reward model", f"gold, best of {BEST_OF}", "gold, policy", "right", "polite", "KL (nats)"
+    keys = ("accuracy", "best_of_n", "gold", "right", "polite", "words", "kl")
+    head = (
+        "gold order, reward model",
+        f"gold, best of {BEST_OF}",
+        "gold, policy",
+        "right",
+        "polite",
+        "words",
+        "KL (nats)",
+    )
     yield "labels, or method", *head
     for kind, names in (("teacher", methods_of(result, "teacher")), ("offline", OFFLINE)):
-        yield from (cells(result, kind, m, **keys) for m in names)
+        yield from (cells(result, kind, m, **dict.fromkeys(keys, ".2f")) for m in names)
 
 
 def elsewhere_table(result):

@@ -156,7 +156,7 @@ def result(first=1.0, longer=0.7, told=0.6, taught=1.0, kto=1.0):
     for name in ("asked", "log-probability"):
         rows += seeds("judge", f"{name}, constitution", **usual | {"agree": told})
     rows += seeds("judge", "asked", **usual, first=first, same=0.0)
-    learned = {"gold": 1.0, "right": 0.5, "polite": 0.3, "kl": 1.0}
+    learned = {"gold": 1.0, "right": 0.5, "polite": 0.3, "words": 9.0, "kl": 1.0}
     rows += seeds("teacher", "crowd", **learned) + seeds("teacher", "AI", **learned | {"gold": taught})
     rows += seeds("teacher", "fine-tuned", **learned) + seeds("teacher", "AI, no reward model", best_of_n=1.0)
     rows += seeds("offline", "DPO", **learned)
