@@ -388,9 +388,13 @@ def elsewhere_table(result):
 
 def markdown(result):
     """The tables of docs/reproductions.md."""
-    chosen = result["chosen"]
-    text = f"{table(*judges_table(result))}\n\nThe judge chosen on dev questions is: {chosen['judge']}.\n\n"
+    chosen, seeds = result["chosen"], len(column(result, "judge", "asked", "agree"))
+    text = f"{table(*judges_table(result))}\n\nThe judge chosen on dev questions is: {chosen['judge']}. {seeds} seeds; "
+    text += "the last four columns are shares of pairs. What is learned from its labels and from the crowd's:\n\n"
     text += table(*learned_table(result))
+    text += "\n\nPPO's penalty is that of chapter 05, which was chosen for a stronger reward model. "
+    text += f"Tried for DPO and KTO: β of {', '.join(f'{b:g}' for b, _ in GRID)}; chosen: "
+    text += f"{chosen['DPO']['beta']:g} and {chosen['KTO']['beta']:g}."
     if result.get("elsewhere"):
         n = result["elsewhere"][0]["pairs"]
         text += f"\n\nAnother language model on {n} of these pairs, one seed:\n\n{table(*elsewhere_table(result))}"

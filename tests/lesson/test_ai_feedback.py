@@ -162,7 +162,8 @@ def result(first=1.0, longer=0.7, told=0.6, taught=1.0, kto=1.0):
     rows += seeds("offline", "DPO", **learned)
     for name in ("KTO", "KTO, one answer of each pair"):
         rows += seeds("offline", name, **learned | {"gold": kto})
-    return {"runs": rows, "chosen": {"judge": "log-probability"}}
+    of = {"beta": 0.3, "lr": 1e-4}
+    return {"runs": rows, "chosen": {"judge": "log-probability", "DPO": of, "KTO": of}}
 
 
 def test_the_verdicts_on_ai_feedback_follow_the_seeds_and_a_seed_in_the_making_does_not_count():
