@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from taught import taught
+from taught import made_by, taught
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
@@ -166,6 +166,33 @@ def test_dpo_and_ipo(loss_type, tmp_path):
     ours = loss(*now.chunk(2), *then.chunk(2), 0.3)
     assert (now - then).abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_simpo(tmp_path):
+    """TRL has it in its trainer of CPO, and reads the very answers that `mean_logprobs` reads."""
+    from datasets import Dataset
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    rows = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in world.quiz(8, seed=5)]
+    beta, margin = 2.0, 1.0
+    given = offline(tmp_path, loss_type="simpo", simpo_gamma=margin, cpo_alpha=0.0, beta=beta, max_length=128)
+    other, _, tokenizer = two_models()
+    other.warnings_issued = {}  # an attribute that its trainer looks for
+    turns = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    talks = [{k: [{"role": turns[k], "content": r[k]}] for k in turns} for r in rows]
+    trainer = CPOTrainer(
+        model=other, processing_class=tokenizer, train_dataset=Dataset.from_list(talks), args=CPOConfig(**given)
+    )
+    trainer.model.eval()
+    trainer.args.train_sampling_strategy = "sequential"
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    theirs, _ = trainer.get_batch_loss_metrics(trainer.model, batch)
+    some = [{"prompt": r["prompt"], "response": r[side]} for side in ("chosen", "rejected") for r in rows]
+    with torch.no_grad():
+        chosen, rejected = alternatives.mean_logprobs(trainer.model, tokenizer, some).chunk(2)
+    loss = made_by("dpo", "simpo-loss", torch=torch, F=torch.nn.functional)["simpo_loss"]
+    torch.testing.assert_close(loss(chosen, rejected, None, None, beta, margin), theirs.detach(), atol=1e-5, rtol=1e-5)
+    assert abs(loss(chosen, rejected, None, None, beta, 0.0) - theirs) > 1e-3
 
 
 def test_kto(tmp_path):
