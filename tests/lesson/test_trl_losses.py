@@ -169,7 +169,7 @@ def test_dpo_and_ipo(loss_type, tmp_path):
 
 
 def test_simpo(tmp_path):
-    """TRL has it in its trainer of CPO, and reads the very answers that `mean_logprobs` reads."""
+    """TRL has it in its trainer of CPO; the means over tokens are of the rows that TRL makes."""
     from datasets import Dataset
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
@@ -178,18 +178,20 @@ def test_simpo(tmp_path):
     given = offline(tmp_path, loss_type="simpo", simpo_gamma=margin, cpo_alpha=0.0, beta=beta, max_length=128)
     other, _, tokenizer = two_models()
     other.warnings_issued = {}  # an attribute that its trainer looks for
-    turns = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    talks = [{k: [{"role": turns[k], "content": r[k]}] for k in turns} for r in rows]
     trainer = CPOTrainer(
-        model=other, processing_class=tokenizer, train_dataset=Dataset.from_list(talks), args=CPOConfig(**given)
+        model=other, processing_class=tokenizer, train_dataset=Dataset.from_list(rows), args=CPOConfig(**given)
     )
     trainer.model.eval()
-    trainer.args.train_sampling_strategy = "sequential"
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     theirs, _ = trainer.get_batch_loss_metrics(trainer.model, batch)
-    some = [{"prompt": r["prompt"], "response": r[side]} for side in ("chosen", "rejected") for r in rows]
-    with torch.no_grad():
-        chosen, rejected = alternatives.mean_logprobs(trainer.model, tokenizer, some).chunk(2)
+    means = []
+    for side in ("chosen", "rejected"):
+        ids, mask = batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]
+        answer = (batch[f"{side}_labels"] != -100)[:, 1:].float()
+        with torch.no_grad():
+            found = alternatives.answer_logprobs(trainer.model, ids, mask, 1)
+        means.append((found * answer).sum(-1) / answer.sum(-1))
+    chosen, rejected = means
     loss = made_by("dpo", "simpo-loss", torch=torch, F=torch.nn.functional)["simpo_loss"]
     torch.testing.assert_close(loss(chosen, rejected, None, None, beta, margin), theirs.detach(), atol=1e-5, rtol=1e-5)
     assert abs(loss(chosen, rejected, None, None, beta, 0.0) - theirs) > 1e-3
