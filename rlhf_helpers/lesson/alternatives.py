@@ -1,4 +1,4 @@
-"""What one could do instead of PPO, each in its plainest form: best-of-n, RLOO, GRPO and DPO.
+"""What one could do instead of PPO, each in its plainest form: best-of-n, RLOO, GRPO, DPO and KTO.
 
 They see the same reward as PPO and can be compared with it at equal numbers of generated tokens.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..engine.arithmetic import autocast, memory_guard, take_step
 from ..engine.files import WorkbookError
 from ..engine.memory import recompute_if_needed
-from ..engine.models import encode_prompts, position_ids
+from ..engine.models import encode_prompts, position_ids, responses_ids
 from . import lm, ppo, replaced
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .ppo import Settings, check_run
@@ -236,6 +236,43 @@ def whole_logprobs(model, tokenizer, rows):
     return (answer_logprobs(model, ids, mask, 1) * answer[:, 1:]).sum(-1)
 
 
+def mean_logprobs(model, tokenizer, rows):
+    """The same per token of the answer: (rows,)."""
+    lengths = [len(ids) for ids in responses_ids(tokenizer, [r["response"] for r in rows])]
+    whole = whole_logprobs(model, tokenizer, rows)
+    return whole / torch.tensor(lengths, device=whole.device)
+
+
+def shuffled(n, batch_size, epochs, seed):
+    """Batches of indices below n, each index once an epoch; they depend on the seed only."""
+    generator = torch.Generator().manual_seed(seed)
+    return [b.tolist() for _ in range(epochs) for b in torch.randperm(n, generator=generator).split(batch_size)]
+
+
+def offline(model, batches, lr, loss_of, what):
+    """Train `model` in place on batches that nothing is sampled for: after each step, a dict with its "loss".
+
+    loss_of(batch) -> (loss, a dict of more to yield).  The learning rate falls to 0 along a straight line.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    for step, batch in enumerate(batches):
+        error, more = loss_of(batch)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / len(batches))
+        take_step(error, model, optimizer, f"The loss of {what}")
+        yield {"step": step + 1, "loss": error.item(), **more}
+
+
+def losses_of(steps, on_step):
+    """The losses of all `steps` (see `offline`), each of which `on_step` gets."""
+    losses = []
+    for row in steps:
+        losses.append(row["loss"])
+        if on_step:
+            on_step(row)
+    return losses
+
+
 @memory_guard("DPO", "batch_size")
 def dpo(
     model,
@@ -248,39 +285,90 @@ def dpo(
     beta=0.1,
     seed=0,
     loss=None,
+    logprobs=None,
     reference=None,
     on_step=None,
 ):
     """Direct preference optimisation of `model` in place on preference rows; returns the losses.
 
     No reward model and no rollout: the policy's own log-probabilities, against those of a frozen `reference` (a copy
-    of it, unless another is given), are the reward.  `loss` takes what `dpo_loss` takes.  `on_step(row)` gets the loss
-    of each step, and the mean over its pairs by how many nats the "chosen" and the "rejected" answers have become
-    likelier than by the reference.
+    of it, unless another is given), are the reward.  `loss` takes what `dpo_loss` takes, and `logprobs` what
+    `whole_logprobs` takes.  `on_step(row)` gets the loss of each step, and the mean over its pairs by how many nats
+    the "chosen" and the "rejected" answers have become likelier than by the reference.
     """
     if not rows:
         raise WorkbookError("There is no pair for DPO to learn from.")
     if reference is None:
         reference = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    generator, losses = torch.Generator().manual_seed(seed), []
-    batches = [
-        b.tolist() for _ in range(epochs) for b in torch.randperm(len(rows), generator=generator).split(batch_size)
-    ]
-    for step, batch in enumerate(batches):
+    read = logprobs or whole_logprobs
+
+    def loss_of(batch):
         some = [
             {"prompt": rows[i]["prompt"], "response": rows[i][side]} for side in ("chosen", "rejected") for i in batch
         ]
         with torch.no_grad():
+            ref_chosen, ref_rejected = read(reference, tokenizer, some).chunk(2)
+        chosen, rejected = read(model, tokenizer, some).chunk(2)
+        gaps = {"chosen": (chosen - ref_chosen).mean().item(), "rejected": (rejected - ref_rejected).mean().item()}
+        return (loss or dpo_loss)(chosen, rejected, ref_chosen, ref_rejected, beta), gaps
+
+    return losses_of(offline(model, shuffled(len(rows), batch_size, epochs, seed), lr, loss_of, "DPO"), on_step)
+
+
+# ---------------------------------------------------------------- KTO: thumbs in place of pairs
+
+
+def thumbs(rows):
+    """Unpaired rows {"prompt", "completion", "label"} of preference rows: up for the chosen answer, down for the other.
+
+    So Ethayarajh et al. (2024) train on pairs; see `feedback.to_unpaired` for thumbs that somebody gave.
+    """
+    sides = {"chosen": True, "rejected": False}
+    return [{"prompt": r["prompt"], "completion": r[side], "label": up} for r in rows for side, up in sides.items()]
+
+
+def kto_loss(gap, good, usual, beta=0.1):
+    """1 - sigmoid of beta times how far each answer lies on its good side of `usual`, mean over answers
+    (Ethayarajh et al. 2024).
+
+    gap: log pi - log pi_ref of whole answers (rows,), in nats; good: (rows,) bool, True for a thumb up; usual: the gap
+    that any answer has, a number (see `usual_gap`).
+    """
+    side = torch.where(good, gap - usual, usual - gap)
+    return (1 - torch.sigmoid(beta * side)).mean()
+
+
+@torch.no_grad()
+def usual_gap(model, reference, tokenizer, rows):
+    """The mean of log pi - log pi_ref where each prompt gets the answer to another: KTO's reference point, 0 or more.
+
+    rows {"prompt", "response"}.  Each prompt gets the answer of the row before it.
+    """
+    others = [{"prompt": r["prompt"], "response": o["response"]} for r, o in zip(rows, rows[-1:] + rows[:-1])]
+    now, then = (whole_logprobs(m, tokenizer, others) for m in (model, reference))
+    return (now - then).mean().clamp(min=0)
+
+
+@memory_guard("KTO", "batch_size")
+def kto(model, tokenizer, rows, *, epochs=1, batch_size=64, lr=1e-4, beta=0.1, seed=0, reference=None, on_step=None):
+    """Kahneman-Tversky optimisation of `model` in place on unpaired rows (see `thumbs`); returns the losses.
+
+    Each answer is judged alone, against a frozen `reference` (a copy of the model, unless another is given).
+    `on_step(row)` gets the loss of each step and the mean gap of its "good" and "bad" answers (nan where it has none).
+    """
+    if not rows:
+        raise WorkbookError("There is no thumb, up or down, for KTO to learn from.")
+    if reference is None:
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def loss_of(batch):
+        some = [{"prompt": rows[i]["prompt"], "response": rows[i]["completion"]} for i in batch]
+        usual = usual_gap(model, reference, tokenizer, some)
+        with torch.no_grad():
             there = whole_logprobs(reference, tokenizer, some)
-        here = whole_logprobs(model, tokenizer, some)
-        (chosen, rejected), (ref_chosen, ref_rejected) = here.chunk(2), there.chunk(2)
-        error = (loss or dpo_loss)(chosen, rejected, ref_chosen, ref_rejected, beta)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / len(batches))
-        take_step(error, model, optimizer, "The loss of DPO")
-        losses.append(error.item())
-        if on_step:
-            gaps = {"chosen": (chosen - ref_chosen).mean().item(), "rejected": (rejected - ref_rejected).mean().item()}
-            on_step({"step": step + 1, "loss": losses[-1], **gaps})
-    return losses
+        gap = whole_logprobs(model, tokenizer, some) - there
+        good = torch.tensor([rows[i]["label"] for i in batch], device=gap.device)
+        means = {"good": gap[good].mean().item(), "bad": gap[~good].mean().item(), "usual": usual.item()}
+        return kto_loss(gap, good, usual, beta), means
+
+    return losses_of(offline(model, shuffled(len(rows), batch_size, epochs, seed), lr, loss_of, "KTO"), on_step)

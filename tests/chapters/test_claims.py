@@ -972,8 +972,8 @@ WORKED = [
     (n, *found)
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
-        *("dpo", "over_optimisation", "pretraining_up_close", "rivals", "sampler_up_close", "scaling_up"),
-        *("verifiable_rewards", "what_rlhf_does"),
+        *("ai_feedback", "dpo", "over_optimisation", "pretraining_up_close", "rivals", "sampler_up_close"),
+        *("scaling_up", "verifiable_rewards", "what_rlhf_does"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

@@ -319,6 +319,16 @@ WRONG = {
         ("long answers count for more", lambda lengths: [1 / sum(lengths) for _ in lengths]),
         ("the less its single token counts", lambda lengths: [n / sum(lengths) for n in lengths]),
     ],
+    "check_settled": [
+        ("turn it round", lambda a, b: "tie" if (a > 0.5) is not (b > 0.5) else "ab"[a <= 0.5]),
+        ("changes with the order is a tie", lambda a, b: "a" if a > b else "b"),
+        ("of the first order alone", lambda a, b: "b" if a <= 0.5 else "a"),
+    ],
+    "check_thumb_pull": [
+        ("DPO's pull", lambda gap, usual, beta: beta / (1 + math.exp(beta * (gap - usual)))),
+        ("the usual gap is missing", lambda gap, usual, beta: beta / (2 + 2 * math.cosh(beta * gap))),
+        ("factor β in front", lambda gap, usual, beta: 1 / (2 + 2 * math.cosh(beta * (gap - usual)))),
+    ],
     "check_best_policy": [
         ("the reference is missing", lambda p, r, b: torch.tensor(r).double().div(b).softmax(-1).tolist()),
         ("do not add up to 1", lambda p, r, b: [a * math.exp(x / b) for a, x in zip(p, r)]),

@@ -1,4 +1,4 @@
-"""Best-of-n, RLOO and DPO: their formulas against numpy, and that each does what it is for."""
+"""Best-of-n, RLOO, DPO and KTO: their formulas against numpy, and that each does what it is for."""
 
 import copy
 import importlib.util
@@ -295,6 +295,119 @@ def test_dpo_repeats_with_its_seed_and_needs_pairs(tokenizer):
     assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
     with pytest.raises(WorkbookError, match="no pair for DPO"):
         alternatives.dpo(tiny(tokenizer), tokenizer, [])
+
+
+def test_a_mean_log_probability_is_the_whole_over_the_tokens_of_the_answer(tokenizer):
+    model, rows = tiny(tokenizer), [{"prompt": PROMPTS[0], "response": r} for r in ("Yes.", "It is red and round.")]
+    lengths = torch.tensor([len(models.response_ids(tokenizer, r["response"])) for r in rows])
+    whole, mean = (f(model, tokenizer, rows) for f in (alternatives.whole_logprobs, alternatives.mean_logprobs))
+    torch.testing.assert_close(mean * lengths, whole)
+    assert lengths[0] < lengths[1]
+
+
+def test_dpo_reads_answers_in_the_way_that_it_is_given(tokenizer):
+    """SimPO: per token, and without the reference."""
+    model, seen = tiny(tokenizer), []
+    rows = alternatives.judged_pairs(model, tokenizer, letters, PROMPTS * 5, max_new_tokens=10)
+
+    def loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+        seen.append((chosen.detach(), ref_chosen))
+        return alternatives.dpo_loss(chosen, rejected, 0 * ref_chosen, 0 * ref_rejected, beta)
+
+    alternatives.dpo(model, tokenizer, rows, loss=loss, logprobs=alternatives.mean_logprobs, batch_size=len(rows))
+    some = [{"prompt": r["prompt"], "response": r["chosen"]} for r in rows]
+    expected = alternatives.mean_logprobs(tiny(tokenizer), tokenizer, some)
+    for found in seen[0]:
+        torch.testing.assert_close(found.sort()[0], expected.detach().sort()[0])
+
+
+# ---------------------------------------------------------------- KTO
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def kto_by_hand(gap, good, usual, beta):
+    """The loss of Ethayarajh et al. (2024), equation 8, with weights of 1, an answer at a time."""
+    value = [logistic(beta * (g - usual)) if up else logistic(beta * (usual - g)) for g, up in zip(gap, good)]
+    return np.mean([1 - v for v in value])
+
+
+WRONG_KTO = {  # what goes wrong in this loss
+    "thumbs swapped": lambda gap, good, usual, beta: kto_by_hand(gap, ~good, usual, beta),
+    "no reference point": lambda gap, good, usual, beta: kto_by_hand(gap, good, 0.0, beta),
+    "the point on the wrong side": lambda gap, good, usual, beta: kto_by_hand(gap, good, -usual, beta),
+    "beta on the gap only": lambda gap, good, usual, beta: kto_by_hand(beta * gap, good, usual, 1.0),
+    "DPO's log": lambda gap, good, usual, beta: np.mean(
+        -np.log(logistic(beta * np.where(good, 1, -1) * (gap - usual)))
+    ),
+}
+
+
+def test_kto_loss_and_gradient_against_numpy_and_not_as_a_wrong_variant_has_it():
+    rng = np.random.default_rng(0)
+    gap, good, usual, beta = rng.normal(size=50) * 5, rng.random(50) < 0.4, 0.7, 0.3
+    here = torch.tensor(gap, requires_grad=True)
+    loss = alternatives.kto_loss(here, torch.tensor(good), usual, beta)
+    assert loss.item() == pytest.approx(kto_by_hand(gap, good, usual, beta), rel=1e-12)
+    for name, wrong in WRONG_KTO.items():
+        assert abs(wrong(gap, good, usual, beta) - loss.item()) > 1e-3, name
+    loss.backward()
+    s = logistic(beta * np.where(good, gap - usual, usual - gap))
+    np.testing.assert_allclose(here.grad.numpy(), -np.where(good, 1, -1) * beta * s * (1 - s) / 50, atol=1e-12)
+
+
+def test_the_usual_gap_is_that_of_other_peoples_answers_has_no_gradient_and_is_never_negative(tokenizer):
+    model, reference = tiny(tokenizer), tiny(tokenizer)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    rows = [{"prompt": p, "response": r} for p, r in zip(PROMPTS, ("Yes.", "It is red.", "No no.", "A dog."))]
+    moved = [{"prompt": rows[i]["prompt"], "response": rows[i - 1]["response"]} for i in range(4)]
+    with torch.no_grad():
+        now, then = (alternatives.whole_logprobs(m, tokenizer, moved) for m in (model, reference))
+    mean = (now - then).mean().item()
+    there, back = (alternatives.usual_gap(*both, tokenizer, rows) for both in ((model, reference), (reference, model)))
+    assert sorted((there.item(), back.item())) == pytest.approx([0.0, abs(mean)], abs=1e-5)
+    assert abs(mean) > 1e-3 and not there.requires_grad
+
+
+def test_thumbs_are_both_sides_of_each_pair():
+    rows = [{"prompt": "p", "chosen": "good", "rejected": "bad"}]
+    assert alternatives.thumbs(rows) == [
+        {"prompt": "p", "completion": "good", "label": True},
+        {"prompt": "p", "completion": "bad", "label": False},
+    ]
+
+
+def test_kto_starts_at_one_half_and_raises_what_gets_thumbs_up(tokenizer):
+    model, watched = tiny(tokenizer), []
+    before = mean_letters(model, tokenizer)
+    rows = alternatives.judged_pairs(model, tokenizer, letters, PROMPTS * 40, max_new_tokens=10)
+    unpaired = alternatives.thumbs(rows)
+    how = {"epochs": 3, "batch_size": 32, "lr": 3e-3, "beta": 0.3}
+    losses = alternatives.kto(model, tokenizer, unpaired, on_step=watched.append, **how)
+    assert losses[0] == pytest.approx(0.5, abs=1e-6) and np.mean(losses[-3:]) < 0.45
+    assert mean_letters(model, tokenizer) > before + 0.5
+    assert watched[-1]["good"] > watched[-1]["bad"] and all(row["usual"] >= 0 for row in watched)
+    turned = [r | {"label": not r["label"]} for r in unpaired]
+    other = tiny(tokenizer)
+    alternatives.kto(other, tokenizer, turned, **how)
+    assert mean_letters(other, tokenizer) < before / 2
+
+
+def test_kto_repeats_with_its_seed_and_needs_thumbs(tokenizer):
+    rows = alternatives.judged_pairs(tiny(tokenizer), tokenizer, letters, PROMPTS * 5, max_new_tokens=10)
+    runs = []
+    for seed in (0, 0, 1):
+        model = tiny(tokenizer)
+        runs.append(
+            (alternatives.kto(model, tokenizer, alternatives.thumbs(rows), batch_size=9, seed=seed), weights(model))
+        )
+    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
+    with pytest.raises(WorkbookError, match="no thumb, up or down, for KTO"):
+        alternatives.kto(tiny(tokenizer), tokenizer, [])
 
 
 # ---------------------------------------------------------------- the comparison in benchmarks/

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from taught import taught
+from taught import made_by, taught
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
@@ -121,19 +121,30 @@ def test_rloo(tmp_path):
     torch.testing.assert_close(gradient(plain, trainer.model), theirs, atol=1e-4, rtol=1e-3)
 
 
+def two_models():
+    """(a policy that has moved, the reference, their tokenizer)."""
+    model, tokenizer = models.load_model(FINETUNED, torch.device("cpu"))
+    other, _ = models.load_model(FINETUNED, torch.device("cpu"))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    return other, model, tokenizer
+
+
+def offline(tmp_path, **more):
+    """Arguments for eight rows that nothing is sampled for."""
+    given = {k: v for k, v in common(tmp_path).items() if k not in ("num_generations", "max_completion_length")}
+    return given | {"beta": 0.3, "per_device_train_batch_size": 8, **more}
+
+
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
 def test_dpo_and_ipo(loss_type, tmp_path):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     rows = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in world.quiz(8, seed=5)]
-    given = {k: v for k, v in common(tmp_path).items() if k not in ("num_generations", "max_completion_length")}
-    given |= {"beta": 0.3, "per_device_train_batch_size": 8, "loss_type": loss_type}
-    model, tokenizer = models.load_model(FINETUNED, torch.device("cpu"))
-    other, _ = models.load_model(FINETUNED, torch.device("cpu"))
-    with torch.no_grad():
-        for p in other.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    given = offline(tmp_path, loss_type=loss_type)
+    other, model, tokenizer = two_models()
     trainer = DPOTrainer(
         model=other,
         ref_model=model,
@@ -155,3 +166,75 @@ def test_dpo_and_ipo(loss_type, tmp_path):
     ours = loss(*now.chunk(2), *then.chunk(2), 0.3)
     assert (now - then).abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_simpo(tmp_path):
+    """TRL has it in its trainer of CPO; the means over tokens are of the rows that TRL makes."""
+    from datasets import Dataset
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    rows = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in world.quiz(8, seed=5)]
+    beta, margin = 2.0, 1.0
+    given = offline(tmp_path, loss_type="simpo", simpo_gamma=margin, cpo_alpha=0.0, beta=beta, max_length=128)
+    other, _, tokenizer = two_models()
+    other.warnings_issued = {}  # an attribute that its trainer looks for
+    trainer = CPOTrainer(
+        model=other, processing_class=tokenizer, train_dataset=Dataset.from_list(rows), args=CPOConfig(**given)
+    )
+    trainer.model.eval()
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    theirs, _ = trainer.get_batch_loss_metrics(trainer.model, batch)
+    means = []
+    for side in ("chosen", "rejected"):
+        ids, mask = batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]
+        answer = (batch[f"{side}_labels"] != -100)[:, 1:].float()
+        with torch.no_grad():
+            found = alternatives.answer_logprobs(trainer.model, ids, mask, 1)
+        means.append((found * answer).sum(-1) / answer.sum(-1))
+    chosen, rejected = means
+    loss = made_by("dpo", "simpo-loss", torch=torch, F=torch.nn.functional)["simpo_loss"]
+    torch.testing.assert_close(loss(chosen, rejected, None, None, beta, margin), theirs.detach(), atol=1e-5, rtol=1e-5)
+    assert abs(loss(chosen, rejected, None, None, beta, 0.0) - theirs) > 1e-3
+
+
+def test_kto(tmp_path):
+    """Loss and gradient on the same thumbs, the reference point from mismatched answers included."""
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    rows = alternatives.thumbs(world.quiz(4, seed=5))
+    talks = [
+        {
+            "prompt": [{"role": "user", "content": r["prompt"]}],
+            "completion": [{"role": "assistant", "content": r["completion"]}],
+            "label": r["label"],
+        }
+        for r in rows
+    ]
+    other, model, tokenizer = two_models()
+    trainer = KTOTrainer(
+        model=other,
+        ref_model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(talks),
+        args=KTOConfig(**offline(tmp_path, train_sampling_strategy="sequential")),
+    )
+    trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer.compute_loss(trainer.model, dict(batch))
+
+    some = [{"prompt": r["prompt"], "response": r["completion"]} for r in rows]
+    for row, ids, mask in zip(some, batch["input_ids"], batch["attention_mask"]):
+        both = models.prompt_ids(tokenizer, row["prompt"]) + models.response_ids(tokenizer, row["response"])
+        assert ids[mask.bool()].tolist() == both, "they read the same tokens"
+    usual = alternatives.usual_gap(trainer.model, model, tokenizer, some)
+    with torch.no_grad():
+        there = alternatives.whole_logprobs(model, tokenizer, some)
+    gap = alternatives.whole_logprobs(trainer.model, tokenizer, some) - there
+    good = torch.tensor([r["label"] for r in rows])
+    ours = alternatives.kto_loss(gap, good, usual, 0.3)
+    assert gap.abs().max() > 1e-3
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient(ours, trainer.model), gradient(theirs, trainer.model), atol=1e-5, rtol=1e-4)
+    for wrong in (alternatives.kto_loss(gap, ~good, usual, 0.3), alternatives.kto_loss(gap, good, usual + 1, 0.3)):
+        assert abs(wrong - theirs) > 1e-4
