@@ -320,6 +320,7 @@ def test_mouse_keyboard_restart_and_resume(lab, page, screenshots, record_proper
 
     press("A is better", lambda b: b.click())
     expect(box.get_by_role("region", name="Prompt")).to_contain_text("costs $5 and $6")
+    wait_shown(box, 1)  # prompt and answers come in messages of their own
 
     # hostile text is on the screen as typed, and nothing of it ran
     for side in "AB":
