@@ -6,6 +6,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib.container import BarContainer
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from .labeller import escape
 
@@ -68,14 +69,22 @@ def describe_axes(ax):
     """One sentence on what is drawn in `ax`."""
     said = [" ".join(ax.get_title(loc).split()) for loc in ("left", "center", "right")]
     said += [f"{name}: {label()}" for name, label in (("x", ax.get_xlabel), ("y", ax.get_ylabel)) if label()]
+    places, names = ax.get_yticks(), ax.yaxis.get_major_formatter()
+    by_hand = isinstance(names, (FixedFormatter, FuncFormatter))  # words stand at the ticks, not numbers
+    rows = dict(zip(places.tolist(), names.format_ticks(places))) if by_hand else {}
+    dots = {}
     for line in ax.get_lines():
         try:
             y, name = np.asarray(line.get_ydata(), float), str(line.get_label())
         except (TypeError, ValueError):  # words or dates
             continue
         y = y[np.isfinite(y)]
-        if len(y) > 2:  # two points are a ruler, such as ax.axhline
+        if line.get_linestyle() == "None" and len(set(y)) == 1 and rows.get(y[0]):  # a row of dots, with its name
+            dots.setdefault(rows[y[0]], float(np.mean(line.get_xdata())))
+        elif len(y) > 2:  # two points are a ruler, such as ax.axhline
             said.append(f"{'a line' if name.startswith('_') else name} from {number(y[0])} to {number(y[-1])}")
+    if dots:
+        said.append("dots, in the mean: " + listed(dots, dots.values(), 12))
     for bars in (c for c in ax.containers if isinstance(c, BarContainer) and len(c)):
         upright = len({bar.get_x() for bar in bars}) > 1
         axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())

@@ -42,3 +42,18 @@ def test_a_run_that_goes_on_keeps_its_curves_and_an_earlier_run_stays_behind(sho
     earlier, now = list(shown)[-1].axes[0].get_lines()
     assert again is seen and list(now.get_ydata()) == [1.0, 1.0, 2.0, 2.0]
     assert list(earlier.get_ydata()) == [5.0] * 3 and earlier.get_linestyle() == ":"
+
+
+@pytest.mark.parametrize("names, said", [(["fine-tuned", "PPO"], "dots, in the mean: fine-tuned 2, PPO 5"), (None, "")])
+def test_rows_of_dots_are_told_by_their_names(names, said):
+    """Those of a chapter's seeds: a dot for each, a bar at their mean; without names they are no rows."""
+    figure, ax = plt.subplots()
+    for y, x in enumerate(([1, 2, 3], [4, 5, 6])):
+        ax.plot(x, [y] * 3, "o")
+        ax.plot(sum(x) / 3, y, "|")
+    ax.set_xlabel("gold")
+    if names:
+        ax.set_yticks(range(2), names)
+    told = plots.describe(figure)
+    plt.close(figure)
+    assert said in told and ("a line" in told) == (not names)
