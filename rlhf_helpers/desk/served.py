@@ -74,18 +74,27 @@ progress { display: block; width: 8em; height: 6px; margin-top: 4px; accent-colo
 }
 """
 SCRIPT = """
-$(document).one('shiny:disconnected', () => {
-  if (document.querySelector('[data-shut]')) return;  // it asks nothing more, so it must not take over again
+const connected = () => window.Shiny?.shinyapp?.isConnected?.();
+let was = false, waits = 0;
+const watch = setInterval(() => {
+  if (document.querySelector('[data-shut]')) return clearInterval(watch);  // it must not take over again
+  was ||= connected();
+  waits = connected() ? 0 : waits + 1;
+  // lost; or it never came: the page's own files did not arrive, or nothing answered
+  if (waits && (was || waits > 60 || (document.readyState === 'complete' && !window.Shiny))) comeBack();
+}, 250);
+function comeBack() {
+  clearInterval(watch);
   const away = document.getElementById('away');
   away.hidden = false;
   setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => {
     if (r.status === 404) away.textContent = away.dataset.gone;
     if (!r.ok) return;
-    history.replaceState(history.state, '', '#again');
+    if (was) history.replaceState(history.state, '', '#again');
     window.comesBack = true;
     location.reload();
   }, () => 0), 2000);
-});
+}
 setInterval(() => document.querySelector('[data-again]') && location.reload(), 5000);
 """
 ANEW = """

@@ -299,6 +299,29 @@ def test_a_page_that_was_cut_off_for_a_moment_is_no_second_person(server, monkey
 
 @pytest.mark.slow
 @pytest.mark.browser
+def test_a_page_whose_own_files_did_not_arrive_comes_again(server, chromium):
+    """The server, or the network, went while the page was on its way: without scripts, and without an answer."""
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        for missing in ("**/jquery*.js", "**/shiny.js", "**/shiny.min.js", "**/*widget*.js"):
+            page, lost = chrome.new_page(), []
+
+            def fail(route):
+                lost.append(route.request.url)
+                route.abort() if len(lost) == 1 else route.continue_()
+
+            page.route(missing, fail)
+            page.goto(server.ann)
+            api.expect(page.locator(".rlhf-labeller")).to_contain_text("of 8 labelled", timeout=60_000)
+            assert served.TOOK_OVER not in page.locator(".rlhf-labeller").inner_text()
+            print(missing, lost)
+            page.close()
+        chrome.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 def test_two_people_label_by_link(server, chromium, tmp_path):
     """Clicks and keys at once, hostile text, a wrong token, a name twice, a log that is mended, a server that dies."""
     api = pytest.importorskip("playwright.sync_api")
@@ -397,6 +420,7 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         server.start("ben")  # without her: she is told, and nothing is lost
         expect(ann.get_by_role("alert").first).to_contain_text("this link does not hold any more")
         picture(ann, "no-link")
+        n_labelled(ben, 3)  # his page has come back; one that was still on its way is the next test's
         server.stop()
         server.start()
         assert (server.ann, server.ben, server.board) == links
