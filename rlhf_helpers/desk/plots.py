@@ -108,6 +108,17 @@ def describe(figure):
     return ". ".join(part for part in said if part)[:1500] or "A figure without words."
 
 
+def labelled_bars(names, values, title, unit, colours=BLUE, form="{:.2f}"):
+    """Show bars from left to right, each with its number on it; `colours` is one, or one for each."""
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    drawn = ax.bar(range(len(values)), values, color=colours)
+    ax.bar_label(drawn, fmt=form, padding=2)
+    ax.set_xticks(range(len(values)), names)
+    ax.set(title=title, ylabel=unit)
+    ax.margins(y=0.15)
+    plt.show()
+
+
 def live_figure(figure):
     """Show `figure` once and return a function that redraws it in place, for curves that grow."""
     handle = display(figure, display_id=True)
