@@ -875,7 +875,7 @@ def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
             times.append(page.evaluate("window.took"))
     slow = statistics.quantiles(times, n=20)[-1]
     record_property("live controls, key to new picture, median ms", round(statistics.median(times)))
-    record_property("live controls, 95 % of redraws within ms", round(slow))
+    record_property("live controls, 95% of redraws within ms", round(slow))
     load = os.getloadavg()[0] / os.cpu_count()  # a busy machine is slow, not broken
     record_property("load average per core while that was measured", round(load, 1))
     assert slow < 150 * max(1, load)
