@@ -188,7 +188,7 @@ def blind_words(a, b, found):
     interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f}%"
     lines = [
         f"You preferred <b>{a}</b> in {found['wins']} of {found['n']} and <b>{b}</b> in {found['losses']}{ties}: a win "
-        f"rate of {100 * rate:.0f}&nbsp;% for {a} (95&nbsp;% interval {interval})."
+        f"rate of {100 * rate:.0f}% for {a} (95% interval {interval})."
     ]
     gap = abs(rate - 0.5)
     if found["verdict"] != "inconclusive":

@@ -300,7 +300,7 @@ def test_a_percentage_has_no_space_before_its_sign(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join(c.source for c in nbformat.reads(text, 4).cells)
-    assert re.findall(r".{0,30}[\d}][ \u00a0\u202f]%(?! [a-z]+\()", text) == []
+    assert re.findall(r".{0,30}[\d}](?:[ \u00a0\u202f]|&nbsp;)%(?! [a-z]+\()", text) == []
 
 
 def test_readme_lists_the_chapters_and_folders():
