@@ -114,7 +114,7 @@ def labelled_bars(names, values, title, unit, colours=BLUE, form="{:.2f}"):
     drawn = ax.bar(range(len(values)), values, color=colours)
     ax.bar_label(drawn, fmt=form, padding=2)
     ax.set_xticks(range(len(values)), names)
-    ax.set(title=title, ylabel=unit)
+    ax.set(title=title, ylabel=unit, yticks=[])
     ax.margins(y=0.15)
     plt.show()
 
@@ -235,9 +235,10 @@ def intervals(ax, rows, colour=INK):
 
 
 def text_table(columns, rows):
-    """An HTML table of texts; whatever they contain is shown as typed, never run."""
+    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty."""
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
     shown = [[escape(str(cell)) for cell in row] for row in [columns, *rows]]
+    shown[1:] = [[cell or "<i>(empty)</i>" for cell in row] for row in shown[1:]]
     head, *body = [
         "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(rows), shown)
