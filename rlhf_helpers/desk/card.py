@@ -208,9 +208,9 @@ def simulated_html(name, given, enough):
     go = f"let last; for (const card of {cards}) {above} last.scrollIntoView({{block: 'center'}})"
     return (
         f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
-        f"follows was made with the labels of {escape(name)}, a program. From {enough} on, yours take their place; "
-        f'you have given {given} in the card above. <button style="min-height:44px" onclick="{go}">Go to the card'
-        "</button> Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
+        f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of yours, and you have "
+        f'given {given} in the card above. <button style="min-height:44px" onclick="{go}">Go to the card</button> '
+        "Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
     )
 
 

@@ -768,7 +768,7 @@ def test_nothing_judged_in_a_blind_test_is_no_result(shown):
 def test_results_of_simulated_labels_are_marked_and_lead_back_to_the_card(tmp_path):
     page = card.simulated_html("simulated:<b>", 3, 16)
     assert "SIMULATED" in page and "simulated:&lt;b&gt;" in page
-    assert "From 16 on, yours take their place; you have given 3" in page
+    assert "it takes 16 of yours, and you have given 3" in page
     assert "Continue" in page and "scrollIntoView" in page
 
 
