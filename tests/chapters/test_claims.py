@@ -517,8 +517,7 @@ def test_the_dials_that_chapter_05_names():
     own, crowd = loop.RoundSettings().ppo, recipe.PPO
     says("05", "full-head", "Fifty updates follow, at β = 0.2", "at least 24")
     assert (own.updates, own.beta) == (50, 0.2) and feedback.ENOUGH == 24
-    says("05", "crowd-head", "80 updates of 96 answers instead of 120", "β is only 0.03")
-    assert "min(80, settings.updates)" in cells("05")["train"]
+    says("05", "crowd-head", "120 updates of 96 answers", "β is only 0.03")
     assert (crowd.updates, crowd.batch_size, crowd.beta) == (120, 96, 0.03)
     says("05", "gae-after", "With 0.95, the usual choice")
     assert crowd.lam == 0.95 and crowd.gamma == 1 and crowd.no_end_penalty == 1
