@@ -423,9 +423,13 @@ def test_the_sentence_about_the_ceiling_follows_the_numbers(right, place, verdic
 def test_the_sentence_about_practice_follows_the_curves(bare, words, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     curves = {"after practice": {0: [0.7], 400: [0.8]}, "without practice": {0: [bare], 400: [bare]}}
-    given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "measured": {"test": {"accuracy": 0.8}}}
-    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [], "plots": plots, "plt": plt, "np": np, "Markdown": str}
-    assert words in made_by("04", "learn-plot", **given)["told"]
+    given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "model": None, "tokenizer": None}
+    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "plots": plots, "plt": plt, "np": np}
+    given |= {"reward": SimpleNamespace(evaluate=lambda *_: {"accuracy": 0.77}), "Markdown": str}
+    told = made_by("04", "learn-plot", **given)["told"]
+    assert words in told
+    last = "The diamond lies at 77%; chance alone moves a share of 400 pairs by up to 5 points."
+    assert told.endswith(last)
 
 
 def test_what_the_reward_model_up_close_says():
