@@ -344,7 +344,7 @@ def gate(report, limits=None):
     limits, blind = limits or Limits(), report["blind"]
     won = (
         f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons "
-        f"(95% interval {blind['low']:.0%} to {blind['high']:.0%})"
+        f"(95% interval {blind['low']:.1%} to {blind['high']:.1%})"
     )
     kl, ended, empty = report["kl"], report["ended"], report["empty"]
     longer = report["words"] / max(report["words_before"], 1e-9)
