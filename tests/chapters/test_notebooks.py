@@ -161,8 +161,8 @@ def test_every_figure_has_an_alternative_text(path):
 
 @every_notebook
 def test_github_still_shows_the_notebook(path):
-    """It stops at some size; the museum has the curves of many runs."""
-    assert path.stat().st_size <= (700_000 if path.stem == "bug_museum" else 500_000)
+    """It stops at some size."""
+    assert path.stat().st_size <= 500_000
 
 
 @every_notebook
