@@ -559,7 +559,7 @@ def precision_table(rows):
         "\n\nPPO's batches before any step; log-probabilities in nats. *Old* and *new* are two computations of the "
         "network in training, in other batches; *drawn* is the sampler's. Ratio: the largest |new / old − 1|. Drawn to "
         "new: mean and k3 of the worst minibatch, and the largest difference of one token. The last three columns: how "
-        "much of the bounds in `rlhf_helpers/engine/arithmetic.py` the health checks would use; over 100 % they stop a "
+        "much of the bounds in `rlhf_helpers/engine/arithmetic.py` the health checks would use; over 100% they stop a "
         "run. tf32 is fp32 with products of rounded inputs, held against the bounds of fp32. All models but the "
         "embedded one have random weights.\n"
     )

@@ -166,7 +166,7 @@ def markdown(result):
             "Apache-2.0) go through chapter 04 as preferences, shortened; a coin is right in half of them. The "
             "embedded model knows its own world and nothing of theirs.",
         ]
-        lines += ["", "| questions, model | learned from | test pairs | right | 95 % interval |", f"|{5 * '---|'}"]
+        lines += ["", "| questions, model | learned from | test pairs | right | 95% interval |", f"|{5 * '---|'}"]
     for q in result["questions"]:
         t, how = q["test"], f", LoRA {q['lora']}" if q["lora"] else ""
         lines.append(

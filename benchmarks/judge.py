@@ -2,7 +2,7 @@
 
 Ten simulated tastes, other than the four that ship, label pairs of data/pairs.jsonl, a tenth of the choices wrong on
 purpose, in random order and in that of the card's doubt.  After 8, 16, 24 and 40 choices the card's
-statements are compared with what is so: "likes shorter answers, 84 %" with the sign of that weight in a fit on the
+statements are compared with what is so: "likes shorter answers, 84%" with the sign of that weight in a fit on the
 exact chances of all 1,000 pairs, and the chances of the next ten choices with the choices.  Also: how often a promise
 ("about 9 more labels should settle it") was kept.  Writes results/judge.json; `make stamp` takes its table.
 
@@ -122,7 +122,7 @@ def measure(tastes, seeds, order):
 
 def markdown(data):
     """What the card stated and what was so."""
-    lines = ["| order of the pairs | statement | stated | so | 95 % interval | n |", "|---|---|---|---|---|---|"]
+    lines = ["| order of the pairs | statement | stated | so | 95% interval | n |", "|---|---|---|---|---|---|"]
     words = dict(zip(EDGES, ("(can't tell)", "(can't tell)", "likely", "very likely")))
     for order, found in data["orders"].items():
         for what in ("opinions", "next choice"):

@@ -294,7 +294,7 @@ def reproduced(result):
 
 
 def draw(result, path):
-    """Gold score on test questions against √KL, a line for each method, with 95 % intervals over the seeds."""
+    """Gold score on test questions against √KL, a line for each method, with 95% intervals over the seeds."""
     plots.use_style()
     figure, ax = plt.subplots(figsize=(7, 4.2))
     ax.plot(0, mean(result, "fine-tuned", {}, "test_gold"), "*", color=plots.GREY, ms=12, label="fine-tuned")
@@ -304,7 +304,7 @@ def draw(result, path):
         x, y, low, high = np.array(spots).T
         ax.errorbar(x, y, [y - low, high - y], fmt=look, capsize=3, ms=6, label=method)
     ax.set(xlabel="√KL to the fine-tuned model (KL in nats; best-of-n at its bound)", ylabel="gold score (points)")
-    ax.set_title("Gold against distance: test questions, 95 % intervals")
+    ax.set_title("Gold against distance: test questions, 95% intervals")
     ax.legend(loc="upper left", fontsize=10)
     figure.savefig(path)
     plt.close(figure)

@@ -358,7 +358,7 @@ def paired(result, method, a, b, value):
 
 
 def above(values, bound=0.0):
-    """Whether a claim that the values lie above a bound holds, by their 95 % interval."""
+    """Whether a claim that the values lie above a bound holds, by their 95% interval."""
     return side(values, bound, "holds", "fails")
 
 
@@ -528,7 +528,7 @@ def markdown(result):
         f"{n} seeds; in each {QUESTIONS} test questions of its own, {POOL} answers of the fine-tuned model to each, "
         f"labels drawn anew, and {PPO.updates} updates of {PPO.batch_size} answers, so a short run of PPO. The judges "
         "begin as the fine-tuned model; only the shipped one had lessons in facts, so it differs by more than its "
-        "labels. Means and 95 % intervals over the seeds.\n\n"
+        "labels. Means and 95% intervals over the seeds.\n\n"
         f"Best-of-n, n up to {TOP}:\n\n{table(*curve_rows(result, 'best-of-n'))}\n\n"
         f"PPO without a penalty:\n\n{table(*curve_rows(result, 'PPO'))}\n\n"
         f"PPO with penalties, against the judge of {SWEPT} labels. The last two columns compare with the run without a "

@@ -106,7 +106,7 @@ def labelled(model, tokenizer, task, split, n, counts, seed):
 
 
 def by_prompt(values, each):
-    """Mean over prompts of the mean of `each` values that belong to one, with its 95 % interval: (mean, low, high)."""
+    """Mean over prompts of the mean of `each` values that belong to one, with its 95% interval: (mean, low, high)."""
     groups = [statistics.mean(values[i : i + each]) for i in range(0, len(values), each)]
     mean, half = statistics.mean(groups), 1.96 * statistics.stdev(groups) / math.sqrt(len(groups))
     return mean, mean - half, mean + half

@@ -182,7 +182,7 @@ def markdown(result):
         "is the surer measure.\n\n"
         + "\n".join(lines)
         + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts. Without the luck of their labels, this repository is "
-        f"{100 * mean:+.2f} points of accuracy from RewardTrainer (mean over the seeds; 95 % interval {100 * low:+.2f} "
+        f"{100 * mean:+.2f} points of accuracy from RewardTrainer (mean over the seeds; 95% interval {100 * low:+.2f} "
         f"to {100 * high:+.2f}).\n\n" + DIFFERENCES
     )
 

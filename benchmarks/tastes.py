@@ -1,6 +1,6 @@
 """The closed loop on any taste: `python benchmarks/tastes.py --tastes greets short --seeds 0 1 2`.
 
-Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10 % flipped, a tie where its taste
+Each run starts from data/models/finetuned: 64 labels of a simulated annotator (10% flipped, a tie where its taste
 says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all test prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
 tastes.json run by run, in place of earlier ones of the same taste and seed; `--missing` goes on after an

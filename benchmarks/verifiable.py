@@ -118,7 +118,7 @@ def gap(result, a, b, key):
 
 
 def above(values, bound):
-    """Whether a claim that the values lie above a bound holds, by their 95 % interval."""
+    """Whether a claim that the values lie above a bound holds, by their 95% interval."""
     _, low, high = interval(values)
     return "holds" if low > bound else "fails" if high < bound else "inconclusive"
 

@@ -87,6 +87,10 @@ const proceed = () => {                                  // run the cells below 
   if (here < 0 || here + 1 >= cells.widgets.length) return say(C.say.below);
   cells.activeCellIndex = here + 1;
   app.commands.execute('notebook:run-all-below');
+  setTimeout(() => {                                     // it goes to the last cell, but what comes next is to be read
+    cells.activeCellIndex = here + 1;
+    cells.scrollToItem?.(here + 1, 'start');
+  }, 300);
 };
 const press = name => {
   const now = performance.now(), waited = (now - since) / 1000, slow = Number(find('[data-item]').dataset.min);

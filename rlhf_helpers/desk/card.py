@@ -143,10 +143,10 @@ def end_html(all_done, shut="", log="", min_seconds=0.0, serial=0):
 
 
 def share(k, n):
-    """So many of so many, with the 95 % interval of the share, in words."""
+    """So many of so many, with the 95% interval of the share, in words."""
     low, high = feedback.wilson(k, n)
     low = max(0.0, low)  # rounding may leave a little below
-    return f"{k:g} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
+    return f"{k:g} of {n} ({100 * low:.0f} to {100 * high:.0f}%)"
 
 
 def summary_html(summary, agreement, blind=None):
@@ -185,10 +185,10 @@ def blind_words(a, b, found):
     """What came out of a blind test of a against b, in sentences; found: a `loop.verdict`."""
     a, b, rate = escape(a), escape(b), found["win_rate"]
     ties = f", with {found['ties']} tie{'s' * (found['ties'] != 1)}" if found["ties"] else ""
-    interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
+    interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f}%"
     lines = [
         f"You preferred <b>{a}</b> in {found['wins']} of {found['n']} and <b>{b}</b> in {found['losses']}{ties}: a win "
-        f"rate of {100 * rate:.0f}&nbsp;% for {a} (95&nbsp;% interval {interval})."
+        f"rate of {100 * rate:.0f}% for {a} (95% interval {interval})."
     ]
     gap = abs(rate - 0.5)
     if found["verdict"] != "inconclusive":
@@ -223,7 +223,7 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
     """
     right, asked = foreseen
     said = [
-        f"<b>{escape(likes)}</b>: {'very likely' if chance >= SURE else 'likely'} ({min(99, int(100 * chance))} %)"
+        f"<b>{escape(likes)}</b>: {'very likely' if chance >= SURE else 'likely'} ({min(99, int(100 * chance))}%)"
         for _, likes, chance, _ in opinions
         if chance >= LIKELY
     ]

@@ -108,6 +108,17 @@ def describe(figure):
     return ". ".join(part for part in said if part)[:1500] or "A figure without words."
 
 
+def labelled_bars(names, values, title, unit, colours=BLUE, form="{:.2f}"):
+    """Show bars from left to right, each with its number on it; `colours` is one, or one for each."""
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    drawn = ax.bar(range(len(values)), values, color=colours)
+    ax.bar_label(drawn, fmt=form, padding=2)
+    ax.set_xticks(range(len(values)), names)
+    ax.set(title=title, ylabel=unit, yticks=[])
+    ax.margins(y=0.15)
+    plt.show()
+
+
 def live_figure(figure):
     """Show `figure` once and return a function that redraws it in place, for curves that grow."""
     handle = display(figure, display_id=True)
@@ -224,9 +235,10 @@ def intervals(ax, rows, colour=INK):
 
 
 def text_table(columns, rows):
-    """An HTML table of texts; whatever they contain is shown as typed, never run."""
+    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty."""
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
     shown = [[escape(str(cell)) for cell in row] for row in [columns, *rows]]
+    shown[1:] = [[cell or "<i>(empty)</i>" for cell in row] for row in shown[1:]]
     head, *body = [
         "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(rows), shown)

@@ -186,7 +186,7 @@ def board(names, pairs, log, there=()):
     if agreed:
         page += "<h2>Agreement</h2>" + _table(("who", "chose alike", "κ", "pairs"), agreed)
         page += (
-            "<p>κ is agreement beyond chance: 0 is what chance gives, 1 full agreement. In parentheses, 95 % "
+            "<p>κ is agreement beyond chance: 0 is what chance gives, 1 full agreement. In parentheses, 95% "
             "intervals.</p>"
         )
     else:
@@ -227,7 +227,7 @@ def _agreement(a, b, mine):
     low, high = (max(0.0, x) for x in feedback.wilson(same, n))  # rounding may leave a little below
     kappa, ends = feedback.cohen_kappa(x, y), feedback.kappa_interval(x, y)
     told = "can't be told" if math.isnan(kappa) else f"{kappa:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
-    return who, f"{100 * same / n:.0f} % ({100 * low:.0f} to {100 * high:.0f} %)", told.replace("-", "−"), str(n)
+    return who, f"{100 * same / n:.0f}% ({100 * low:.0f} to {100 * high:.0f}%)", told.replace("-", "−"), str(n)
 
 
 def _table(head, rows):

@@ -443,7 +443,7 @@ def write_demonstrations(path, labels):
 
 
 def wilson(k, n, z=1.96):
-    """95 % interval for a share seen as k of n (Wilson 1927); (0, 1) if nothing was seen."""
+    """95% interval for a share seen as k of n (Wilson 1927); (0, 1) if nothing was seen."""
     if n == 0:
         return 0.0, 1.0
     middle = (k + z * z / 2) / (n + z * z)
@@ -465,7 +465,7 @@ def cohen_kappa(a, b):
 
 
 def kappa_interval(a, b):
-    """A 95 % interval of `cohen_kappa`: (low, high), nan where that is nan.
+    """A 95% interval of `cohen_kappa`: (low, high), nan where that is nan.
 
     Wilson's interval of the share on which the two agree, put into the same formula.  What chance gives is taken as
     known; with full agreement the interval still has a width.  Its coverage is tested.

@@ -54,7 +54,7 @@ class Limits:
 
 
 def verdict(wins, ties, losses):
-    """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95 % Wilson interval,
+    """A blind test in numbers and a word: counts, win rate (a tie counts half), its 95% Wilson interval,
     and "better", "worse" or "inconclusive" (the interval holds one half)."""
     n, points = wins + ties + losses, wins + ties / 2
     if n == 0:
@@ -242,7 +242,7 @@ def held_out_report(candidate, model, anchor, tokenizer, prompts, *, annotator, 
     """What a candidate is like on prompts that it did not learn from, beside `model`: the other part of the report.
 
     scores(prompts, answers) -> (answers,): the round's own reward.  Its mean over the answers of `model`
-    ("reward_start") and of the candidate ("reward_end") goes into the report with the half-width of the 95 %
+    ("reward_start") and of the candidate ("reward_end") goes into the report with the half-width of the 95%
     interval of their difference, in which answers to the same prompt are compared ("reward_error").
     """
     ours, kl, ended = sample_answers(candidate, anchor, tokenizer, prompts, max_new_tokens, seed)
@@ -344,7 +344,7 @@ def gate(report, limits=None):
     limits, blind = limits or Limits(), report["blind"]
     won = (
         f"it wins {blind['win_rate']:.0%} of {blind['n']} blind comparisons "
-        f"(95 % interval {blind['low']:.0%} to {blind['high']:.0%})"
+        f"(95% interval {blind['low']:.1%} to {blind['high']:.1%})"
     )
     kl, ended, empty = report["kl"], report["ended"], report["empty"]
     longer = report["words"] / max(report["words_before"], 1e-9)

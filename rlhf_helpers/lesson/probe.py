@@ -69,7 +69,8 @@ def logistic_weights(differences, targets, ridge=RIDGE, steps=50):
     differences: (pairs, features) of left minus right; targets: (pairs,), 1 left is better, 0 right is, 1/2 a tie.
     """
     x, t = differences.double(), targets.double()
-    w, eye = torch.zeros(x.shape[1], dtype=x.dtype), ridge * torch.eye(x.shape[1], dtype=x.dtype)
+    w = torch.zeros(x.shape[1], dtype=x.dtype)
+    eye = ridge * torch.eye(x.shape[1], dtype=x.dtype)
     for _ in range(steps):
         p = torch.sigmoid(x @ w)
         step = torch.linalg.solve(x.T @ ((p * (1 - p))[:, None] * x) + eye, x.T @ (p - t) + ridge * w)

@@ -37,7 +37,7 @@ T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t for
 
 
 def interval(values):
-    """(mean, low, high): the 95 % interval of the mean over seeds, by Student's t; endless for one value."""
+    """(mean, low, high): the 95% interval of the mean over seeds, by Student's t; endless for one value."""
     mean, free = statistics.mean(values), len(values) - 1
     if not free:
         return mean, -math.inf, math.inf
@@ -46,7 +46,7 @@ def interval(values):
 
 
 def side(values, bound, above, below):
-    """`above` or `below` where the 95 % interval lies on one side of `bound`, else "inconclusive"."""
+    """`above` or `below` where the 95% interval lies on one side of `bound`, else "inconclusive"."""
     _, low, high = interval(values)
     return above if low > bound else below if high < bound else "inconclusive"
 
@@ -67,7 +67,7 @@ SAY = {
 class Figure:
     """The values of all seeds, in one group or in several, such as splits and tastes: {name: list of numbers}.
 
-    `{figure:.3f}` says mean and 95 % interval, and before them the name of the group where there are several;
+    `{figure:.3f}` says mean and 95% interval, and before them the name of the group where there are several;
     `{figure:lowest .3f}` and `highest` say those of one group.  Verdicts: `wins` (of a share: wins, loses or
     inconclusive), `differs` (of a difference: higher, lower or inconclusive) and `worse 0.01` (no worse, worse or
     inconclusive, where more than 0.01 would be worse).

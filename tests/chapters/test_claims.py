@@ -154,7 +154,7 @@ def test_from_how_many_choices_on_they_are_learned_from_and_what_the_stand_in_do
     ws = workspace.setup(RUNS_DIR=str(tmp_path), DEVICE="cpu")
     yours.labels(ws, tasks.choose(ws))
     assert [k["noise"] for k in made] == [0.1]
-    says("labels_up_close", "care-predict", "flips 5 % of its choices")
+    says("labels_up_close", "care-predict", "flips 5% of its choices")
     assert Annotator().noise == 0.05
 
 
@@ -242,8 +242,8 @@ def test_what_repeats_say_about_slips():
         same = n * n + (1 - n) ** 2
         assert same == pytest.approx(1 - 2 * n * (1 - n)) and slips(same) == pytest.approx(n)
         assert 1 - n >= same - 1e-12, "who knows the taste agrees more often than the annotator repeats themselves"
-    says("labels_up_close", "noise-read", "0.09 + 0.49 = 0.58", "82 % on repeats, say, means one slip in ten")
-    says("labels_up_close", "noise-read", "agree with 90 %")
+    says("labels_up_close", "noise-read", "0.09 + 0.49 = 0.58", "82% on repeats, say, means one slip in ten")
+    says("labels_up_close", "noise-read", "agree with 90%")
     assert 0.3**2 + 0.7**2 == pytest.approx(0.58) and slips(0.82) == pytest.approx(0.1)
 
 
@@ -253,13 +253,13 @@ def test_kappa_of_coins_and_of_the_labellers_of_instructgpt():
     a, b = (rng.choices("ab", k=20_000) for _ in range(2))
     assert statistics.mean(x == y for x, y in zip(a, b)) == pytest.approx(0.5, abs=0.02)
     assert kappa(a, b) == pytest.approx(0, abs=0.03)
-    says("03", "agree-read", "about 73 % of the choices")
-    says("labels_up_close", "kappa-read", "about 73 % of the choices", "a κ of 0.46")
+    says("03", "agree-read", "about 73% of the choices")
+    says("labels_up_close", "kappa-read", "about 73% of the choices", "a κ of 0.46")
     mine = list("ab" * 50)
     theirs = [x if i >= 26 else "ba"["ab".index(x)] for i, x in enumerate(mine)]
-    assert statistics.mean(x == y for x, y in zip(mine, theirs)) == 0.74  # 73 % with equal counts can't be made of 100
+    assert statistics.mean(x == y for x, y in zip(mine, theirs)) == 0.74  # 73% with equal counts can't be made of 100
     assert kappa(mine, theirs) == pytest.approx(0.48) and (0.73 - 0.5) / 0.5 == pytest.approx(0.46)
-    assert kappa(list("aaab"), list("aaba")) < 0, "50 % agree, below chance"
+    assert kappa(list("aaab"), list("aaba")) < 0, "50% agree, below chance"
 
 
 def test_the_intervals_that_labels_up_close_names():
@@ -267,7 +267,7 @@ def test_the_intervals_that_labels_up_close_names():
     assert math.sqrt(0 * 1 / 4) == 0 and feedback.wilson(0, 4)[1] > 0.4
     says("labels_up_close", "exercises", "`wilson(6, 10)` is about `(0.31, 0.83)`")
     assert [round(x, 2) for x in feedback.wilson(6, 10)] == [0.31, 0.83]
-    says("labels_up_close", "ex-bias-solution", "A hundred.", "of 24 in 40 the interval is 45 % to 74 %")
+    says("labels_up_close", "ex-bias-solution", "A hundred.", "of 24 in 40 the interval is 45% to 74%")
     assert next(n for n in range(5, 1000, 5) if feedback.wilson(round(0.6 * n), n)[0] > 0.5) == 100
     assert [round(100 * x) for x in feedback.wilson(24, 40)] == [45, 74]
 
@@ -423,9 +423,13 @@ def test_the_sentence_about_the_ceiling_follows_the_numbers(right, place, verdic
 def test_the_sentence_about_practice_follows_the_curves(bare, words, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     curves = {"after practice": {0: [0.7], 400: [0.8]}, "without practice": {0: [bare], 400: [bare]}}
-    given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "measured": {"test": {"accuracy": 0.8}}}
-    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [], "plots": plots, "plt": plt, "np": np, "Markdown": str}
-    assert words in made_by("04", "learn-plot", **given)["told"]
+    given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "model": None, "tokenizer": None}
+    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "plots": plots, "plt": plt, "np": np}
+    given |= {"reward": SimpleNamespace(evaluate=lambda *_: {"accuracy": 0.77}), "Markdown": str}
+    told = made_by("04", "learn-plot", **given)["told"]
+    assert words in told
+    last = "The diamond lies at 77%; chance alone moves a share of 400 pairs by up to 5 points."
+    assert told.endswith(last)
 
 
 def test_what_the_reward_model_up_close_says():
@@ -436,7 +440,7 @@ def test_what_the_reward_model_up_close_says():
         log = torch.nn.functional.logsigmoid
         curve = -(1 - flipped) * log(k) - flipped * log(-k)
         assert k[curve.argmin()].sigmoid().item() == pytest.approx(1 - flipped, abs=1e-3)
-    says(up, "ex-ceiling-solution", "73 to 77 %", "84 to 87 %")
+    says(up, "ex-ceiling-solution", "73 to 77%", "84 to 87%")
     assert [round(100 * (1 + math.sqrt(2 * a - 1)) / 2) for a in (0.73, 0.77)] == [84, 87]
     says("04", "ex-gap-solution", 'A trained gap of 2.2 says "nine of ten')
     assert round(math.log(0.9 / 0.1), 1) == 2.2
@@ -602,7 +606,7 @@ def test_power_and_the_numbers_around_it():
         exact = sum(math.comb(n, k) for k in range(enough, n + 1)) / 2**n
         assert 0.015 < exact < 0.035, (n, exact)
     says("06", "exercises", "`power(180, 0.6)` is 0.77 and `power(200, 0.6)` is 0.81", "the answer would be 200")
-    says("06", "ex-needed-solution", "Eight hundred, where a win rate of 60 % needs two hundred", "four times as many")
+    says("06", "ex-needed-solution", "Eight hundred, where a win rate of 60% needs two hundred", "four times as many")
     needed = {p: next(n for n in range(20, 5000, 20) if power(n, p) >= 0.8) for p in (0.55, 0.6)}
     assert (round(power(180, 0.6), 2), round(power(200, 0.6), 2)) == (0.77, 0.81) and needed == {0.55: 800, 0.6: 200}
     assert power(400, 0.55) == pytest.approx(0.5, abs=0.03)
@@ -612,14 +616,14 @@ def test_power_and_the_numbers_around_it():
 
 
 def test_two_independent_judges_agree_by_chance_as_the_exercise_says():
-    says("loop_up_close", "ex-chance-solution", "nine times in ten agree on 82 % of the pairs by chance alone")
+    says("loop_up_close", "ex-chance-solution", "nine times in ten agree on 82% of the pairs by chance alone")
     assert 0.9 * 0.9 + 0.1 * 0.1 == pytest.approx(0.82)
 
 
 def test_a_gate_that_is_asked_often_lets_something_in_and_a_stricter_one_refuses_more():
     table = made_by("loop_up_close", "errors", power=loop.power, NormalDist=NormalDist, pd=pd)["errors"]
     risks = [row["false promotion"] for row in table.values()]
-    then = [row["then finds 55 %"] for row in table.values()]
+    then = [row["then finds 55%"] for row in table.values()]
     assert risks == sorted(risks) and then == sorted(then, reverse=True) and risks[2] == pytest.approx(0.22, abs=0.01)
     for k, row in zip((1, 3, 10, 40), table.values()):
         held = 1 - (1 - loop.power(160, 0.5, row["stricter z"])) ** k
@@ -807,7 +811,7 @@ def test_a_shift_shared_by_all_scores_cancels_where_answers_to_one_prompt_are_co
 
 
 def test_a_group_is_mixed_as_often_as_the_solution_says():
-    says("verifiable_rewards", "ex-mixed-solution", "right once in a hundred tries", "mixed in 8 % of the cases")
+    says("verifiable_rewards", "ex-mixed-solution", "right once in a hundred tries", "mixed in 8% of the cases")
     assert round(100 * (1 - 0.01**8 - 0.99**8)) == 8
 
 

@@ -214,6 +214,19 @@ def test_every_folded_cell_says_what_it_is_and_folds_everywhere(path):
         assert (cell.metadata.get("cellView") == "form") == hidden == cell.source.startswith("# @title "), cell.id
 
 
+ASKED_OF_THE_READER = {"write-head", "verdict-examples-text"}  # whose answer is what the reader does
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_the_answer_to_a_prediction_is_folded_until_it_is_opened(path):
+    nb = read(path).cells
+    asked = [n for n, c in enumerate(nb) if c.cell_type == "markdown" and "> **Predict, then run.**" in c.source]
+    for n, after in zip(asked, [*asked[1:], len(nb)]):
+        folded = [c.id for c in nb[n:after] if c.metadata.get("jupyter", {}).get("outputs_hidden")]
+        assert folded or "<details>" in nb[n].source or nb[n].id in ASKED_OF_THE_READER, nb[n].id
+    assert asked, "a chapter asks its reader to predict something"
+
+
 @every_notebook
 def test_no_path_of_one_machine(path):
     for cell in read(path).cells:

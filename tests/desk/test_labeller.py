@@ -714,7 +714,7 @@ def test_the_summary_says_how_steady_one_was_and_who_chose_alike(shown):
         press(x, "a" if left_is_good else "b")
     said = x.learnt.value
     assert "you chose the same in 4 of 4" in said
-    assert "You chose as simulated:likes did in 20 of 20 (84 to 100 %)" in said
+    assert "You chose as simulated:likes did in 20 of 20 (84 to 100%)" in said
     assert x.agreement() == [("simulated:likes", 20, 20)]
 
 

@@ -44,6 +44,20 @@ def test_a_run_that_goes_on_keeps_its_curves_and_an_earlier_run_stays_behind(sho
     assert list(earlier.get_ydata()) == [5.0] * 3 and earlier.get_linestyle() == ":"
 
 
+def test_a_table_names_an_answer_of_no_words_and_leaves_empty_headings():
+    page = plots.text_table(["", "after"], [["Why?", ""], ["How?", "(empty)"]]).data
+    assert page.count("<i>(empty)</i>") == 1 and ">(empty)</td>" in page and "></th>" in page
+
+
+def test_bars_carry_their_numbers_names_and_unit(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plots.labelled_bars(["a", "a"], [1000.4, 3.0], "What it buys", "how many", [plots.GREY, plots.PURPLE], "{:,.0f}")
+    (ax,) = plt.gcf().axes
+    assert [t.get_text() for t in ax.texts] == ["1,000", "3"] and ax.get_title() == "What it buys"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "a"] and ax.get_ylabel() == "how many"
+    plt.close()
+
+
 @pytest.mark.parametrize("names, said", [(["fine-tuned", "PPO"], "dots, in the mean: fine-tuned 2, PPO 5"), (None, "")])
 def test_rows_of_dots_are_told_by_their_names(names, said):
     """Those of a chapter's seeds: a dot for each, a bar at their mean; without names they are no rows."""

@@ -123,7 +123,7 @@ def test_the_board_shows_agreement_of_those_who_have_finished_only(tmp_path):
     labelled(log, "eve", ["b"] * 4, pairs)  # not one of these people
     page = served.board(["ann", "ben"], pairs, log)
     low, high = fb.kappa_interval(list("aab"), list("abb"))
-    assert ["ann and ben", "67 % (21 to 94 %)", f"0.40 (−{-low:.2f} to {high:.2f})", "3"] in cells(page)
+    assert ["ann and ben", "67% (21 to 94%)", f"0.40 (−{-low:.2f} to {high:.2f})", "3"] in cells(page)
     assert "eve" not in page
     log.write_text("what?\n")
     with pytest.raises(WorkbookError, match="line 1"):
@@ -140,7 +140,7 @@ def test_when_the_last_choice_was_made_is_told_in_words(seconds, words):
 
 
 def test_the_interval_of_kappa_covers():
-    """The true value lies in 95 % intervals about as often, at 20 pairs as at 100, and at full agreement."""
+    """The true value lies in 95% intervals about as often, at 20 pairs as at 100, and at full agreement."""
     rng = random.Random(0)
     for n, agree in ((20, 0.7), (40, 0.9), (100, 0.73)):
         kappa, covered, times = (agree - 0.5) / 0.5, 0, 400

@@ -255,7 +255,7 @@ def test_a_missing_artefact_is_named(ws):
 
 
 def test_metrics_carry_seed_and_versions(ws):
-    workspace.save_metrics(ws, "04_reward_model", {"accuracy": 0.8, "key_result": "80 %"})
+    workspace.save_metrics(ws, "04_reward_model", {"accuracy": 0.8, "key_result": "80%"})
     metrics = json.loads((ws.runs / "metrics/04_reward_model.json").read_text())
     assert metrics["seed"] == 5 and metrics["fast"] is True and metrics["accuracy"] == 0.8
     assert set(metrics["versions"]) == {"python", "torch", "transformers"}

@@ -102,7 +102,7 @@ def test_finetuned_model_is_worth_labelling(split):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", measures.MEASURED)
 def test_finetuned_model_keeps_to_the_format_on_99_percent_of_new_prompts(split):
-    """In one sample a single slip is 0.3 %, so six are drawn."""
+    """In one sample a single slip is 0.3%, so six are drawn."""
     many = [r for seed in range(2, 8) for r in answers("finetuned", split, seed=seed)]
     assert sum(map(measures.in_format, many)) / len(many) >= 0.99
 
@@ -123,7 +123,7 @@ def test_reward_model_scores_what_its_card_says(split):
 
 
 def test_two_labellers_agree_on_about_three_pairs_of_four():
-    """As InstructGPT's did, on 73 and 77 % (Ouyang et al. 2022, section 3.4)."""
+    """As InstructGPT's did, on 73 and 77% (Ouyang et al. 2022, section 3.4)."""
     pairs = read_jsonl(DATA / "pairs.jsonl")
     choices = [simulated_feedback(pairs, annotators.labellers("helpful", seed)) for seed in (1, 2)]
     same = [a["choice"] == b["choice"] for a, b in zip(*choices)]

@@ -294,6 +294,15 @@ def test_terms_are_spelled_in_one_way(path):
         assert not found, f"{text[max(0, found.start() - 30) : found.end() + 20]!r}: {found[0]!r} should be {right}"
 
 
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_percentage_has_no_space_before_its_sign(path):
+    """As `f"{share:.0%}"` writes it, so that a sentence and the output beside it look the same; in code, too."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(c.source for c in nbformat.reads(text, 4).cells)
+    assert re.findall(r".{0,30}[\d}](?:[ \u00a0\u202f]|&nbsp;)%(?! [a-z]+\()", text) == []
+
+
 def test_readme_lists_the_chapters_and_folders():
     for path in series.chapters():
         assert f"notebooks/{path.name}" in README, path.name

@@ -148,7 +148,7 @@ READINGS = {
 
 
 def share(right, groups=None):
-    """(share, low, high) of an array of 0, 1 and one half, with a 95 % interval.
+    """(share, low, high) of an array of 0, 1 and one half, with a 95% interval.
 
     groups: what belongs together, such as comparisons of one prompt; where some do, the interval is that of the groups.
     """

@@ -8,17 +8,17 @@ from .checking import broken, fewest, in_one_line, not_done, outcome, tell
 
 
 def check_comparisons(answer):
-    """06.1: the fewest comparisons, in steps of 20, that show a true win rate of 55 % four times in five."""
+    """06.1: the fewest comparisons, in steps of 20, that show a true win rate of 55% four times in five."""
 
     def enough(n):
         return power(n, 0.55) >= 0.8
 
     def too_few(n):
         likely = verdict(round(0.55 * n), 0, n - round(0.55 * n))["verdict"] == "better"
-        luck = " A test that comes out at 55 % would be enough, but about half of all tests come out lower."
-        return f"a model that wins 55 % is called better in {power(n, 0.55):.0%} of such tests.{luck if likely else ''}"
+        luck = " A test that comes out at 55% would be enough, but about half of all tests come out lower."
+        return f"a model that wins 55% is called better in {power(n, 0.55):.0%} of such tests.{luck if likely else ''}"
 
-    praise = "Small gains are real, and expensive to see: half the distance to 50 % takes four times as many."
+    praise = "Small gains are real, and expensive to see: half the distance to 50% takes four times as many."
     return fewest(1, answer, 20, enough, too_few, praise)
 
 

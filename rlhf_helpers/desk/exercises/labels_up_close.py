@@ -5,13 +5,13 @@ from .checking import check_cases, fewest
 
 
 def check_labels_for_bias(answer):
-    """1: the fewest labels, in fives, that show a lean of 60 %."""
+    """1: the fewest labels, in fives, that show a lean of 60%."""
 
     def enough(n):
         return wilson(round(0.6 * n), n)[0] > 0.5
 
     def too_few(n):
-        return "the interval still contains 50 %."
+        return "the interval still contains 50%."
 
     return fewest(1, answer, 5, enough, too_few, "A lean that anyone would call strong stays hidden in 40 labels.")
 
