@@ -9,6 +9,7 @@ import html
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -44,14 +45,20 @@ SAY = {
     "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
     "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
     "Until then there is no further pair to show.",
-    "below": "The cells below now run with your labels. If they don't, click the next cell and choose Run > Run "
+    "below": "The cells below run now. If they don't, click the next cell and choose Run > Run "
     "Selected Cell and All Below (in Colab: Runtime > Run cell and below).",
     "late": "The kernel has not answered for 20 seconds. If cells are still running, wait. If not, it was stopped: run "
     "this cell again in this page. {n} not saved yet, kept in this page and delivered then.",
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
+    "other": "In another page with this card: ",
 }
+LABELLED, NOT_ASKED = (f"Not saved: that pair {why}." for why in ("was already labelled", "is not asked here any more"))
+MANY = {LABELLED: "Not saved: {n} choices about pairs that were already labelled."} | {
+    NOT_ASKED: "Not saved: {n} choices about pairs that are not asked here any more."
+}
+FILE = "the file that PREFERENCES names"
 KEPT = "What you chose meanwhile is kept in this page, and saved then."
 SERVED = SAY | {  # on a page of its own, where several people label by link
     "wrong": "Please tell whoever gave you this link: ",
@@ -201,25 +208,60 @@ def blind_words(a, b, found):
     return lines
 
 
-def simulated_html(name, given, enough):
-    """A note over results that do not come from the reader's own labels, which leads back to the card."""
+def many_words(said):
+    """What became of several choices that had waited, in one sentence for each kind; said: a sentence for each."""
+    n = sum(words.startswith("Saved") for words in said)
+    saved = [f"Saved {n} choice{'s' * (n > 1)} that had waited."] if n else []
+    rest = Counter(words for words in said if words and not words.startswith("Saved"))
+    return " ".join([*saved, *(MANY.get(x, x).replace("{n}", str(k)) if k > 1 else x for x, k in rest.items())])
+
+
+def simulated_html(name, given, enough, whose=""):
+    """A note over results that do not come from the reader's own labels, which leads back to the card.
+
+    whose: the one whom ANNOTATOR names in the reader's place, if any.
+    """
     cards = "(this.closest('.jp-Notebook') || document).querySelectorAll('.rlhf-labeller')"
     above = "if (card.compareDocumentPosition(this) &amp; 4) last = card;"  # the last one before this note
     go = f"let last; for (const card of {cards}) {above} last.scrollIntoView({{block: 'center'}})"
+    note = f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
+    note += f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of "
+    if whose:
+        return f"{note}{escape(whose)}, whom ANNOTATOR names, and there are fewer.</div>"
     return (
-        f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
-        f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of yours, and you have "
-        f'given {given} in the card above. <button style="min-height:44px" onclick="{go}">Go to the card</button> '
-        "Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
+        f'{note}yours, and you have given {given}. <button style="min-height:44px" onclick="{go}">Go to the card'
+        "</button> Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
     )
 
 
-def learnt_html(opinions, n, foreseen, given, enough, fewest):
+def follows_words(given, enough, others=0, whose="you", theirs=0):
+    """Whose labels what follows learns from, in a sentence.
+
+    given: labels of this person so far; enough: how many it takes; others: labels that count with them, of other
+    people; whose: the one whom ANNOTATOR names instead, who has given `theirs`.
+    """
+    if whose == FILE:
+        return f"What follows learns from {FILE}, and from what people label besides."
+    if whose != "you":
+        so_far = "" if whose.startswith("simulated:") else f", who has given {theirs} of the {enough} that it takes"
+        so_far = "" if theirs >= enough else so_far
+        return f"As ANNOTATOR says, what follows learns from the labels of {escape(whose)}{so_far}; not from yours."
+    n = given + others
+    yours = f"You have given {given} label{'s' * (given != 1)}"
+    if others and n >= enough:
+        return f"{yours}, other people {others}: what follows learns from all of them."
+    if others:
+        return f"{yours}, other people {others}: from {enough} on, what follows learns from them."
+    if n < enough:
+        return f"From {enough} labels on, what follows learns from yours: {enough - n} to go."
+    return f"{yours}, so what follows learns from yours."
+
+
+def learnt_html(opinions, n, foreseen, follows, fewest):
     """What the card has learned, in words.
 
-    opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; given:
-    labels so far; enough: from how many on the chapters learn from them, None where none follow; fewest: choices
-    before anything is said.
+    opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; follows:
+    a sentence of `follows_words`, "" where nothing follows; fewest: choices before anything is said.
     """
     right, asked = foreseen
     said = [
@@ -245,17 +287,16 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
         lines.append(
             f"Of your last {asked} choices, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose."
         )
-    if enough is None:
-        pass
-    elif given < enough:
-        lines.append(f"From {enough} labels on, what follows learns from yours: {enough - given} to go.")
-    else:
-        lines.append(f"You have given {given} labels, so what follows learns from yours.")
+    lines += [follows] if follows else []
     return '<div class="rlhf-panel rlhf-quiet" aria-live="off">' + "".join(f"<p>{x}</p>" for x in lines) + "</div>"
 
 
-def progress_html(n, total, pace, repeats=0):
-    """Progress in words and as a bar; pace is a list of seconds per choice, repeats how many of `total` come again."""
+def progress_html(n, total, pace, repeats=0, judged=()):
+    """Progress in words and as a bar.
+
+    pace: a list of seconds per choice; repeats: how many of `total` come again; judged: the items among those of
+    `store_html` that need no judgement any more.
+    """
     words = f"{n} of {total} labelled"
     if repeats:
         again = "1 of them a second time" if repeats == 1 else f"{repeats} of them a second time"
@@ -267,18 +308,21 @@ def progress_html(n, total, pace, repeats=0):
         words += f" · {60 / seconds:.0f} a minute"
         words += f" · {left} left" if n < total else ""
     return (
-        f'<div class="rlhf-quiet">{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
-        f'aria-valuemax="{total}" aria-valuenow="{n}" class="rlhf-bar">'
-        f'<div style="width:{100 * n / max(1, total):.1f}%"></div></div>'
+        f'<div class="rlhf-quiet" data-judged="{" ".join(judged)}">{words}</div>'
+        f'<div role="progressbar" aria-label="Labelled" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{n}" '
+        f'class="rlhf-bar"><div style="width:{100 * n / max(1, total):.1f}%"></div></div>'
     )
 
 
-def status_html(message, serial, acks=(), wrong=False):
-    """One sentence about what just happened; `acks` are the ids of choices that the browser may forget."""
+def status_html(message, serial, acks=(), wrong=False, page=""):
+    """One sentence about what just happened; `acks` are the ids of choices that the browser may forget.
+
+    page: the one, of several that show this card, which is answered; "" for all of them.
+    """
     role = "alert" if wrong else "status"
     mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
     return (
-        f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" '
+        f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" data-page="{page}" '
         f'style="min-height:1.5em;overflow-wrap:anywhere;{mark}">{escape(message)}</div>'
     )
 

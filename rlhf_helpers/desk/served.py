@@ -250,6 +250,20 @@ def whole_page(title, body, seconds=0):
 # ---------------------------------------------------------------- the server
 
 
+def with_known_styles(widget):
+    """The same widget, which the page can show without an error in its console.
+
+    shinywidgets brings the scripts of ipywidgets 7.  There a description has one class of style; of those that version
+    8 has in its place, each would be an error, and what it says would be lost.
+    """
+    style = getattr(widget, "style", None)
+    if style is not None and style._model_name not in ("ButtonStyleModel", "ToggleButtonsStyleModel"):
+        style._model_name = "DescriptionStyleModel"
+    for inner in getattr(widget, "children", ()):
+        with_known_styles(inner)
+    return widget
+
+
 def person_app(name, pairs, log, seed, pages):
     """The app of one person: a page with their card.  pages: {name: (session, card)} of all that are open."""
     import ipywidgets as W
@@ -279,7 +293,7 @@ def person_app(name, pairs, log, seed, pages):
                 earlier[1].shut_down(ELSEWHERE)
         pages[name] = session, card
         again = session.input[".clientdata_url_hash_initial"]() == "#again"  # the same page, after it was cut off
-        return card.ready(TOOK_OVER if earlier and not again else "")
+        return with_known_styles(card.ready(TOOK_OVER if earlier and not again else ""))
 
     def server(input, output, session):
         @render_widget
@@ -288,7 +302,7 @@ def person_app(name, pairs, log, seed, pages):
                 return begin(session)
             except WorkbookError as e:
                 words = f"Please tell whoever gave you this link: {without_cell(e)} This page tries again by itself."
-                return W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>')
+                return with_known_styles(W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>'))
 
         @session.on_ended
         def _():

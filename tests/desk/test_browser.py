@@ -171,14 +171,14 @@ def browser(chromium):
         b.close()
 
 
-def open_lab(lab, browser, **options):
+def open_lab(lab, browser, path="lab?reset", **options):
     """A new page with JupyterLab in it."""
     url, token, _ = lab
     page = browser.new_page(**options)
     page.set_default_timeout(120_000)  # a busy machine is slow, not broken
     playwright_api.expect.set_options(timeout=60_000)
     page.on("dialog", lambda d: d.dismiss())
-    page.goto(f"{url}/lab?reset&token={token}", wait_until="domcontentloaded")
+    page.goto(f"{url}/{path}{'&' if '?' in path else '?'}token={token}", wait_until="domcontentloaded")
     page.wait_for_function("() => window.jupyterapp !== undefined")
     page.wait_for_selector("#jupyterlab-splash", state="detached")
     return page
@@ -669,6 +669,154 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     expect(box.get_by_role("status")).to_contain_text("Saved")
     button(box, "Tie").click()
     wait_labels(log, 4)
+
+
+def test_whatever_is_typed_and_however_fast_it_is_one_label_that_a_reload_does_not_keep_from_being_undone(lab, page):
+    log, expect = lab[2] / "typed.jsonl", playwright_api.expect
+    options = ", ask_strength=True, ask_note=True, ask_edit=True, repeat_share=0.0"
+    small_notebook(lab[2], "typed", "typed.jsonl", options)
+    box = run_all(page, "typed.ipynb")
+    wait_shown(box, 0)
+    note = "\u05e9\u05dc\u05d5\u05dd \u202eright to left\u202c <b>\n" + "why? " * 1995
+    note = note.ljust(9_999, "!") + "."
+    button(box, "clearly").click()
+    button(box, "kind").click()
+    box.get_by_label("Note").fill(note)
+    seen = on_screen(box)
+    box.get_by_role("region", name="Response B").dblclick()
+    (label,) = wait_labels(log, 1)
+    assert agrees(label, seen, "B is better")
+    assert (label["note"], label["strength"], label["reasons"]) == (note, 2, ["kind"]) and len(note) == 10_000
+    wait_shown(box, 1)
+    box = reload(page, lab, "typed.ipynb")
+    wait_shown(box, 1)
+    button(box, "Undo").click()
+    wait_labels(log, 0)
+    expect(box.get_by_label("Note")).to_have_value(note)
+    expect(button(box, "clearly")).to_have_attribute("aria-pressed", "true")
+    expect(button(box, "kind")).to_have_attribute("aria-pressed", "true")
+    assert on_screen(box) == seen
+    page.wait_for_timeout(500)
+    box.get_by_role("region", name="Prompt").click()
+    for n, keys in enumerate(("ab", "ba", "uu"), 1):  # two at once: the second was for the same pair
+        for key in keys:
+            page.keyboard.press(key)
+        page.wait_for_timeout(1000)
+        assert len(wait_labels(log, n if keys != "uu" else 1)) == (n if keys != "uu" else 1)
+    assert fb.read_events(log)[0][0]["note"] == note
+    wait_shown(box, 1)
+    button(box, "A").click()
+    text = "\u0645\u0631\u062d\u0628\u0627 \u202e" + "long " * 800
+    box.get_by_label("Edited").fill(text)
+    button(box, "Save the edit").dblclick()
+    labels = wait_labels(log, 3)
+    assert [x["completion"] for x in fb.to_demonstrations(labels)[0]] == [text]
+    page.wait_for_timeout(1000)
+    assert len(wait_labels(log, 3)) == 3 and box.evaluate(STICKS_OUT) == []
+
+
+def said(page):
+    """The sentence of a card's status line."""
+    return panel(page).locator(".rlhf-labeller [data-reply]").inner_text()
+
+
+KEPT_IN_PAGES = "() => Object.keys(localStorage).filter(key => key.startsWith('rlhf '))"
+
+
+def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screenshots):
+    """Nothing is lost or counted twice, and what each page says is true of what was pressed in it."""
+    log, expect = lab[2] / "two.jsonl", playwright_api.expect
+    small_notebook(lab[2], "two", "two.jsonl", ", ask_note=True, repeat_share=0.0")
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    first = open_lab(lab, context)
+    boxes = [run_all(first, "two.ipynb")]
+    first.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    second = open_lab(lab, context, "lab/workspaces/second/tree/two.ipynb")
+    boxes.append(panel(second).locator(".rlhf-labeller").last)
+    pages, presses = [first, second], [[], []]
+
+    def press(i, name):
+        wait = first.wait_for_timeout
+        wait(600)
+        presses[i].append((on_screen(boxes[i]), name))
+        button(boxes[i], name).click()
+        wait(900)  # until it goes on with the next pair
+
+    for box in boxes:
+        wait_shown(box, 0)
+    button(boxes[0], "Tie").click()
+    for box in boxes:
+        wait_shown(box, 1)
+    assert said(first) == "Saved: Tie." and said(second) == "In another page with this card: Saved: Tie."
+
+    be_busy(first)
+    press(0, "A is better")
+    press(1, "B is better")  # the same pair
+    press(1, "Both bad")
+    boxes[0].get_by_label("Note").fill("of the first page")
+    press(0, "B is better")
+    press(1, "A is better")
+    for page, n in ((first, 2), (second, 3)):
+        assert re.match(f"Cells are still running. {n} choices kept in this page", said(page))
+    assert len(wait_labels(log, 1)) == 1, "the kernel was not busy all the time"
+    labels = wait_labels(log, 4)[1:]
+    for page, box in zip(pages, boxes):
+        wait_shown(box, 4)
+        page.wait_for_timeout(3500)  # longer than until it would send again
+        assert page.evaluate(KEPT_IN_PAGES) == []
+    assert len(fb.read_events(log)[0]) == 4 and [x["pair_id"] for x in labels] == ["p1", "p2", "p3"]
+    saved = [[p for p in some if any(agrees(x, *p) for x in labels)] for some in presses]
+    assert len(saved[0]) + len(saved[1]) == 3 and presses[0][0] in saved[0] and presses[1][2] in saved[1]
+    for i, page in enumerate(pages):
+        page.screenshot(path=screenshots / f"two-pages-{i + 1}.png")
+        own = said(page).partition(" In another page")[0]
+        assert "Saved" in own or i == 0 and "already labelled" in own, said(page)
+        assert not re.search("Cells are still running|could not", said(page))
+    assert "already labelled" in said(second).partition(" In another page")[0]
+    assert prompt_of(boxes[0]) == prompt_of(boxes[1])
+
+    # an undo on the way is of the choice before it in the same page; a page that is closed leaves what it kept
+    be_busy(second)
+    press(1, "Tie")
+    press(0, "A is better")
+    pair = presses[1][-1][0]
+    assert presses[0][-1][0] == pair
+    press(0, "Skip")
+    button(boxes[0], "Undo").click()  # of the one that was skipped
+    first.wait_for_timeout(500)
+    expect(boxes[0].get_by_role("region", name="Prompt")).to_have_text(presses[0].pop()[0][0])
+    press(0, "B is better")
+    first.close()
+    labels = wait_labels(log, 5)
+    assert agrees(labels[-1], pair, "Tie")
+    wait_shown(boxes[1], 5)
+    boxes[1] = reload(second, lab, "two.ipynb")
+    labels = wait_labels(log, 6)
+    assert agrees(labels[-1], *presses[0][-1]) and len({x["pair_id"] for x in labels}) == 6
+    wait_shown(boxes[1], 6)
+    second.wait_for_timeout(3500)
+    assert len(wait_labels(log, 6)) == 6 and second.evaluate(KEPT_IN_PAGES) == []
+    context.close()
+
+
+def test_after_a_reload_a_busy_kernel_is_not_asked_again_what_was_judged(lab, page):
+    """The pairs that wait in the page are those of the time when the cell ran."""
+    log = lab[2] / "later.jsonl"
+    small_notebook(lab[2], "later", "later.jsonl", ", repeat_share=0.0")
+    box = run_all(page, "later.ipynb")
+    for n in range(3):
+        wait_shown(box, n)
+        button(box, "Tie").click()
+    wait_labels(log, 3)
+    box = reload(page, lab, "later.ipynb")
+    wait_shown(box, 3)
+    be_busy(page)
+    for _ in range(3):
+        button(box, "A is better").click()
+        page.wait_for_timeout(1500)
+    labels = wait_labels(log, 6)
+    assert [x["pair_id"] for x in labels] == [f"p{i}" for i in range(6)]
+    assert "Saved" in said(page) and "already" not in said(page)
 
 
 def test_an_edit_saved_while_the_kernel_is_busy_waits_like_any_choice(lab, page, screenshots):
