@@ -37,7 +37,10 @@ SURE, LIKELY = 0.95, 0.8  # from these probabilities on an opinion is very likel
 BUSY, LATE = 0.7, 20  # seconds without an answer of the kernel until the card says that it waits, and that it worries
 MOST_WORDS = 3000  # of two answers; above it their differences are not looked for
 STORED = 300_000  # characters of pairs that the page holds for the time when the kernel is busy
-AGAIN = "Choose Run > Run All Above Selected Cell, then run this cell. What was saved is still there."
+AGAIN = (
+    "Choose Run > Run All Above Selected Cell (in Colab: Runtime > Run before), then run this cell. What was saved is "
+    "still there."
+)
 GONE = "Somebody changed the file of labels: {n} of yours are no longer in it, and are asked again."
 SAY = {
     "wrong": "",

@@ -55,6 +55,11 @@ RESTART = """async () => {
   const panel = window.jupyterapp.shell.currentWidget;
   await panel.sessionContext.session.kernel.restart(); await panel.sessionContext.session.kernel.info;
 }"""
+RUN_ONE = """async id => {
+  const content = window.jupyterapp.shell.currentWidget.content;
+  content.activeCellIndex = content.widgets.findIndex(cell => cell.model.id === id);
+  await window.jupyterapp.commands.execute('notebook:run-cell');
+}"""
 NOTEBOOK = """() => {
   const content = window.jupyterapp.shell.currentWidget.content;
   return [content.mode, content.activeCellIndex, ...content.widgets.map(
@@ -978,6 +983,9 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
     reload(page, lab, "03_human_feedback.ipynb")
     press("B is better", lambda b: b.click())
     page.evaluate(RESTART)
+    page.evaluate(RUN_ONE, "widget")
+    expect = playwright_api.expect
+    expect(panel(page)).to_contain_text("WorkbookError: The cells above this one have not run since the kernel")
     run_all(page, "03_human_feedback.ipynb")  # resumes; nothing is overwritten or asked again
     press("A is better", lambda b: b.click())
     events = fb.read_events(log)[0]
