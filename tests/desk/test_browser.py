@@ -3,6 +3,7 @@
 Screenshots go to the folder named by WORKBOOK_SCREENSHOTS, or to pytest's temporary folder.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -718,6 +719,60 @@ def test_whatever_is_typed_and_however_fast_it_is_one_label_that_a_reload_does_n
     assert [x["completion"] for x in fb.to_demonstrations(labels)[0]] == [text]
     page.wait_for_timeout(1000)
     assert len(wait_labels(log, 3)) == 3 and box.evaluate(STICKS_OUT) == []
+
+
+@pytest.fixture
+def small_disk(lab):
+    """A disk of 64 KiB, a folder "disk" in the root; gives a function that mounts it anew, with other options."""
+    folder = lab[2] / "disk"
+    folder.mkdir()
+
+    def mount(how):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(folder)], capture_output=True).returncode
+
+    if mount("size=64k"):
+        pytest.skip("a small disk can't be mounted here")
+    yield lambda how: mount(f"remount,{how}")
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_and_a_log_made_read_only_are_told_and_labelling_goes_on_afterwards(
+    lab, page, screenshots, small_disk
+):
+    log, expect = lab[2] / "disk" / "log.jsonl", playwright_api.expect
+    small_notebook(lab[2], "disk", "disk/log.jsonl", ", repeat_share=0.0")
+    box = run_all(page, "disk.ipynb")
+    wait_shown(box, 0)
+    button(box, "A is better").click()
+    wait_shown(box, 1)
+
+    def fill():
+        with open(log.with_name("ballast"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"x" * 4096)
+        text = log.read_bytes()  # and not a byte is left in its last block
+        log.write_bytes(text + b" " * (-len(text) % 4096 - 1) + b"\n")
+
+    for n, (put_in, mend, words) in enumerate(
+        (
+            (fill, lambda: log.with_name("ballast").unlink(), "The label was not saved to disk/log.jsonl"),
+            (lambda: small_disk("ro"), lambda: small_disk("rw"), "The label was not saved: disk/log.jsonl cannot be"),
+        ),
+        1,
+    ):
+        put_in()
+        before, seen = log.read_bytes(), on_screen(box)
+        button(box, "B is better").click()
+        expect(box.get_by_role("alert")).to_contain_text(words)
+        box.screenshot(path=screenshots / f"not-saved-{n}.png")
+        page.wait_for_timeout(3500)  # it is not tried again behind the reader's back
+        assert log.read_bytes() == before and on_screen(box) == seen
+        mend()
+        button(box, "B is better").click()
+        labels = wait_labels(log, n + 1)
+        assert agrees(labels[-1], seen, "B is better")
+        wait_shown(box, n + 1)
+        expect(box.get_by_role("status")).to_have_text("Saved: B is better.")
 
 
 def said(page):
