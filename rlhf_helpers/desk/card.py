@@ -361,6 +361,37 @@ box.addEventListener('keydown', e => {
 """
 
 
+PATIENCE = {
+    "busy": "Not answered yet; perhaps cells are still running. This press waits until they are done; others until "
+    "then do not count.",
+    "late": "The kernel has not answered for 20 seconds. If cells are still running, wait: this press counts when they "
+    f"are done. If not, it was stopped. {AGAIN}",
+    "cut": f"The kernel was stopped or restarted, so this does nothing now. {AGAIN}",
+}
+PATIENCE_JS = """
+const box = this.closest('.widget-vbox'), C = CONFIG;
+if (!box || box.dataset.patient) return;
+box.dataset.patient = 'yes';
+let waits = 0;                                           // when the press came that was not answered yet
+const answered = new MutationObserver(() => { waits = 0; });
+answered.observe(box, {childList: true, subtree: true});
+const say = words => {
+  const line = [...box.querySelectorAll('[role=status], [role=alert]')].pop();
+  if (line) line.textContent = words;
+  answered.takeRecords();
+};
+const press = e => {
+  if (!e.target.closest(e.type === 'click' ? 'button' : e.key === 'Enter' ? 'input' : ':not(*)')) return;
+  const cut = box.closest('.jupyter-widgets-disconnected') || box.querySelector('.jupyter-widgets-disconnected');
+  if (cut) say(C.say.cut);
+  if (cut || waits) { e.stopImmediatePropagation(); return e.preventDefault(); }
+  const now = waits = performance.now();
+  for (const kind of ['busy', 'late']) setTimeout(() => { if (waits === now) say(C.say[kind]); }, C[kind] * 1000);
+};
+for (const kind of ['click', 'keydown']) box.addEventListener(kind, press, true);
+"""
+
+
 def _on_load(script, css):
     return f'<style onload="{html.escape(script)}">{css}</style>'
 
@@ -370,6 +401,17 @@ def key_guard():
     import ipywidgets as W
 
     return W.HTML(_on_load(GUARD_JS, FOCUS))
+
+
+def patience():
+    """A widget that lets one press in its VBox wait for a busy kernel, and says so in the VBox's status line.
+
+    Every press must be answered by some change in the VBox.
+    """
+    import ipywidgets as W
+
+    config = {"say": PATIENCE, "busy": BUSY, "late": LATE}
+    return W.HTML(_on_load(PATIENCE_JS.replace("CONFIG", json.dumps(config)), ""))
 
 
 def card_script(hotkeys=True, words=SAY, whole=False):

@@ -75,13 +75,15 @@ progress { display: block; width: 8em; height: 6px; margin-top: 4px; accent-colo
 """
 SCRIPT = """
 const connected = () => window.Shiny?.shinyapp?.isConnected?.();
-let was = false, waits = 0;
+let was = false, waits = 0, bare = 0;
 const watch = setInterval(() => {
   if (document.querySelector('[data-shut]')) return clearInterval(watch);  // it must not take over again
   was ||= connected();
   waits = connected() ? 0 : waits + 1;
-  // lost; or it never came: the page's own files did not arrive, or nothing answered
-  if (waits && (was || waits > 60 || (document.readyState === 'complete' && !window.Shiny))) comeBack();
+  bare = document.querySelector('.rlhf-labeller, [data-again]') ? 0 : bare + 1;
+  // lost; or it never came: the page's own files did not arrive, or nothing answered, or those of the card are missing
+  const never = waits > 60 || bare > 120 || (document.readyState === 'complete' && !window.Shiny);
+  if (waits && was || never) comeBack();
 }, 250);
 function comeBack() {
   clearInterval(watch);
