@@ -52,7 +52,7 @@ const waiting = () => {                                  // the choices that are
 };
 const taken = () => waiting().map(one => one.item);
 const wait = () => {
-  busy = true;
+  if (!busy) [busy, told] = [true, ''];
   clear();
   if (!find('[data-reply][role=alert]')) say(fill(C.say.busy));  // else it has answered: something is wrong
   if (!dead) advance();
@@ -121,8 +121,11 @@ const expect = id => {                                   // an answer of the ker
 const hear = reply => {                                  // what the kernel says to this page, and to another one
   const first = !heard, other = reply.dataset.page && reply.dataset.page !== page && !first;
   heard = reply.dataset.reply;
-  if (!other) told = reply.textContent;
-  else if (outbox.length && busy) say(fill(C.say.busy));
+  if (!other) {
+    const words = reply.textContent;                      // of choices that waited, some may be answered before others
+    told = !busy ? words : told.includes(words) ? told : (told + ' ' + words).trim();
+    if (told !== words) say(told);
+  } else if (outbox.length && busy) say(fill(C.say.busy));
   else say((told + ' ' + C.say.other + reply.textContent).trim());
 };
 setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way

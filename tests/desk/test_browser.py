@@ -630,14 +630,29 @@ def test_it_is_labelled_by_touch(lab, browser, screenshots):
     page.close()
 
 
-def be_busy(page, seconds=9):
+def be_busy(page, code="import time; time.sleep(9)"):
     """Let the kernel sleep, as a cell that runs does."""
     page.evaluate(
-        """seconds => { const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
-        kernel.requestExecute({code: `import time; time.sleep(${seconds})`}); }""",
-        seconds,
+        """code => { const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
+        kernel.requestExecute({code}); }""",
+        code,
     )
     page.wait_for_timeout(300)
+
+
+def shells(page, how):
+    """Whether what widgets say waits for running cells ("disabled"), or goes to a thread beside them."""
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    page.evaluate(f"how => {{ {kernel}.commsOverSubshells = how; }}", how)
+
+
+@contextlib.contextmanager
+def busy_meanwhile(page, root):
+    """Let the kernel be busy for as long as this goes on."""
+    (root / "gate").unlink(missing_ok=True)
+    be_busy(page, "import os, time\nwhile not os.path.exists('gate'): time.sleep(0.05)")
+    yield
+    (root / "gate").touch()
 
 
 def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
@@ -786,15 +801,17 @@ def said(page):
 KEPT_IN_PAGES = "() => Object.keys(localStorage).filter(key => key.startsWith('rlhf '))"
 
 
-def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screenshots):
+@pytest.mark.parametrize("how", ["disabled", "perCommTarget"])
+def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screenshots, how):
     """Nothing is lost or counted twice, and what each page says is true of what was pressed in it."""
-    log, expect = lab[2] / "two.jsonl", playwright_api.expect
-    small_notebook(lab[2], "two", "two.jsonl", ", ask_note=True, repeat_share=0.0")
+    name, expect, waits = f"two{how}", playwright_api.expect, how == "disabled"
+    log = lab[2] / f"{name}.jsonl"
+    small_notebook(lab[2], name, log.name, ", ask_note=True, repeat_share=0.0")
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     first = open_lab(lab, context)
-    boxes = [run_all(first, "two.ipynb")]
+    boxes = [run_all(first, f"{name}.ipynb")]
     first.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    second = open_lab(lab, context, "lab/workspaces/second/tree/two.ipynb")
+    second = open_lab(lab, context, f"lab/workspaces/{name}/tree/{name}.ipynb")
     boxes.append(panel(second).locator(".rlhf-labeller").last)
     pages, presses = [first, second], [[], []]
 
@@ -805,55 +822,59 @@ def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screen
         button(boxes[i], name).click()
         wait(900)  # until it goes on with the next pair
 
-    for box in boxes:
+    for page, box in zip(pages, boxes):
         wait_shown(box, 0)
+        shells(page, how)
     button(boxes[0], "Tie").click()
     for box in boxes:
         wait_shown(box, 1)
     assert said(first) == "Saved: Tie." and said(second) == "In another page with this card: Saved: Tie."
 
-    be_busy(first, 20)
-    press(0, "A is better")
-    press(1, "B is better")  # the same pair
-    press(1, "Both bad")
-    boxes[0].get_by_label("Note").fill("of the first page")
-    press(0, "B is better")
-    press(1, "A is better")
-    for page, n in ((first, 2), (second, 3)):
-        assert re.match(f"Cells are still running. {n} choices kept in this page", said(page))
-    assert len(wait_labels(log, 1)) == 1, "the kernel was not busy all the time"
-    labels = wait_labels(log, 4)[1:]
+    with busy_meanwhile(first, lab[2]):
+        press(0, "A is better")
+        press(1, "B is better")  # the same pair
+        press(1, "Both bad")
+        boxes[0].get_by_label("Note").fill("of the first page")
+        press(0, "B is better")
+        press(1, "A is better")
+        for page, n in ((first, 2), (second, 3)) if waits else ():
+            assert re.match(f"Cells are still running. {n} choices kept in this page", said(page))
+            page.screenshot(path=screenshots / f"two-pages-busy-{n - 1}.png")
+        assert len(fb.read_events(log)[0]) == 1 or not waits
+    pairs = list(dict.fromkeys(p[0][0] for some in presses for p in some))
+    labels = wait_labels(log, 1 + len(pairs))[1:]
     for page, box in zip(pages, boxes):
-        wait_shown(box, 4)
+        wait_shown(box, 1 + len(pairs))
         page.wait_for_timeout(3500)  # longer than until it would send again
         assert page.evaluate(KEPT_IN_PAGES) == []
-    assert len(fb.read_events(log)[0]) == 4 and [x["pair_id"] for x in labels] == ["p1", "p2", "p3"]
+    assert len(fb.read_events(log)[0]) == 1 + len(pairs) and {x["prompt"] for x in labels} == set(pairs)
     saved = [[p for p in some if any(agrees(x, *p) for x in labels)] for some in presses]
-    assert len(saved[0]) + len(saved[1]) == 3 and presses[0][0] in saved[0] and presses[1][2] in saved[1]
+    assert len(saved[0]) + len(saved[1]) == len(pairs) == (3 if waits else 5)
     for i, page in enumerate(pages):
         page.screenshot(path=screenshots / f"two-pages-{i + 1}.png")
         own = said(page).partition(" In another page")[0]
-        assert "Saved" in own or i == 0 and "already labelled" in own, said(page)
-        assert not re.search("Cells are still running|could not", said(page))
-    assert "already labelled" in said(second).partition(" In another page")[0]
+        assert "Saved" in own and not re.search("Cells are still running|could not", said(page))
+        assert ("already labelled" in own) == (len(saved[i]) < len(presses[i])), said(page)
     assert prompt_of(boxes[0]) == prompt_of(boxes[1])
+    if not waits:
+        return context.close()
 
     # an undo on the way is of the choice before it in the same page; a page that is closed leaves what it kept
-    be_busy(second, 16)
-    press(1, "Tie")
-    press(0, "A is better")
-    pair = presses[1][-1][0]
-    assert presses[0][-1][0] == pair
-    press(0, "Skip")
-    button(boxes[0], "Undo").click()  # of the one that was skipped
-    first.wait_for_timeout(500)
-    expect(boxes[0].get_by_role("region", name="Prompt")).to_have_text(presses[0].pop()[0][0])
-    press(0, "B is better")
-    first.close()
+    with busy_meanwhile(second, lab[2]):
+        press(1, "Tie")
+        press(0, "A is better")
+        pair = presses[1][-1][0]
+        assert presses[0][-1][0] == pair
+        press(0, "Skip")
+        button(boxes[0], "Undo").click()  # of the one that was skipped
+        first.wait_for_timeout(500)
+        expect(boxes[0].get_by_role("region", name="Prompt")).to_have_text(presses[0].pop()[0][0])
+        press(0, "B is better")
+        first.close()
     labels = wait_labels(log, 5)
     assert agrees(labels[-1], pair, "Tie")
     wait_shown(boxes[1], 5)
-    boxes[1] = reload(second, lab, "two.ipynb")
+    boxes[1] = reload(second, lab, f"{name}.ipynb")
     labels = wait_labels(log, 6)
     assert agrees(labels[-1], *presses[0][-1]) and len({x["pair_id"] for x in labels}) == 6
     wait_shown(boxes[1], 6)
@@ -873,10 +894,12 @@ def test_after_a_reload_a_busy_kernel_is_not_asked_again_what_was_judged(lab, pa
     wait_labels(log, 3)
     box = reload(page, lab, "later.ipynb")
     wait_shown(box, 3)
-    be_busy(page)
-    for _ in range(3):
-        button(box, "A is better").click()
-        page.wait_for_timeout(1500)
+    shells(page, "disabled")
+    with busy_meanwhile(page, lab[2]):
+        for n in range(3):
+            button(box, "A is better").click()
+            playwright_api.expect(box.get_by_role("status")).to_contain_text(f"{n + 1} choice")
+            page.wait_for_timeout(700)
     labels = wait_labels(log, 6)
     assert [x["pair_id"] for x in labels] == [f"p{i}" for i in range(6)]
     assert "Saved" in said(page) and "already" not in said(page)
@@ -1127,7 +1150,7 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
         theme(page, look)
         talk.screenshot(path=screenshots / f"chat-{look.split()[1].lower()}.png")
     theme(page, "JupyterLab Light")
-    be_busy(page, 4)
+    be_busy(page, "import time; time.sleep(4)")
     button(talk, "B is better").click()
     expect(talk.get_by_role("status")).to_contain_text("This press waits until they are done")
     talk.screenshot(path=screenshots / "chat-busy.png")
@@ -1192,7 +1215,7 @@ ranker.show()""",
     box = run_all(page, "rank.ipynb")
     texts = [shown(box, letter) for letter in "ABCD"]
     page.wait_for_timeout(500)
-    be_busy(page, 5)
+    be_busy(page, "import time; time.sleep(5)")
     button(box, "C is the best that is left").click()
     expect(box.get_by_role("status")).to_contain_text("perhaps cells are still running. This press waits")
     box.screenshot(path=screenshots / "rank-busy.png")
