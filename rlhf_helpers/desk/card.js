@@ -77,13 +77,13 @@ const extras = () => {                                   // what else was said; 
           side: ['', 'a', 'b'][Math.max(0, sides.findIndex(b => b.classList.contains('mod-active')))],
           text: text ? text.value : ''};
 };
-const clear = () => {
-  for (const text of all('.rlhf-note textarea, .rlhf-edited textarea')) if (text.value) {
+const clear = (edit = true) => {                         // here: what was typed may reach the kernel after the choice
+  for (const text of all('.rlhf-note textarea' + (edit ? ', .rlhf-edited textarea' : ''))) if (text.value) {
     text.value = '';
     text.dispatchEvent(new Event('input', {bubbles: true}));
   }
   for (const chip of all('.rlhf-reason.mod-active')) chip.click();
-  for (const buttons of [all('.rlhf-strength button'), all('.rlhf-edit button')]) {
+  for (const buttons of [all('.rlhf-strength button'), edit ? all('.rlhf-edit button') : []]) {
     if (buttons.length && !buttons[0].classList.contains('mod-active')) buttons[0].click();
   }
 };
@@ -109,6 +109,7 @@ const press = name => {
                seconds: Math.round(waited * 100) / 100, ...extras()});
   keep();
   send();
+  if (item && !/undo|continue|more/.test(name)) clear(false);
   if (name === 'continue') return proceed();
   if (busy) return wait();
   expect(id);
@@ -146,8 +147,10 @@ const look = () => {
     if (outbox.length) { send(); expect(outbox[0].id); }
   }
   const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
+  const edited = outbox.some(one => one.name === 'edit' && acks.has(one.id)) && !find('[data-reply][role=alert]');
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
+  if (edited) clear();
   if (reply.dataset.reply !== heard) hear(reply);
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
   else if (!outbox.length) [local, busy] = ['', false];

@@ -557,9 +557,7 @@ class Labeller:
         if name == "undo":
             label = self.undo(of)
             if label:
-                self.note.value, self.strength.value = label["note"], label["strength"] or 0
-                for reason, chip in self.reasons.items():
-                    chip.value = reason in label.get("reasons", ())
+                self._give_back(label)
             self.ended = False
             return "Took the last label back." if label else "There is nothing to take back."
         if name in ("continue", "more"):
@@ -599,7 +597,11 @@ class Labeller:
                     raise ValueError("a choice has no proper id")
                 if one["id"] not in self.acks:
                     self.acks = [*self.acks[-99:], one["id"]]  # an answer, whatever it is
-                    said.append(self._take(one))
+                    try:
+                        said.append(self._take(one))
+                    except Exception:
+                        self._give_back(one)
+                        raise
             if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
                 self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
             if said:
@@ -607,6 +609,12 @@ class Labeller:
                 words = " ".join([words, *dict.fromkeys([*before, *self.warnings])])
                 self.warnings = []
                 self._refresh(words)
+
+    def _give_back(self, label):
+        """Note, strength and reasons of a choice that is to be made again."""
+        self.note.value, self.strength.value = label.get("note", ""), label.get("strength") or 0
+        for reason, chip in self.reasons.items():
+            chip.value = reason in label.get("reasons", ())
 
     def _take(self, one):
         """One entry of the browser's outbox; says what was done."""

@@ -295,7 +295,10 @@ def person_app(name, pairs, log, seed, pages):
                 earlier[1].shut_down(ELSEWHERE)
         pages[name] = session, card
         again = session.input[".clientdata_url_hash_initial"]() == "#again"  # the same page, after it was cut off
-        return with_known_styles(card.ready(TOOK_OVER if earlier and not again else ""))
+        widget = card.ready(TOOK_OVER if earlier and not again else "")
+        for inner in (card.note, card.strength, *card.reasons.values()):  # not shown here, but sent
+            with_known_styles(inner)
+        return with_known_styles(widget)
 
     def server(input, output, session):
         @render_widget
@@ -317,7 +320,7 @@ def person_app(name, pairs, log, seed, pages):
 def site(names, tokens, pairs, log, seed=0):
     """The whole site as an ASGI app: a path for each person and the board, a sentence for whoever knows none."""
     from starlette.applications import Starlette
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, Response
     from starlette.routing import Mount, Route
 
     pages = {}
@@ -333,7 +336,8 @@ def site(names, tokens, pairs, log, seed=0):
         return HTMLResponse(whole_page("No such page", f'<p class="say" role="alert">{UNKNOWN}</p>'), 404)
 
     routes = [Mount(f"/{tokens[n]}", app=person_app(n, pairs, log, seed, pages)) for n in names]
-    return Starlette(routes=[Route(f"/{tokens['']}/", show_board), *routes], exception_handlers={404: unknown})
+    routes += [Route(f"/{tokens['']}/", show_board), Route("/favicon.ico", lambda _: Response(status_code=204))]
+    return Starlette(routes=routes, exception_handlers={404: unknown})
 
 
 def listen(host, port):

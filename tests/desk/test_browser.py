@@ -758,7 +758,7 @@ def test_a_full_disk_and_a_log_made_read_only_are_told_and_labelling_goes_on_aft
     lab, page, screenshots, small_disk
 ):
     log, expect = lab[2] / "disk" / "log.jsonl", playwright_api.expect
-    small_notebook(lab[2], "disk", "disk/log.jsonl", ", repeat_share=0.0")
+    small_notebook(lab[2], "disk", "disk/log.jsonl", ", ask_note=True, repeat_share=0.0")
     box = run_all(page, "disk.ipynb")
     wait_shown(box, 0)
     button(box, "A is better").click()
@@ -780,15 +780,17 @@ def test_a_full_disk_and_a_log_made_read_only_are_told_and_labelling_goes_on_aft
     ):
         put_in()
         before, seen = log.read_bytes(), on_screen(box)
+        box.get_by_label("Note").fill("of this one")
         button(box, "B is better").click()
         expect(box.get_by_role("alert")).to_contain_text(words)
         box.screenshot(path=screenshots / f"not-saved-{n}.png")
         page.wait_for_timeout(3500)  # it is not tried again behind the reader's back
         assert log.read_bytes() == before and on_screen(box) == seen
+        expect(box.get_by_label("Note")).to_have_value("of this one")
         mend()
         button(box, "B is better").click()
         labels = wait_labels(log, n + 1)
-        assert agrees(labels[-1], seen, "B is better")
+        assert agrees(labels[-1], seen, "B is better") and labels[-1]["note"] == "of this one"
         wait_shown(box, n + 1)
         expect(box.get_by_role("status")).to_have_text("Saved: B is better.")
 
@@ -847,6 +849,8 @@ def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screen
         wait_shown(box, 1 + len(pairs))
         page.wait_for_timeout(3500)  # longer than until it would send again
         assert page.evaluate(KEPT_IN_PAGES) == []
+        expect(box.get_by_label("Note")).to_have_value("")  # it was for the choice before
+    assert {x["note"] for x in labels if x["prompt"] == presses[0][1][0][0]} <= {"", "of the first page"}
     assert len(fb.read_events(log)[0]) == 1 + len(pairs) and {x["prompt"] for x in labels} == set(pairs)
     saved = [[p for p in some if any(agrees(x, *p) for x in labels)] for some in presses]
     assert len(saved[0]) + len(saved[1]) == len(pairs) == (3 if waits else 5)

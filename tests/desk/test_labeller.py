@@ -452,8 +452,9 @@ def test_a_full_disk_refuses_the_choices_of_the_outbox_in_a_sentence_and_keeps_t
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fb.os, "fsync", full)
-    send(x, entry(x, 0, "a", 1))
+    send(x, entry(x, 0, "a", 1, note="why", strength=2, reasons=["kind"]))
     assert 'role="alert"' in x.status.value and "No space left" in x.status.value
+    assert (x.note.value, x.strength.value, x.reasons["kind"].value) == ("why", 2, True)
     assert f"{1:032x}" in x.status.value and x.current["pair"]["pair_id"] == "p0"
     monkeypatch.undo()
     send(x, entry(x, 0, "a", 2))
