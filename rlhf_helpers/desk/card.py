@@ -345,10 +345,24 @@ HINT = (
     "the answers, or press Tab.</span><span>Keys are on: each button shows its own. Tab and Enter work, too.</span>"
     "</div>"
 )
-FOCUS = (
-    ".rlhf-chat button:focus-visible,.rlhf-chat [tabindex]:focus-visible"
-    "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}"
-)
+FOCUS = """
+.rlhf-chat button:focus-visible, .rlhf-chat [tabindex]:focus-visible {
+  outline: 3px solid var(--jp-brand-color1, #1976d2) !important; outline-offset: -3px;
+}
+.rlhf-chat button.jupyter-button, .rlhf-chat input[type=text] {
+  min-height: 44px; height: auto; border: 1px solid var(--jp-border-color1, #8f8f8f); border-radius: 8px;
+}
+.rlhf-chat button.jupyter-button {
+  padding: 4px 14px; box-shadow: none; font-size: 14px;
+  background: var(--jp-layout-color1, #fff); color: var(--jp-content-font-color1, #1b1b1b);
+}
+.rlhf-chat .widget-text { height: auto; }
+.rlhf-live .noUi-handle { border: 2px solid var(--jp-brand-color1, #1976d2); }
+[data-jp-theme-light=false] .rlhf-live select {  /* ipywidgets' arrow is black in every theme */
+  background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Cpath d='M4 6l4 4 4-4' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E") !important;
+}
+"""
 GUARD_JS = """
 const box = this.closest('.widget-vbox');
 if (!box || box.hasAttribute('data-lm-suppress-shortcuts')) return;

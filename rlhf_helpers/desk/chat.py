@@ -194,7 +194,7 @@ class Chat:
 
     def _build(self):
         self.talk, self.status = W.HTML(), W.HTML()
-        self.box = W.Text(placeholder="Your question", layout=W.Layout(width="100%"))
+        self.box = W.Text(placeholder="Your question", layout=W.Layout(width="auto", flex="1 1 12em"))
         with warnings.catch_warnings():  # deprecated in 8, but the only way for Enter that both versions have
             warnings.simplefilter("ignore")
             self.box.on_submit(lambda _: self._click(self._send))
@@ -227,7 +227,7 @@ class Chat:
                 self.choices,
                 self.rating,
                 self.status,
-                W.HBox([self.box, self.send, self.another]),
+                W.HBox([self.box, self.send, self.another], layout=W.Layout(flex_flow="row wrap")),
                 W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")),
                 key_guard(),
                 patience(),

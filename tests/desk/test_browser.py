@@ -1154,6 +1154,13 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
         theme(page, look)
         talk.screenshot(path=screenshots / f"chat-{look.split()[1].lower()}.png")
     theme(page, "JupyterLab Light")
+    for width in (360, 1400):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(700)
+        assert talk.evaluate(STICKS_OUT) == []
+        for one in talk.get_by_role("button").all():
+            assert one.bounding_box()["height"] >= 44 and one.evaluate("b => b.scrollWidth <= b.clientWidth")
+        talk.screenshot(path=screenshots / f"chat-{width}.png")
     be_busy(page, "import time; time.sleep(4)")
     button(talk, "B is better").click()
     expect(talk.get_by_role("status")).to_contain_text("This press waits until they are done")
