@@ -79,6 +79,7 @@ let was = false, waits = 0, bare = 0;
 const watch = setInterval(() => {
   if (document.querySelector('[data-shut]')) return clearInterval(watch);  // it must not take over again
   was ||= connected();
+  if (was) jQuery(document).off('shiny:disconnected');    // then shinywidgets would take the card away
   waits = connected() ? 0 : waits + 1;
   bare = document.querySelector('.rlhf-labeller, [data-again]') ? 0 : bare + 1;
   // lost; or it never came: the page's own files did not arrive, or nothing answered, or those of the card are missing
