@@ -1084,6 +1084,17 @@ def test_chapter_03_is_labelled_by_hand(lab, page, screenshots):
         walk(page, screenshots / f"chapter-03-{name.split()[1].lower()}")
     theme(page, "JupyterLab Light")
 
+    # what had run with simulated labels runs again with the reader's
+    expect(panel(page).get_by_text("Simulated, not yours")).to_be_visible()
+    expect(box).to_contain_text("what follows learns from yours: 17 to go")
+    while len(presses) < fb.ENOUGH:
+        press("B is better", lambda b: b.click())
+    expect(box).to_contain_text("You have given 24 labels, so what follows learns from yours.")
+    box.screenshot(path=screenshots / "chapter-03-enough.png")
+    button(box, "Continue").click()
+    expect(panel(page).get_by_text("These are yours")).to_be_visible()
+    box.screenshot(path=screenshots / "chapter-03-end.png")
+
 
 REDRAWN = """box => { const page = box.querySelector('table').closest('.widget-html');
   window.took = new Promise(done => { let start;
@@ -1156,6 +1167,7 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
     theme(page, "JupyterLab Light")
     for width in (360, 1400):
         page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         page.wait_for_timeout(700)
         assert talk.evaluate(STICKS_OUT) == []
         for one in talk.get_by_role("button").all():
