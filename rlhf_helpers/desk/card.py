@@ -357,7 +357,7 @@ FOCUS = """
   background: var(--jp-layout-color1, #fff); color: var(--jp-content-font-color1, #1b1b1b);
 }
 .rlhf-chat .widget-text { height: auto; }
-.rlhf-live .noUi-handle { border: 2px solid var(--jp-brand-color1, #1976d2); }
+.rlhf-live .noUi-handle, .rlhf-chat .noUi-handle { border: 2px solid var(--jp-brand-color1, #1976d2); }
 [data-jp-theme-light=false] .rlhf-live select {  /* ipywidgets' arrow is black in every theme */
   background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
 %3Cpath d='M4 6l4 4 4-4' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E") !important;
