@@ -41,14 +41,15 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "docmanager-extension/plugin": {"autosave": False},
 }
-RUN_ALL = """async path => {
+RUN = """async ([path, above]) => {
   const app = window.jupyterapp; await app.restored;
   const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
   await panel.context.ready; await panel.sessionContext.ready; await panel.revealed;
   app.shell.activateById(panel.id);
   await panel.sessionContext.session.kernel.info;
-  await app.commands.execute('notebook:run-all-cells');
   const cells = panel.content.widgets.filter(w => w.model.type === 'code');
+  if (above) panel.content.activeCellIndex = panel.content.widgets.findIndex(w => w.model.id === above);
+  await app.commands.execute(above ? 'notebook:run-all-above' : 'notebook:run-all-cells');
   return {count: panel.content.widgets.length,
           errors: cells.flatMap(c => c.model.outputs.toJSON().filter(o => o.output_type === 'error'))};
 }"""
@@ -177,10 +178,9 @@ def browser(chromium):
         b.close()
 
 
-def open_lab(lab, browser, path="lab?reset", **options):
-    """A new page with JupyterLab in it."""
+def open_lab(lab, page, path="lab?reset"):
+    """Load JupyterLab in a page; returns the page."""
     url, token, _ = lab
-    page = browser.new_page(**options)
     page.set_default_timeout(120_000)  # a busy machine is slow, not broken
     playwright_api.expect.set_options(timeout=60_000)
     page.on("dialog", lambda d: d.dismiss())
@@ -190,9 +190,16 @@ def open_lab(lab, browser, path="lab?reset", **options):
     return page
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    """One for all pages: what JupyterLab is made of is read and compiled once."""
+    return browser.new_context()
+
+
 @pytest.fixture
-def page(lab, browser):
-    page = open_lab(lab, browser, viewport={"width": 1400, "height": 1000})
+def page(lab, window):
+    page = open_lab(lab, window.new_page())
+    page.set_viewport_size({"width": 1400, "height": 1000})
     yield page
     page.close()
 
@@ -240,8 +247,9 @@ def panel(page):
     return page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
 
 
-def run_all(page, name):
-    result = page.evaluate(RUN_ALL, name)
+def run_all(page, name, above=None):
+    """Run all cells of a notebook, or those above one that is named by its id; returns the last card in it."""
+    result = page.evaluate(RUN, [name, above])
     assert not result["errors"], result["errors"]
     box = panel(page).locator(".rlhf-labeller").last
     playwright_api.expect(box).to_be_visible()
@@ -610,7 +618,7 @@ def test_the_answers_are_cards_to_click_and_the_keys_go_on_working(lab, page):
 
 
 def test_it_is_labelled_by_touch(lab, browser, screenshots):
-    page = open_lab(lab, browser, viewport={"width": 360, "height": 740}, has_touch=True)
+    page = open_lab(lab, browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True))
     log = lab[2] / "touch.jsonl"
     small_notebook(lab[2], "touch", "touch.jsonl", ", ask_note=True")
     box = run_all(page, "touch.ipynb")
@@ -630,14 +638,17 @@ def test_it_is_labelled_by_touch(lab, browser, screenshots):
     page.close()
 
 
-def be_busy(page, code="import time; time.sleep(9)"):
-    """Let the kernel sleep, as a cell that runs does."""
+def be_busy(page, root):
+    """Let the kernel be busy, as with a cell that runs, until what is returned is called."""
+    done = root / "done"
+    done.unlink(missing_ok=True)
     page.evaluate(
         """code => { const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
         kernel.requestExecute({code}); }""",
-        code,
+        f"import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.01)",
     )
     page.wait_for_timeout(300)
+    return done.touch
 
 
 def shells(page, how):
@@ -649,10 +660,9 @@ def shells(page, how):
 @contextlib.contextmanager
 def busy_meanwhile(page, root):
     """Let the kernel be busy for as long as this goes on."""
-    (root / "gate").unlink(missing_ok=True)
-    be_busy(page, "import os, time\nwhile not os.path.exists('gate'): time.sleep(0.05)")
+    free = be_busy(page, root)
     yield
-    (root / "gate").touch()
+    free()
 
 
 def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
@@ -660,8 +670,7 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     small_notebook(lab[2], "busy", "busy.jsonl", ", ask_note=True")
     box, presses = run_all(page, "busy.ipynb"), []
     wait_shown(box, 0)
-    be_busy(page)
-    began = time.time()
+    free = be_busy(page, lab[2])
     for n, name in enumerate(("Tie", "A is better", "B is better"), 1):
         presses.append((on_screen(box), name))
         if n == 2:
@@ -681,8 +690,9 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     page.keyboard.press("s")
     page.wait_for_timeout(900)
     box.screenshot(path=screenshots / "busy.png")
-    assert time.time() - began < 8.5 and not log.exists(), "the kernel was not busy all the time"
+    assert not log.exists(), "the kernel was not busy all the time"
     on_the_way = prompt_of(box)
+    free()
     labels = wait_labels(log, 3)
     wait_shown(box, 3)
     assert all(agrees(x, *p) for x, p in zip(labels, presses, strict=True))
@@ -810,10 +820,10 @@ def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screen
     log = lab[2] / f"{name}.jsonl"
     small_notebook(lab[2], name, log.name, ", ask_note=True, repeat_share=0.0")
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    first = open_lab(lab, context)
+    first = open_lab(lab, context.new_page())
     boxes = [run_all(first, f"{name}.ipynb")]
     first.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    second = open_lab(lab, context, f"lab/workspaces/{name}/tree/{name}.ipynb")
+    second = open_lab(lab, context.new_page(), f"lab/workspaces/{name}/tree/{name}.ipynb")
     boxes.append(panel(second).locator(".rlhf-labeller").last)
     pages, presses = [first, second], [[], []]
 
@@ -913,12 +923,13 @@ def test_an_edit_saved_while_the_kernel_is_busy_waits_like_any_choice(lab, page,
     log, expect = lab[2] / "busyedit.jsonl", playwright_api.expect
     small_notebook(lab[2], "busyedit", "busyedit.jsonl", ", ask_edit=True, repeat_share=0.0")
     box = run_all(page, "busyedit.ipynb")
+    began = time.time()
     wait_shown(box, 0)
     first = on_screen(box)
     button(box, "B").click()
     expect(box.get_by_label("Edited")).to_have_value(first[2])
     box.get_by_label("Edited").fill("Written before it was busy.")
-    be_busy(page)
+    free = be_busy(page, lab[2])
     button(box, "Save the edit").click()
     expect(box.get_by_role("status")).to_contain_text("1 choice kept in this page")
     expect(box.get_by_role("region", name="Prompt")).not_to_have_text(first[0])
@@ -928,11 +939,14 @@ def test_an_edit_saved_while_the_kernel_is_busy_waits_like_any_choice(lab, page,
     page.wait_for_timeout(700)
     button(box, "A is better").click()
     expect(box.get_by_role("status")).to_contain_text("2 choices kept in this page")
+    spent = time.time() - began
+    page.wait_for_timeout(2000)
     assert not log.exists(), "the kernel was not busy all the time"
+    free()
     edited, *labels = wait_labels(log, 3)
     assert agrees(labels[0], first, "B is better") and agrees(labels[1], second, "A is better")
     assert (edited["response_a"], edited["response_b"]) == ("Written before it was busy.", first[2])
-    assert all(x["seconds"] < 8 for x in (edited, *labels)), "the time is the reader's, not the kernel's"
+    assert all(x["seconds"] < spent + 1 for x in (edited, *labels)), "the time is the reader's, not the kernel's"
     wait_shown(box, 2)
     expect(box.get_by_label("Edited")).to_be_hidden()
 
@@ -942,11 +956,12 @@ def test_a_page_reloaded_while_the_kernel_was_busy_delivers_what_it_kept(lab, pa
     small_notebook(lab[2], "kept", "kept.jsonl")
     box = run_all(page, "kept.ipynb")
     wait_shown(box, 0)
-    be_busy(page)
+    free = be_busy(page, lab[2])
     for _ in range(2):
         button(box, "A is better").click()
         page.wait_for_timeout(1500)
     assert not log.exists()
+    page.once("load", lambda _: free())
     box = reload(page, lab, "kept.ipynb")
     wait_labels(log, 2)
     wait_shown(box, 2)
@@ -959,7 +974,7 @@ def test_a_restart_is_told_and_what_could_not_be_delivered_is_delivered_when_the
     small_notebook(lab[2], "restart", "restart.jsonl")
     box = run_all(page, "restart.ipynb")
     wait_shown(box, 0)
-    be_busy(page)
+    be_busy(page, lab[2])
     button(box, "B is better").click()
     expect(box.get_by_role("status")).to_contain_text("Cells are still running")
     page.evaluate(RESTART)
@@ -1110,7 +1125,7 @@ REDRAWN = """box => { const page = box.querySelector('table').closest('.widget-h
 def test_chapter_02_controls_redraw(lab, page, screenshots, record_property):
     """From a key on a slider, through the kernel, to the new page on the screen; wide enough, and in both themes."""
     chapter(lab[2], "02_decoding.ipynb")
-    assert not page.evaluate(RUN_ALL, "02_decoding.ipynb")["errors"]
+    assert not page.evaluate(RUN, ["02_decoding.ipynb", None])["errors"]
     live = panel(page).locator(".rlhf-live").last
     live.scroll_into_view_if_needed()
     handles, times = live.get_by_role("slider"), []
@@ -1154,7 +1169,8 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
     root, name = lab[2], "06_inference_and_continuous_feedback.ipynb"
     chapter(root, name, RUNS_DIR="runs06")
     expect, runs = playwright_api.expect, root / "runs06"
-    run_all(page, name)
+    below = None if os.environ.get("WORKBOOK_SCREENSHOTS") else "power-text"  # what follows needs nobody
+    run_all(page, name, above=below)
     talk = panel(page).locator(".rlhf-chat").last
     talk.scroll_into_view_if_needed()
     for n, question in enumerate(("Where does a fox live?", "مرحبا 🙂", "What is the capital of Peru?"), 1):
@@ -1175,10 +1191,11 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
         for one in talk.get_by_role("button").all():
             assert one.bounding_box()["height"] >= 44 and one.evaluate("b => b.scrollWidth <= b.clientWidth")
         talk.screenshot(path=screenshots / f"chat-{width}.png")
-    be_busy(page, "import time; time.sleep(4)")
+    free = be_busy(page, root)
     button(talk, "B is better").click()
     expect(talk.get_by_role("status")).to_contain_text("This press waits until they are done")
     talk.screenshot(path=screenshots / "chat-busy.png")
+    free()
     expect(talk.get_by_role("status")).to_contain_text("Saved")
     mine = [x for x in wait_labels(runs / "feedback.jsonl", 1) if x["annotator"] == "you"]
     assert [(x["prompt"], x["choice"]) for x in mine] == [("What is the capital of Peru?", "b")]
@@ -1188,7 +1205,7 @@ def test_chapter_06_chat_comparison_and_blind_test(lab, page, screenshots):
         wait_shown(blind, n)
         button(blind, "A is better").click()
         wait_labels(runs / "blind_test.jsonl", n + 1)
-    run_all(page, name)  # the verdict counts what was chosen
+    run_all(page, name, above=below)  # the verdict counts what was chosen
     said = panel(page).locator(".jp-OutputArea-output", has_text="Your verdict: win rate").first
     expect(said).to_be_visible()
     for look in ("JupyterLab Light", "JupyterLab Dark"):
@@ -1240,11 +1257,12 @@ ranker.show()""",
     box = run_all(page, "rank.ipynb")
     texts = [shown(box, letter) for letter in "ABCD"]
     page.wait_for_timeout(500)
-    be_busy(page, "import time; time.sleep(5)")
+    free = be_busy(page, root)
     button(box, "C is the best that is left").click()
     expect(box.get_by_role("status")).to_contain_text("perhaps cells are still running. This press waits")
     box.screenshot(path=screenshots / "rank-busy.png")
     button(box, "D is the best that is left").click()  # said not to count
+    free()
     expect(button(box, "C is number 1")).to_be_visible()
     expect(button(box, "D is the best that is left")).to_be_visible()
     expect(box.get_by_role("status")).to_have_text("0 of 1 ranked.")

@@ -3,7 +3,6 @@
 import contextlib
 import html
 import json
-import multiprocessing
 import re
 import sys
 import tempfile
@@ -204,10 +203,9 @@ def _label_all(path, name):
 
 
 @pytest.mark.slow
-def test_two_processes_label_into_one_file(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_two_processes_label_into_one_file(tmp_path, processes):
     names = ("simulated:one", "simulated:two")
-    workers = [context.Process(target=_label_all, args=(tmp_path / "log.jsonl", n)) for n in names]
+    workers = [processes.Process(target=_label_all, args=(tmp_path / "log.jsonl", n)) for n in names]
     for w in workers:
         w.start()
     for w in workers:
@@ -296,11 +294,10 @@ def _label_and_tell(path, pipe):
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path, processes):
     for after in (3, 17):
-        ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_label_and_tell, args=(tmp_path / "log.jsonl", theirs))
+        ours, theirs = processes.Pipe(duplex=False)
+        worker = processes.Process(target=_label_and_tell, args=(tmp_path / "log.jsonl", theirs))
         worker.start()
         told = [ours.recv() for _ in range(after)]
         worker.kill()
