@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PYTEST := -m pytest -n logical --dist worksteal
+ONE_MORE := $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))  # workers than cores: while one waits for a browser, another works
 FAST_TIER := not slow and not browser and not matrix and not scale and not grading
 LOWEST := $(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; print(*[re.sub(r">=([0-9.]+).*", r"==\1", r) for r in p["dependencies"] + e["notebooks"] + e["test"]])'
@@ -35,7 +36,7 @@ assignment:  ## make the exercises into assignments for nbgrader, in runs/course
 	@PATH="$(CURDIR)/build/grading/bin:$$PATH" build/grading/bin/python -m rlhf_helpers.make.assignment $(ARGS)
 
 test: $(READY)  ## run all the tests
-	@$(IN_VENV) $(PYTEST) $(ARGS)
+	@$(IN_VENV) $(PYTEST) -n $(ONE_MORE) $(ARGS)
 
 test-fast: $(READY)  ## run the tests that take two minutes together
 	@$(IN_VENV) $(PYTEST) -m "$(FAST_TIER)" $(ARGS)

@@ -48,6 +48,7 @@ LEFT_TO_VERL = {  # our column -> what verl calls it; the others are not in its 
     "approx_kl": "actor/ppo_kl",
     "clip_fraction": "actor/pg_clipfrac",
     "value_loss": "critic/vf_loss",
+    "advantage_mean": "critic/advantages/mean",
 }
 
 # ---------------------------------------------------------------- what is run
@@ -260,12 +261,8 @@ NAMED = {  # the words of a cause that names the bug
 
 ELSEWHERE = {  # what does not show in these logs, and the check that shows it
     "untrained end": "count the gradients of one answer (museum, `trained`)",
-    "padding in the mean": "fill the padding with junk (the loop's health checks)",
     "early value": "change a token, see what moves (museum, `flipped`)",
     "late value": "change a token, see what moves (museum, `flipped`)",
-    "no penalty": "add up the penalty of one batch (museum, `penalty`)",
-    "top-p, reported as if without": "drawn tokens against the entropy (museum, `surprise`)",
-    "minimal length": "drawn tokens against the entropy (museum, `surprise`)",
 }
 
 
@@ -321,13 +318,15 @@ def write(place, made):
 
 
 def as_verl(rows):
-    """The same log with verl's columns only, KL per token."""
+    """The same log with verl's columns only, KL per token, and the penalty in what an answer is paid in all."""
     cut = [{LEFT_TO_VERL[k]: v for k, v in row.items() if k in LEFT_TO_VERL} for row in rows]
     for new, row in zip(cut, rows):
         if "length" in row:
             new["actor/reward_kl_penalty"] = row["kl"] / row["length"]
         else:
             new.pop("actor/reward_kl_penalty")
+        if "non_score_reward" in row:
+            new["critic/rewards/mean"] = row["reward"] + row["non_score_reward"]
     return cut
 
 

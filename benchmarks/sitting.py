@@ -80,7 +80,7 @@ def chapter(seed, model, tokenizer):
     ws = SimpleNamespace(seed=seed, device=torch.device("cpu"), fast=False, general=False)
     reader, _ = models.load_reward_model(ROOT / "data/models/reward_start")
     given = {"start": model, "reader": reader, "tokenizer": tokenizer, "train": world.prompts("train")}
-    scope = {"ws": ws, **given}
+    scope = {"ws": ws, "at_most": lambda what, n: n, **given}
     for name in ("setup", *CELLS, "train"):
         source = cells[name].partition("ws =")[0].partition("policy =")[0]  # only the imports, and only the dials
         exec(compile(source, f"00:{name}", "exec"), scope)

@@ -8,6 +8,7 @@ import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # before torch is imported, here and in every kernel
 
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,12 @@ def kill_in_the_middle(tmp_path, request):
         return path
 
     return kill
+
+
+@pytest.fixture
+def processes():
+    """The context of `multiprocessing` whose processes start at once: a forked one need not load torch again."""
+    return multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 
 
 @pytest.fixture(scope="session")

@@ -8,52 +8,58 @@ box.setAttribute('data-lm-suppress-shortcuts', 'true');  // for JupyterLab, whic
 box.tabIndex = -1;                                       // a click beside the buttons keeps the focus here
 const find = s => box.querySelector(s), all = s => [...box.querySelectorAll(s)];
 const fill = words => {
-  const n = taken().length || outbox.length;
+  const n = waiting().length || outbox.length;
   return words.replace('{n}', n + (n === 1 ? ' choice' : ' choices'));
 };
 const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
 
 // ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
-let outbox = [], done = new Set(), store = null, count = 0, item = '', since = 0, pressed = 0, local = '',
+const page = hex();                                       // several pages may show this card
+let outbox = [], store = null, count = 0, item = '', since = 0, pressed = 0, local = '', heard = '', told = '',
     busy = false, dead = false;
 
 const say = words => {
   const line = find('[data-reply]');
   if (line && line.textContent !== words) line.textContent = words;
 };
-const keep = () => {
+const keep = () => {                                     // each page under a name of its own
   const text = outbox.length ? JSON.stringify({at: Date.now(), outbox}) : '';
   try {
-    if (text) localStorage.setItem(store, text);
-    else localStorage.removeItem(store);
+    if (text) localStorage.setItem(store + page, text);
+    else localStorage.removeItem(store + page);
   } catch { history.replaceState({...history.state, [store]: text}, ''); }  // no storage here: till the page is closed
 };
-const kept = () => {
-  let text = (history.state || {})[store];
-  try { text = localStorage.getItem(store) || text; } catch { /* none here */ }
-  try {
+const adopt = () => {                                    // what this page, or another one, could not deliver
+  let keys = [];
+  try { keys = Object.keys(localStorage).filter(key => key.startsWith(store)); } catch { /* none here */ }
+  const found = new Map();
+  for (const text of [(history.state || {})[store], ...keys.map(key => localStorage.getItem(key))]) try {
     const old = JSON.parse(text || '{}');
-    return Date.now() - old.at < 30 * 864e5 ? old.outbox : [];
-  } catch { return []; }
+    if (Date.now() - old.at < 30 * 864e5) for (const one of old.outbox) found.set(one.id, one);
+  } catch { /* not ours */ }
+  outbox = [...found.values()];
+  keep();
+  for (const key of keys) if (key !== store + page) localStorage.removeItem(key);
 };
 const send = () => {
   const wire = find('.rlhf-wire input');
-  wire.value = JSON.stringify({n: ++count, looking: local, choices: outbox});
+  wire.value = JSON.stringify({n: ++count, page, looking: local, choices: outbox});
   for (const kind of ['input', 'change']) wire.dispatchEvent(new Event(kind, {bubbles: true}));
 };
-const taken = () => {                                    // the pairs whose choices are on their way
-  const items = [];
-  for (const one of outbox) if (one.name === 'undo') items.pop(); else if (one.item) items.push(one.item);
-  return items;
+const waiting = () => {                                  // the choices that are on their way and not taken back
+  const back = new Set(outbox.map(one => one.of));
+  return outbox.filter(one => one.item && !back.has(one.id));
 };
+const taken = () => waiting().map(one => one.item);
 const wait = () => {
-  busy = true;
+  if (!busy) [busy, told] = [true, ''];
   clear();
   if (!find('[data-reply][role=alert]')) say(fill(C.say.busy));  // else it has answered: something is wrong
   if (!dead) advance();
 };
 const advance = () => {                                  // the kernel is busy: go on with what is in the page
-  const gone = new Set([...done, ...taken()]), stored = all('.rlhf-store template');
+  const judged = find('[data-judged]')?.dataset.judged || '';
+  const gone = new Set([...judged.split(' '), ...taken()]), stored = all('.rlhf-store template');
   const free = stored.filter(one => !gone.has(one.dataset.store));
   const next = free.find(one => one.dataset.store === local) || free[0];
   if (!next) return say(fill(C.say.none));
@@ -71,13 +77,13 @@ const extras = () => {                                   // what else was said; 
           side: ['', 'a', 'b'][Math.max(0, sides.findIndex(b => b.classList.contains('mod-active')))],
           text: text ? text.value : ''};
 };
-const clear = () => {
-  for (const text of all('.rlhf-note textarea, .rlhf-edited textarea')) if (text.value) {
+const clear = (edit = true) => {                         // here: what was typed may reach the kernel after the choice
+  for (const text of all('.rlhf-note textarea' + (edit ? ', .rlhf-edited textarea' : ''))) if (text.value) {
     text.value = '';
     text.dispatchEvent(new Event('input', {bubbles: true}));
   }
   for (const chip of all('.rlhf-reason.mod-active')) chip.click();
-  for (const buttons of [all('.rlhf-strength button'), all('.rlhf-edit button')]) {
+  for (const buttons of [all('.rlhf-strength button'), edit ? all('.rlhf-edit button') : []]) {
     if (buttons.length && !buttons[0].classList.contains('mod-active')) buttons[0].click();
   }
 };
@@ -101,16 +107,31 @@ const press = name => {
     if (waited < slow && name !== 'edit') return say(C.say.hasty.replace('{s}', slow));
   }
   pressed = now;
-  const id = hex();
-  if (name === 'undo') local = taken().pop() || '';
-  outbox.push({id, item: /undo|continue|more/.test(name) ? '' : item, name, seconds: Math.round(waited * 100) / 100, ...extras()});
+  const id = hex(), last = name === 'undo' ? waiting().pop() : null;
+  if (name === 'undo') local = last ? last.item : '';
+  outbox.push({id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
+               seconds: Math.round(waited * 100) / 100, ...extras()});
   keep();
   send();
+  if (item && !/undo|continue|more/.test(name)) clear(false);
   if (name === 'continue') return proceed();
   if (busy) return wait();
+  expect(id);
+};
+const expect = id => {                                   // an answer of the kernel; say so if it does not come
   const open = () => outbox.some(one => one.id === id);
   setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
   setTimeout(() => { if (open()) say(fill(C.say.late)); }, C.late * 1000);
+};
+const hear = reply => {                                  // what the kernel says to this page, and to another one
+  const first = !heard, other = reply.dataset.page && reply.dataset.page !== page && !first;
+  heard = reply.dataset.reply;
+  if (!other) {
+    const words = reply.textContent;                      // of choices that waited, some may be answered before others
+    told = !busy ? words : told.includes(words) ? told : (told + ' ' + words).trim();
+    if (told !== words) say(told);
+  } else if (outbox.length && busy) say(fill(C.say.busy));
+  else say((told + ' ' + C.say.other + reply.textContent).trim());
 };
 setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way
 
@@ -126,13 +147,15 @@ const look = () => {
   if (!prompt || !reply) return;
   if (!store) {
     store = 'rlhf ' + prompt.dataset.log;
-    outbox = kept();
-    if (outbox.length) send();
+    adopt();
+    if (outbox.length) { send(); expect(outbox[0].id); }
   }
   const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
-  for (const one of outbox) if (acks.has(one.id)) done.add(one.item);
+  const edited = outbox.some(one => one.name === 'edit' && acks.has(one.id)) && !find('[data-reply][role=alert]');
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
+  if (edited) clear();
+  if (reply.dataset.reply !== heard) hear(reply);
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;

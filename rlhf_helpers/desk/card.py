@@ -9,6 +9,7 @@ import html
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -36,7 +37,10 @@ SURE, LIKELY = 0.95, 0.8  # from these probabilities on an opinion is very likel
 BUSY, LATE = 0.7, 20  # seconds without an answer of the kernel until the card says that it waits, and that it worries
 MOST_WORDS = 3000  # of two answers; above it their differences are not looked for
 STORED = 300_000  # characters of pairs that the page holds for the time when the kernel is busy
-AGAIN = "Choose Run > Run All Above Selected Cell, then run this cell. What was saved is still there."
+AGAIN = (
+    "Choose Run > Run All Above Selected Cell (in Colab: Runtime > Run before), then run this cell. What was saved is "
+    "still there."
+)
 GONE = "Somebody changed the file of labels: {n} of yours are no longer in it, and are asked again."
 SAY = {
     "wrong": "",
@@ -44,14 +48,20 @@ SAY = {
     "busy": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. You can go on.",
     "none": "Cells are still running. {n} kept in this page, to be saved as soon as they are done. "
     "Until then there is no further pair to show.",
-    "below": "The cells below now run with your labels. If they don't, click the next cell and choose Run > Run "
+    "below": "The cells below run now. If they don't, click the next cell and choose Run > Run "
     "Selected Cell and All Below (in Colab: Runtime > Run cell and below).",
     "late": "The kernel has not answered for 20 seconds. If cells are still running, wait. If not, it was stopped: run "
     "this cell again in this page. {n} not saved yet, kept in this page and delivered then.",
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
+    "other": "In another page with this card: ",
 }
+LABELLED, NOT_ASKED = (f"Not saved: that pair {why}." for why in ("was already labelled", "is not asked here any more"))
+MANY = {LABELLED: "Not saved: {n} choices about pairs that were already labelled."} | {
+    NOT_ASKED: "Not saved: {n} choices about pairs that are not asked here any more."
+}
+FILE = "the file that PREFERENCES names"
 KEPT = "What you chose meanwhile is kept in this page, and saved then."
 SERVED = SAY | {  # on a page of its own, where several people label by link
     "wrong": "Please tell whoever gave you this link: ",
@@ -201,25 +211,60 @@ def blind_words(a, b, found):
     return lines
 
 
-def simulated_html(name, given, enough):
-    """A note over results that do not come from the reader's own labels, which leads back to the card."""
+def many_words(said):
+    """What became of several choices that had waited, in one sentence for each kind; said: a sentence for each."""
+    n = sum(words.startswith("Saved") for words in said)
+    saved = [f"Saved {n} choice{'s' * (n > 1)} that had waited."] if n else []
+    rest = Counter(words for words in said if words and not words.startswith("Saved"))
+    return " ".join([*saved, *(MANY.get(x, x).replace("{n}", str(k)) if k > 1 else x for x, k in rest.items())])
+
+
+def simulated_html(name, given, enough, whose=""):
+    """A note over results that do not come from the reader's own labels, which leads back to the card.
+
+    whose: the one whom ANNOTATOR names in the reader's place, if any.
+    """
     cards = "(this.closest('.jp-Notebook') || document).querySelectorAll('.rlhf-labeller')"
     above = "if (card.compareDocumentPosition(this) &amp; 4) last = card;"  # the last one before this note
     go = f"let last; for (const card of {cards}) {above} last.scrollIntoView({{block: 'center'}})"
+    note = f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
+    note += f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of "
+    if whose:
+        return f"{note}{escape(whose)}, whom ANNOTATOR names, and there are fewer.</div>"
     return (
-        f'<div style="{BOX};border-left:6px solid #D55E00" class="rlhf-simulated"><b>SIMULATED labels.</b> What '
-        f"follows was made with the labels of {escape(name)}, a program: it takes {enough} of yours, and you have "
-        f'given {given} in the card above. <button style="min-height:44px" onclick="{go}">Go to the card</button> '
-        "Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
+        f'{note}yours, and you have given {given}. <button style="min-height:44px" onclick="{go}">Go to the card'
+        "</button> Label there and press <i>Continue</i>: then all that follows runs again, with yours.</div>"
     )
 
 
-def learnt_html(opinions, n, foreseen, given, enough, fewest):
+def follows_words(given, enough, others=0, whose="you", theirs=0):
+    """Whose labels what follows learns from, in a sentence.
+
+    given: labels of this person so far; enough: how many it takes; others: labels that count with them, of other
+    people; whose: the one whom ANNOTATOR names instead, who has given `theirs`.
+    """
+    if whose == FILE:
+        return f"What follows learns from {FILE}, and from what people label besides."
+    if whose != "you":
+        so_far = "" if whose.startswith("simulated:") else f", who has given {theirs} of the {enough} that it takes"
+        so_far = "" if theirs >= enough else so_far
+        return f"As ANNOTATOR says, what follows learns from the labels of {escape(whose)}{so_far}; not from yours."
+    n = given + others
+    yours = f"You have given {given} label{'s' * (given != 1)}"
+    if others and n >= enough:
+        return f"{yours}, other people {others}: what follows learns from all of them."
+    if others:
+        return f"{yours}, other people {others}: from {enough} on, what follows learns from them."
+    if n < enough:
+        return f"From {enough} labels on, what follows learns from yours: {enough - n} to go."
+    return f"{yours}, so what follows learns from yours."
+
+
+def learnt_html(opinions, n, foreseen, follows, fewest):
     """What the card has learned, in words.
 
-    opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; given:
-    labels so far; enough: from how many on the chapters learn from them, None where none follow; fewest: choices
-    before anything is said.
+    opinions, foreseen: as the functions of that name in `judge` give them; n: choices that it learned from; follows:
+    a sentence of `follows_words`, "" where nothing follows; fewest: choices before anything is said.
     """
     right, asked = foreseen
     said = [
@@ -245,17 +290,16 @@ def learnt_html(opinions, n, foreseen, given, enough, fewest):
         lines.append(
             f"Of your last {asked} choices, {right:g} {'was' if right == 1 else 'were'} foreseen before you chose."
         )
-    if enough is None:
-        pass
-    elif given < enough:
-        lines.append(f"From {enough} labels on, what follows learns from yours: {enough - given} to go.")
-    else:
-        lines.append(f"You have given {given} labels, so what follows learns from yours.")
+    lines += [follows] if follows else []
     return '<div class="rlhf-panel rlhf-quiet" aria-live="off">' + "".join(f"<p>{x}</p>" for x in lines) + "</div>"
 
 
-def progress_html(n, total, pace, repeats=0):
-    """Progress in words and as a bar; pace is a list of seconds per choice, repeats how many of `total` come again."""
+def progress_html(n, total, pace, repeats=0, judged=()):
+    """Progress in words and as a bar.
+
+    pace: a list of seconds per choice; repeats: how many of `total` come again; judged: the items among those of
+    `store_html` that need no judgement any more.
+    """
     words = f"{n} of {total} labelled"
     if repeats:
         again = "1 of them a second time" if repeats == 1 else f"{repeats} of them a second time"
@@ -267,18 +311,21 @@ def progress_html(n, total, pace, repeats=0):
         words += f" · {60 / seconds:.0f} a minute"
         words += f" · {left} left" if n < total else ""
     return (
-        f'<div class="rlhf-quiet">{words}</div><div role="progressbar" aria-label="Labelled" aria-valuemin="0" '
-        f'aria-valuemax="{total}" aria-valuenow="{n}" class="rlhf-bar">'
-        f'<div style="width:{100 * n / max(1, total):.1f}%"></div></div>'
+        f'<div class="rlhf-quiet" data-judged="{" ".join(judged)}">{words}</div>'
+        f'<div role="progressbar" aria-label="Labelled" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{n}" '
+        f'class="rlhf-bar"><div style="width:{100 * n / max(1, total):.1f}%"></div></div>'
     )
 
 
-def status_html(message, serial, acks=(), wrong=False):
-    """One sentence about what just happened; `acks` are the ids of choices that the browser may forget."""
+def status_html(message, serial, acks=(), wrong=False, page=""):
+    """One sentence about what just happened; `acks` are the ids of choices that the browser may forget.
+
+    page: the one, of several that show this card, which is answered; "" for all of them.
+    """
     role = "alert" if wrong else "status"
     mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
     return (
-        f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" '
+        f'<div role="{role}" aria-live="polite" data-reply="{serial}" data-acks="{" ".join(acks)}" data-page="{page}" '
         f'style="min-height:1.5em;overflow-wrap:anywhere;{mark}">{escape(message)}</div>'
     )
 
@@ -298,10 +345,24 @@ HINT = (
     "the answers, or press Tab.</span><span>Keys are on: each button shows its own. Tab and Enter work, too.</span>"
     "</div>"
 )
-FOCUS = (
-    ".rlhf-chat button:focus-visible,.rlhf-chat [tabindex]:focus-visible"
-    "{outline:3px solid var(--jp-brand-color1,#1976d2)!important;outline-offset:-3px}"
-)
+FOCUS = """
+.rlhf-chat button:focus-visible, .rlhf-chat [tabindex]:focus-visible {
+  outline: 3px solid var(--jp-brand-color1, #1976d2) !important; outline-offset: -3px;
+}
+.rlhf-chat button.jupyter-button, .rlhf-chat input[type=text] {
+  min-height: 44px; height: auto; border: 1px solid var(--jp-border-color1, #8f8f8f); border-radius: 8px;
+}
+.rlhf-chat button.jupyter-button {
+  padding: 4px 14px; box-shadow: none; font-size: 14px;
+  background: var(--jp-layout-color1, #fff); color: var(--jp-content-font-color1, #1b1b1b);
+}
+.rlhf-chat .widget-text { height: auto; }
+.rlhf-live .noUi-handle, .rlhf-chat .noUi-handle { border: 2px solid var(--jp-brand-color1, #1976d2); }
+[data-jp-theme-light=false] .rlhf-live select {  /* ipywidgets' arrow is black in every theme */
+  background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Cpath d='M4 6l4 4 4-4' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E") !important;
+}
+"""
 GUARD_JS = """
 const box = this.closest('.widget-vbox');
 if (!box || box.hasAttribute('data-lm-suppress-shortcuts')) return;
@@ -314,6 +375,37 @@ box.addEventListener('keydown', e => {
 """
 
 
+PATIENCE = {
+    "busy": "Not answered yet; perhaps cells are still running. This press waits until they are done; others until "
+    "then do not count.",
+    "late": "The kernel has not answered for 20 seconds. If cells are still running, wait: this press counts when they "
+    f"are done. If not, it was stopped. {AGAIN}",
+    "cut": f"The kernel was stopped or restarted, so this does nothing now. {AGAIN}",
+}
+PATIENCE_JS = """
+const box = this.closest('.widget-vbox'), C = CONFIG;
+if (!box || box.dataset.patient) return;
+box.dataset.patient = 'yes';
+let waits = 0;                                           // when the press came that was not answered yet
+const answered = new MutationObserver(() => { waits = 0; });
+answered.observe(box, {childList: true, subtree: true});
+const say = words => {
+  const line = [...box.querySelectorAll('[role=status], [role=alert]')].pop();
+  if (line) line.textContent = words;
+  answered.takeRecords();
+};
+const press = e => {
+  if (!e.target.closest(e.type === 'click' ? 'button' : e.key === 'Enter' ? 'input' : ':not(*)')) return;
+  const cut = box.closest('.jupyter-widgets-disconnected') || box.querySelector('.jupyter-widgets-disconnected');
+  if (cut) say(C.say.cut);
+  if (cut || waits) { e.stopImmediatePropagation(); return e.preventDefault(); }
+  const now = waits = performance.now();
+  for (const kind of ['busy', 'late']) setTimeout(() => { if (waits === now) say(C.say[kind]); }, C[kind] * 1000);
+};
+for (const kind of ['click', 'keydown']) box.addEventListener(kind, press, true);
+"""
+
+
 def _on_load(script, css):
     return f'<style onload="{html.escape(script)}">{css}</style>'
 
@@ -323,6 +415,17 @@ def key_guard():
     import ipywidgets as W
 
     return W.HTML(_on_load(GUARD_JS, FOCUS))
+
+
+def patience():
+    """A widget that lets one press in its VBox wait for a busy kernel, and says so in the VBox's status line.
+
+    Every press must be answered by some change in the VBox.
+    """
+    import ipywidgets as W
+
+    config = {"say": PATIENCE, "busy": BUSY, "late": LATE}
+    return W.HTML(_on_load(PATIENCE_JS.replace("CONFIG", json.dumps(config)), ""))
 
 
 def card_script(hotkeys=True, words=SAY, whole=False):

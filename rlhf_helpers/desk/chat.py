@@ -21,6 +21,7 @@ from ..engine.trials import read_on
 from ..lesson import decoding, feedback
 from ..lesson.decoding import draw, end_tokens
 from ..lesson.reward import context_length
+from .card import patience
 from .labeller import BOX, DOUBLE_CLICK, TEXT, escape, key_guard
 
 
@@ -61,6 +62,7 @@ class Chat:
         self.generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         self.turns, self.pending, self.labels, self.ratings = [], None, [], []  # a turn: (prompt, answers)
         self.errors, self.widget, self.ready_at = [], None, 0.0
+        self.said, self.replies = ("", False), 0
 
     @property
     def prompts_path(self):
@@ -192,7 +194,7 @@ class Chat:
 
     def _build(self):
         self.talk, self.status = W.HTML(), W.HTML()
-        self.box = W.Text(placeholder="Your question", layout=W.Layout(width="100%"))
+        self.box = W.Text(placeholder="Your question", layout=W.Layout(width="auto", flex="1 1 12em"))
         with warnings.catch_warnings():  # deprecated in 8, but the only way for Enter that both versions have
             warnings.simplefilter("ignore")
             self.box.on_submit(lambda _: self._click(self._send))
@@ -225,9 +227,10 @@ class Chat:
                 self.choices,
                 self.rating,
                 self.status,
-                W.HBox([self.box, self.send, self.another]),
+                W.HBox([self.box, self.send, self.another], layout=W.Layout(flex_flow="row wrap")),
                 W.HBox(self.dials, layout=W.Layout(flex_flow="row wrap")),
                 key_guard(),
+                patience(),
             ],
             layout=W.Layout(max_width="60em"),
         )
@@ -236,7 +239,7 @@ class Chat:
     def _click(self, action, *arguments):
         """What a button does; clicks that piled up meanwhile are dropped, errors are shown and kept."""
         if time.monotonic() - self.ready_at < DOUBLE_CLICK:
-            return
+            return self._refresh(*self.said)
         try:
             action(*arguments)
         except Exception as e:  # a front end hides what a callback raises
@@ -267,6 +270,7 @@ class Chat:
         self._refresh(f"Saved. You have given {n} label{'s' * (n > 1)}; {feedback.ENOUGH} are enough to train on.")
 
     def _refresh(self, message="", wrong=False, now=None, before=None):  # now: a turn that is still being said
+        self.said, self.replies = (message, wrong), self.replies + 1
         turns = self.turns[:before][-8:] + ([now] if now else [])
         self.talk.value = (
             '<div role="log" aria-live="polite" aria-label="Conversation">'
@@ -278,7 +282,7 @@ class Chat:
         self.rating.layout.display = "" if single else "none"
         mark = "border-left:4px solid #c62828;padding-left:8px" if wrong else ""
         role = "alert" if wrong else "status"
-        self.status.value = f'<div role="{role}" style="{mark}">{escape(message)}</div>'
+        self.status.value = f'<div role="{role}" data-reply="{self.replies}" style="{mark}">{escape(message)}</div>'
 
 
 def turn_html(prompt, answers):

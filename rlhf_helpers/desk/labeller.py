@@ -117,7 +117,8 @@ class Labeller:
     axes: a function (prompt, answer) -> dict of numbers that the card may learn your taste in, besides what can be
     counted of any text.  learn: whether the card says what it has learned.  who: in a blind test, who wrote the
     responses a and b of every pair, two names; they are told at the end.  served: whether the card stands on a page
-    of `served`, where no cells follow that could run with the labels.
+    of `served`, where no cells follow that could run with the labels.  whose: whose labels of this log what follows
+    learns from, as `yours.whose` gives it; "" where it learns from what is labelled in this card.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Labeller:
         who=None,
         ask_edit=False,
         served=False,
+        whose="",
     ):
         if not isinstance(annotator, str) or not annotator.strip():
             raise WorkbookError('The annotator needs a name, such as "you".')
@@ -148,6 +150,7 @@ class Labeller:
         self.ask_strength, self.ask_note, self.ask_edit = ask_strength, ask_note, ask_edit
         self.axes, self.learns, self._judge, self.who, self.ended = axes, learn and not who, None, who, False
         self.served, self.shut, self.words = served, "", card.SERVED if served else card.SAY
+        self.whose, self.people, self.page, self.stored = whose, Counter(), "", []  # page: the one that is answered
         self.errors, self.warnings, self.pace, self.front, self.labels = [], [], [], [], []
         self.follower = feedback.Follower(path, annotator)
         self.widget: Any = None
@@ -177,6 +180,8 @@ class Labeller:
             self.warnings = [*self.warnings, card.GONE.replace("{n}", f"{gone} choice{'s' * (gone > 1)}")]
         ids = {f"{pair['pair_id']} edited" for pair, _ in self.queue}
         self.edits = [x for x in mine if x.get("made") == "edit" and x["pair_id"] in ids]
+        here = {x["event_id"] for x in self.edits}
+        self.elsewhere = [x for x in mine if feedback.pair_key(x) not in asked and x["event_id"] not in here]
         self._set([x for x in mine if feedback.pair_key(x) in asked])
 
     def _set(self, labels):
@@ -302,14 +307,14 @@ class Labeller:
         for edited in [x for x in self.edits if x["pair_id"] == f"{pair_id} edited"]:
             self._append(feedback.undo_event(edited))
 
-    def undo(self):
-        """Take the latest label back and ask about its pair again; returns that label, or None.
+    def undo(self, event_id=""):
+        """Take the latest label back, or the one of that id, and ask about its pair again; returns it, or None.
 
         What was edited of that pair is taken back with it.
         """
-        if not self.labels:
+        label = next((x for x in reversed(self.labels) if x["event_id"] == (event_id or x["event_id"])), None)
+        if label is None:
             return None
-        label = self.labels[-1]
         self._undo_edits(label["pair_id"])
         self._append(feedback.undo_event(label))
         undone = card.token(*feedback.pair_key(label), label["is_repeat"])
@@ -389,7 +394,8 @@ class Labeller:
         """
         from IPython.display import HTML, display
 
-        display(HTML(card.simulated_html(name, self._given(), enough)))
+        whose = "" if self.whose in ("you", card.FILE) else self.whose
+        display(HTML(card.simulated_html(name, self._given(), enough, whose)))
 
     # ------------------------------------------------------------ the widget
 
@@ -406,8 +412,9 @@ class Labeller:
         with self.lock:
             if self.widget is None:
                 self._build()
-            self._refresh(" ".join([message, *self.warnings]).strip())
+            self.people = self._others() if self.whose else Counter()
             self.store.value = self._stored()
+            self._refresh(" ".join([message, *self.warnings]).strip())
         return self.widget
 
     def shut_down(self, words):
@@ -539,15 +546,18 @@ class Labeller:
                 saved = "Saved, but something else went wrong: " if self.ids - before else ""
                 words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
                 self._say(self.words["wrong"] + words, wrong=True)
+            finally:
+                self.page = ""
 
-    def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None, side="", text=""):
-        """Do what was pressed, `seconds` after the pair appeared; says what was done."""
+    def _press(self, name, seconds, note="", strength=0, reasons=(), event_id=None, side="", text="", of=""):
+        """Do what was pressed, `seconds` after the pair appeared; says what was done.
+
+        of: the id of the choice that an "undo" takes back, where that was still on its way.
+        """
         if name == "undo":
-            label = self.undo()
+            label = self.undo(of)
             if label:
-                self.note.value, self.strength.value = label["note"], label["strength"] or 0
-                for reason, chip in self.reasons.items():
-                    chip.value = reason in label.get("reasons", ())
+                self._give_back(label)
             self.ended = False
             return "Took the last label back." if label else "There is nothing to take back."
         if name in ("continue", "more"):
@@ -575,6 +585,7 @@ class Labeller:
         """Take what the browser sent: every choice that was not confirmed yet, with the time that it measured."""
         with self._explained():
             sent = json.loads(change["new"])
+            self.page = sent.get("page", "") if re.fullmatch("[0-9a-f]{32}", str(sent.get("page"))) else ""
             if self.path.exists() and self.path.stat().st_size != self.size:
                 try:
                     self.reload()
@@ -586,15 +597,24 @@ class Labeller:
                     raise ValueError("a choice has no proper id")
                 if one["id"] not in self.acks:
                     self.acks = [*self.acks[-99:], one["id"]]  # an answer, whatever it is
-                    said.append(self._take(one))
+                    try:
+                        said.append(self._take(one))
+                    except Exception:
+                        self._give_back(one)
+                        raise
             if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
                 self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
             if said:
-                saved = sum(words.startswith("Saved") for words in said)
-                words = said[-1] if len(said) == 1 else f"Saved {saved} choices that were waiting in this page."
+                words = said[0] if len(said) == 1 else card.many_words(said)
                 words = " ".join([words, *dict.fromkeys([*before, *self.warnings])])
                 self.warnings = []
                 self._refresh(words)
+
+    def _give_back(self, label):
+        """Note, strength and reasons of a choice that is to be made again."""
+        self.note.value, self.strength.value = label.get("note", ""), label.get("strength") or 0
+        for reason, chip in self.reasons.items():
+            chip.value = reason in label.get("reasons", ())
 
     def _take(self, one):
         """One entry of the browser's outbox; says what was done."""
@@ -602,12 +622,12 @@ class Labeller:
             return "Saved."  # it came twice
         if one["name"] in (*WORDS, "edit"):
             if one["item"] not in self.names:
-                return "Not saved: that pair is not asked here any more."
+                return card.NOT_ASKED
             place = self.names.index(one["item"])
             if not self._open(*self.queue[place]):
-                return "Not saved: that pair was already labelled."
+                return card.LABELLED
             self._ask(place)
-        more = {k: one[k] for k in ("note", "strength", "reasons", "side", "text") if k in one}
+        more = {k: one[k] for k in ("note", "strength", "reasons", "side", "text", "of") if k in one}
         return self._press(one["name"], float(one["seconds"]), **more, event_id=one["id"])
 
     def _refresh(self, message=""):
@@ -629,7 +649,8 @@ class Labeller:
             self.prompt.value = card.end_html(self.done, self.shut, **known)
             self.answers[0].value = self.answers[1].value = ""
         done, total = self._counts()
-        self.progress.value = card.progress_html(done, total, self.pace, self._repeats())
+        judged = [self.names[i] for i in self.stored if not self._open(*self.queue[i])]
+        self.progress.value = card.progress_html(done, total, self.pace, self._repeats(), judged)
         learnt = self._learnt() if self.learns else ""
         self.learnt.value = "" if self.shut else learnt + ("" if item else self._end())
         self._say(message)
@@ -647,7 +668,9 @@ class Labeller:
         rest = {"log": self.log, "min_seconds": self.min_seconds}
         places = [i for i, (pair, again) in enumerate(self.queue) if not again and self._open(pair, again)]
         items = (self._item(i) for i in places)
-        return card.store_html((x["name"], x["pair"]["prompt"], *self._texts(x), rest) for x in items)
+        page = card.store_html((x["name"], x["pair"]["prompt"], *self._texts(x), rest) for x in items)
+        self.stored = places[: page.count("<template")]
+        return page
 
     def _end(self):
         return card.summary_html(self.summary(), self.agreement(), self.blind_result() if self.who else None)
@@ -655,16 +678,27 @@ class Labeller:
     def _learnt(self):
         opinion = self.opinion
         return card.learnt_html(
-            opinion.opinions(),
-            len(opinion.t),
-            opinion.foreseen(),
-            self._given(),
-            None if self.served else feedback.ENOUGH,
-            judge.FEWEST,
+            opinion.opinions(), len(opinion.t), opinion.foreseen(), "" if self.served else self._follows(), judge.FEWEST
         )
 
+    def _follows(self):
+        """Whose labels what follows learns from, in a sentence."""
+        given = self._given()
+        if not self.whose:
+            return card.follows_words(given, given if self.done else min(feedback.ENOUGH, len(self.pairs)))
+        others = sum(self.people.values()) if self.whose == "you" else 0
+        return card.follows_words(given, feedback.ENOUGH, others, self.whose, self.people[self.whose])
+
     def _given(self):
-        return sum(x["choice"] != "skip" for x in self.labels)
+        """How many labels this annotator gave, skipped pairs left out: in this log, or where `whose` is "" here."""
+        labels = [*self.labels, *self.edits, *self.elsewhere] if self.whose else self.labels
+        return sum(x["choice"] != "skip" for x in labels)
+
+    def _others(self):
+        """How many labels the log has of each of the other people, as `_given` counts them: a Counter by name."""
+        labels = feedback.replay(feedback.read_events(self.path)[0]) if self.path.exists() else []
+        some = [x for x in labels if x["choice"] != "skip" and not feedback.is_simulated(x)]
+        return Counter(x["annotator"] for x in some if x["annotator"] != self.annotator)
 
     def _counts(self):
         left = sum(self._open(pair, again) for pair, again in self.queue)
@@ -678,4 +712,4 @@ class Labeller:
 
     def _say(self, message, wrong=False):
         self.said, self.replies = (message, wrong), self.replies + 1
-        self.status.value = card.status_html(message, self.replies, self.acks, wrong)
+        self.status.value = card.status_html(message, self.replies, self.acks, wrong, self.page)

@@ -43,6 +43,7 @@ class Ranker:
         self.items, self.path, self.annotator, self.seed = check_items(items), Path(path), annotator, seed
         self.widget: Any = None
         self.errors, self.pressed, self.said, self.shown_at = [], [], 0, time.monotonic()
+        self.told = ("", False)
         self.reload()
 
     def reload(self):
@@ -129,7 +130,7 @@ class Ranker:
             self.sides, layout=W.Layout(grid_template_columns=columns, grid_gap="14px", overflow="visible")
         )
         self.widget = W.VBox(
-            [self.prompt, grid, W.HBox([self.back]), self.status, card.card_script(hotkeys=False)],
+            [self.prompt, grid, W.HBox([self.back]), self.status, card.card_script(hotkeys=False), card.patience()],
             layout=W.Layout(max_width="60em", grid_gap="10px", overflow="visible"),
         )
         self.widget.add_class("rlhf-labeller")
@@ -137,7 +138,7 @@ class Ranker:
     def _click(self, place):
         """The next best is the answer in this place; None takes the last press back."""
         if time.monotonic() - self.shown_at < DOUBLE_CLICK:
-            return
+            return self._say(*self.told)
         try:
             self._refresh(self._press(place))
         except Exception as e:  # a front end hides what a callback raises
@@ -184,5 +185,5 @@ class Ranker:
         self.shown_at = time.monotonic()
 
     def _say(self, message, wrong=False):
-        self.said += 1
+        self.said, self.told = self.said + 1, (message, wrong)
         self.status.value = card.status_html(message, self.said, wrong=wrong)

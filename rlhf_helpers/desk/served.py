@@ -75,13 +75,16 @@ progress { display: block; width: 8em; height: 6px; margin-top: 4px; accent-colo
 """
 SCRIPT = """
 const connected = () => window.Shiny?.shinyapp?.isConnected?.();
-let was = false, waits = 0;
+let was = false, waits = 0, bare = 0;
 const watch = setInterval(() => {
   if (document.querySelector('[data-shut]')) return clearInterval(watch);  // it must not take over again
   was ||= connected();
+  if (was) jQuery(document).off('shiny:disconnected');    // then shinywidgets would take the card away
   waits = connected() ? 0 : waits + 1;
-  // lost; or it never came: the page's own files did not arrive, or nothing answered
-  if (waits && (was || waits > 60 || (document.readyState === 'complete' && !window.Shiny))) comeBack();
+  bare = document.querySelector('.rlhf-labeller, [data-again]') ? 0 : bare + 1;
+  // lost; or it never came: the page's own files did not arrive, or nothing answered, or those of the card are missing
+  const never = waits > 60 || bare > 120 || (document.readyState === 'complete' && !window.Shiny);
+  if (waits && was || never) comeBack();
 }, 250);
 function comeBack() {
   clearInterval(watch);
@@ -250,6 +253,20 @@ def whole_page(title, body, seconds=0):
 # ---------------------------------------------------------------- the server
 
 
+def with_known_styles(widget):
+    """The same widget, which the page can show without an error in its console.
+
+    shinywidgets brings the scripts of ipywidgets 7.  There a description has one class of style; of those that version
+    8 has in its place, each would be an error, and what it says would be lost.
+    """
+    style = getattr(widget, "style", None)
+    if style is not None and style._model_name not in ("ButtonStyleModel", "ToggleButtonsStyleModel"):
+        style._model_name = "DescriptionStyleModel"
+    for inner in getattr(widget, "children", ()):
+        with_known_styles(inner)
+    return widget
+
+
 def person_app(name, pairs, log, seed, pages):
     """The app of one person: a page with their card.  pages: {name: (session, card)} of all that are open."""
     import ipywidgets as W
@@ -279,7 +296,10 @@ def person_app(name, pairs, log, seed, pages):
                 earlier[1].shut_down(ELSEWHERE)
         pages[name] = session, card
         again = session.input[".clientdata_url_hash_initial"]() == "#again"  # the same page, after it was cut off
-        return card.ready(TOOK_OVER if earlier and not again else "")
+        widget = card.ready(TOOK_OVER if earlier and not again else "")
+        for inner in (card.note, card.strength, *card.reasons.values()):  # not shown here, but sent
+            with_known_styles(inner)
+        return with_known_styles(widget)
 
     def server(input, output, session):
         @render_widget
@@ -288,7 +308,7 @@ def person_app(name, pairs, log, seed, pages):
                 return begin(session)
             except WorkbookError as e:
                 words = f"Please tell whoever gave you this link: {without_cell(e)} This page tries again by itself."
-                return W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>')
+                return with_known_styles(W.HTML(f'<div class="say" role="alert" data-again>{escape(words)}</div>'))
 
         @session.on_ended
         def _():
@@ -301,7 +321,7 @@ def person_app(name, pairs, log, seed, pages):
 def site(names, tokens, pairs, log, seed=0):
     """The whole site as an ASGI app: a path for each person and the board, a sentence for whoever knows none."""
     from starlette.applications import Starlette
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, Response
     from starlette.routing import Mount, Route
 
     pages = {}
@@ -317,7 +337,8 @@ def site(names, tokens, pairs, log, seed=0):
         return HTMLResponse(whole_page("No such page", f'<p class="say" role="alert">{UNKNOWN}</p>'), 404)
 
     routes = [Mount(f"/{tokens[n]}", app=person_app(n, pairs, log, seed, pages)) for n in names]
-    return Starlette(routes=[Route(f"/{tokens['']}/", show_board), *routes], exception_handlers={404: unknown})
+    routes += [Route(f"/{tokens['']}/", show_board), Route("/favicon.ico", lambda _: Response(status_code=204))]
+    return Starlette(routes=routes, exception_handlers={404: unknown})
 
 
 def listen(host, port):

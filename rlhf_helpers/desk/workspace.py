@@ -19,6 +19,7 @@ from ..lesson import feedback
 from ..world.annotators import TASTES
 from ..world.facts import question_by_prompt
 from . import preferences, prompts, tables
+from .card import AGAIN
 
 
 def _check(name, value, kind, example):
@@ -96,6 +97,15 @@ def make(runs):
             f"The folder {shown(str(runs), 300)} cannot be made ({getattr(e, 'strerror', e)}). "
             "Set RUNS_DIR to a folder that you may write to."
         ) from None
+
+
+def needs(known, name):
+    """Raise WorkbookError unless `name` is in `known`, what a notebook has made: then the cells above must run first.
+
+    For a cell with a card, which is run alone more often than others, as after a restart of the kernel.
+    """
+    if name not in known:
+        raise WorkbookError(f"The cells above this one have not run since the kernel was started. {AGAIN}")
 
 
 def setup(

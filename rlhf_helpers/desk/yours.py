@@ -9,6 +9,7 @@ from ..lesson.feedback import is_simulated
 from ..lesson.pairs import simulated_feedback
 from ..lesson.reward import that_fit
 from . import preferences, tasks, workspace
+from .card import FILE
 
 STAND_IN_LABELS = 64  # of a simulated annotator, where nobody labelled
 MOST = 2000  # comparisons of the reader's own file that a chapter learns from
@@ -38,6 +39,16 @@ def labels(ws, task):
     some = pairs(ws, quiet=True)[:STAND_IN_LABELS]
     annotator = tasks.annotator_for(some, taste, ws.seed, noise=0.1)
     return simulated_feedback(some, annotator, ws.seed), annotator.name
+
+
+def whose(ws):
+    """Whose labels `labels` gives where there are enough, for the labelling card: its `whose`.
+
+    "you" for those of all people, a name, a simulated annotator's, or `card.FILE`.
+    """
+    if ws.preferences is not None and ws.preferences.rows:
+        return FILE
+    return ws.person or ("you" if ws.annotator == "you" else f"simulated:{ws.annotator}")
 
 
 def by_people(ws, labels):

@@ -149,8 +149,9 @@ def _locked(path, mode):
         path.parent.mkdir(parents=True, exist_ok=True)
         f = open(path, mode, buffering=0)
     except OSError as e:
+        not_saved = "" if mode == "rb" else "The label was not saved: "
         raise WorkbookError(
-            f"{path} cannot be opened ({e.strerror}). Choose a file that you may read and write."
+            f"{not_saved}{path} cannot be opened ({e.strerror}). Choose a file that you may read and write."
         ) from None
     with f:  # closing gives the lock back
         if fcntl:

@@ -455,8 +455,13 @@ def examine(checks, card, step):
 
 
 def history_row(step, batch, stats):
-    """The row of the history for one update: means over the answers of its batch, and the `stats` of its steps."""
-    mask = batch["mask"]
+    """The row of the history for one update: means over the answers of its batch, and the `stats` of its steps.
+
+    non_score_reward is what an answer is paid beside its score, -beta times its KL if all is well; surprise is the
+    mean of -log p over the drawn tokens, which the entropy foresees.
+    """
+    mask, advantages = batch["mask"], batch["advantages"]
+    centre = masked_mean(advantages, mask)
     return {
         "update": step + 1,
         "reward": batch["scores"].mean().item(),
@@ -464,6 +469,10 @@ def history_row(step, batch, stats):
         "entropy": batch["entropy"],
         "length": mask.sum(-1).mean().item(),
         "no_end": (~batch["ended"]).float().mean().item(),
+        "non_score_reward": ((batch["rewards"] * mask).sum(-1) - batch["final"]).mean().item(),
+        "surprise": -masked_mean(batch["drawn"], mask).item(),
+        "advantage_mean": centre.item(),
+        "advantage_std": masked_mean((advantages - centre) ** 2, mask).sqrt().item(),
         **stats,
     }
 

@@ -300,7 +300,8 @@ STAGES = {
 
 # ---------------------------------------------------------------- the record
 
-LEEWAY = {"gold": 0.5, "kl_nats": 1.5, "words": 2.0}  # about the range over seeds; shares and losses: 0.05
+# about the range over seeds; other shares, and losses: 0.05
+LEEWAY = {"gold": 0.5, "kl_nats": 1.5, "words": 2.0, "test_accuracy": 0.08}
 TEXTS = ("corpus.txt", "demonstrations.jsonl", "prompts.jsonl", "pairs.jsonl", "feedback.jsonl")
 
 
@@ -331,7 +332,7 @@ def unlike(now, recorded):
 
 
 def build(out, seed=0, start="world"):
-    """Make the data folder at `out`, from stage `start` on; about twelve minutes on two cores for all.
+    """Make the data folder at `out`, from stage `start` on; about fifteen minutes on two cores for all.
 
     Writes `record` to checksums.json and says what is unlike the record of the data that ships.
     """

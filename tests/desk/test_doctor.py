@@ -43,6 +43,10 @@ def healthy(n=N):
         "entropy": wave(0.6, 0.4, n),
         "length": wave(15, 12, n),
         "no_end": np.zeros(n),
+        "non_score_reward": -0.1 * kl,
+        "surprise": wave(0.6, 0.4, n, seed=1),
+        "advantage_mean": np.full(n, 1e-8),
+        "advantage_std": np.ones(n),
         "approx_kl": wave(0.05, 0.01, n),
         "clip_fraction": wave(0.1, 0.04, n),
         "value_loss": wave(0.3, 0.15, n),
@@ -210,6 +214,7 @@ CASES = {  # rule: (columns, {column: values in their place})
     "kl_never_moves": {"kl": np.full(N, 1e-7)},
     "kl_runs_away": {"kl": np.r_[1e-7, wave(1, 80)[1:]]},
     "kl_paid_for": {"reward": wave(1, -2), "kl": np.r_[1e-7, wave(1, 30)[1:]]},
+    "penalty_of": {"non_score_reward": wave(0, 0.3)},
     "never_clips": {"clip_fraction": np.zeros(N)},
     "ratio_never_moves": {"clip_fraction": np.zeros(N), "approx_kl": np.zeros(N), "ratio_off": np.zeros(N)},
     "clips_much": {"clip_fraction": np.full(N, 0.6)},
@@ -218,9 +223,11 @@ CASES = {  # rule: (columns, {column: values in their place})
     "reward_stays": {"reward": wave(1, 1, seed=3)},
     "longer_and_better": {"length": wave(12, 40)},
     "entropy_gone": {"entropy": 0.6 * 0.6 ** np.arange(N)},
+    "drawn_by_another": {"surprise": wave(0.4, 0.2)},
     "same_answers": {"frac_reward_zero_std": wave(0.1, 1)},
     "never_ends": {"no_end": wave(0, 0.9)},
     "lengths_all_equal": {"completions/min_length": np.full(N, 48), "completions/max_length": np.full(N, 48)},
+    "advantages_off": {"advantage_mean": np.full(N, -0.3)},
     "value_rises": {"value_loss": wave(0.2, 5)},
     "value_stands_at_half": {"value_loss": wave(0.5, 0.5, noise=0.01)},
     "value_too_easy": {"value_loss": wave(0.01, 0.02)},
@@ -270,6 +277,29 @@ def test_kl_is_compared_per_token_whatever_its_unit():
     columns = healthy() | {"kl": np.r_[1e-7, wave(1, 80)[1:]]}
     verl = {"actor/reward_kl_penalty": columns["kl"] / columns["length"], "critic/score/mean": columns["reward"]}
     assert "kl_runs_away" in found(columns) and "kl_runs_away" in found(verl)
+
+
+def test_a_penalty_is_judged_by_its_sign_in_every_program(tmp_path):
+    """As a column of its own (here, TRL), or in what an answer is paid beside its score (verl)."""
+    kl = healthy()["kl"]
+    score = healthy()["reward"]
+
+    def told(beta, **more):
+        ours = healthy() | {"non_score_reward": -beta * kl} | more
+        trl = {"objective/kl": kl, "objective/scores": score, "objective/non_score_reward": -beta * kl}
+        verl = {
+            "actor/reward_kl_penalty": kl / 12,
+            "critic/score/mean": score,
+            "critic/rewards/mean": score - beta * kl,
+        }
+        for columns in (ours, trl, verl):
+            yield rules.ask(rules.penalty_of, logs.log_of(rows_of(columns), "a log"))
+
+    assert [f and f.ask for f in told(0.1)] == [None] * 3
+    assert all("wrong sign" in f.causes[0] and not f.ask for f in told(-0.1))
+    assert all("no KL penalty" in f.causes[0] and f.ask for f in told(0.0))
+    in_the_loss = {"actor/kl_loss": kl / 12, "critic/score/mean": score, "critic/rewards/mean": score}
+    assert rules.ask(rules.penalty_of, logs.log_of(rows_of(in_the_loss), "a log")) is None
 
 
 def test_the_table_is_what_the_rules_say_of_the_logs():

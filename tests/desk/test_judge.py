@@ -160,6 +160,38 @@ def test_the_card_says_when_the_chapters_begin_to_use_the_labels(tmp_path):
     assert f"You have given {fb.ENOUGH} labels, so what follows learns from yours." in x._learnt()
 
 
+@pytest.mark.parametrize(
+    "labels, skipped, whose, words",
+    [
+        ([("you", 3)], 0, "you", f"From {fb.ENOUGH} labels on, what follows learns from yours: {fb.ENOUGH - 3} to go."),
+        ([("you", 30)], 0, "you", "You have given 30 labels, so what follows learns from yours."),  # other pairs' too
+        ([("you", 1), ("ann", 20)], 0, "you", "You have given 1 label, other people 20: from 24 on, what follows"),
+        ([("you", 4), ("ann", 20)], 9, "you", "You have given 4 labels, other people 20: what follows learns from all"),
+        ([("you", 30), ("simulated:warm", 50)], 0, "simulated:warm", "learns from the labels of simulated:warm; not"),
+        ([("you", 30), ("<b>", 30)], 0, "<b>", "As ANNOTATOR says, what follows learns from the labels of &lt;b&gt;; "),
+        ([("you", 30), ("ann", 3)], 0, "ann", "the labels of ann, who has given 3 of the 24 that it takes; not "),
+        ([("you", 5)], 0, card.FILE, "learns from the file that PREFERENCES names, and from what people label"),
+        ([("you", 30)], 0, "", "From 4 labels on, what follows learns from yours: 4 to go."),  # those of this card
+    ],
+)
+def test_the_card_says_whose_labels_the_chapters_learn_from(tmp_path, labels, skipped, whose, words):
+    for name, n in labels:
+        for i in range(n + skipped):
+            pair = dict(zip(fb.PAIR_FIELDS, (f"elsewhere {i}", "Why?", "So.", "No.")))
+            fb.append_event(tmp_path / "log.jsonl", fb.label_event(pair, "a", "a" if i < n else "skip", name))
+    x = Labeller(PAIRS[:4], tmp_path / "log.jsonl", whose=whose)
+    x.ready()
+    assert words in x.learnt.value and "chapters" not in x.learnt.value
+
+
+def test_where_all_pairs_of_a_card_are_judged_what_follows_takes_them(tmp_path):
+    x = Labeller(PAIRS[:4], tmp_path / "log.jsonl", repeat_share=0)
+    x.ready()
+    for choice in ("a", "b", "skip", "tie"):
+        x.choose(choice)
+    assert "You have given 3 labels, so what follows learns from yours." in x._learnt()
+
+
 def test_too_few_choices_and_a_learner_turned_off_say_nothing_of_taste(tmp_path):
     assert "said here after 6 choices; so far there are 2" in labelled(tmp_path, "brief", 2)._learnt()
     x = Labeller(PAIRS, tmp_path / "log.jsonl", learn=False)
@@ -180,7 +212,7 @@ def test_a_click_is_learned_from_in_a_moment(tmp_path):
 
 
 def test_what_an_axis_is_called_is_escaped():
-    page = card.learnt_html([("<b>", "<script>", 0.9, 3)], 9, (1, 2), 9, 16, 6)
+    page = card.learnt_html([("<b>", "<script>", 0.9, 3)], 9, (1, 2), "", 6)
     assert "<script>" not in page and "&lt;script&gt;" in page and "settle: &lt;b&gt;" in page
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import html
 import json
-import multiprocessing
 import re
 import sys
 import tempfile
@@ -204,10 +203,9 @@ def _label_all(path, name):
 
 
 @pytest.mark.slow
-def test_two_processes_label_into_one_file(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_two_processes_label_into_one_file(tmp_path, processes):
     names = ("simulated:one", "simulated:two")
-    workers = [context.Process(target=_label_all, args=(tmp_path / "log.jsonl", n)) for n in names]
+    workers = [processes.Process(target=_label_all, args=(tmp_path / "log.jsonl", n)) for n in names]
     for w in workers:
         w.start()
     for w in workers:
@@ -296,11 +294,10 @@ def _label_and_tell(path, pipe):
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_a_killed_process_leaves_every_label_that_it_confirmed(tmp_path, processes):
     for after in (3, 17):
-        ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_label_and_tell, args=(tmp_path / "log.jsonl", theirs))
+        ours, theirs = processes.Pipe(duplex=False)
+        worker = processes.Process(target=_label_and_tell, args=(tmp_path / "log.jsonl", theirs))
         worker.start()
         told = [ours.recv() for _ in range(after)]
         worker.kill()
@@ -333,9 +330,9 @@ def shown(tmp_path, monkeypatch):
     return show
 
 
-def send(x, *entries, looking=""):
+def send(x, *entries, looking="", page=""):
     """As the card's script does: all choices that were not confirmed yet, in one message."""
-    x.wire.value = json.dumps({"n": x.replies, "looking": looking, "choices": with_all(entries)})
+    x.wire.value = json.dumps({"n": x.replies, "page": page, "looking": looking, "choices": with_all(entries)})
 
 
 def with_all(entries):
@@ -398,6 +395,44 @@ def test_undo_in_the_outbox_takes_back_the_choice_before_it(shown):
     assert len(fb.read_events(x.path)[0]) == 3
 
 
+def test_an_undo_on_the_way_takes_back_its_own_choice_and_no_other(shown):
+    """Two pages of one person: what the other one saved between a choice and its undoing stays."""
+    x = shown()
+    mine, theirs = entry(x, 0, "a", 1), entry(x, 1, "b", 2)
+    back = {"id": "3" * 32, "item": "", "name": "undo", "of": mine["id"]}
+    send(x, mine, page="a" * 32)
+    send(x, theirs, page="b" * 32)
+    send(x, mine, back, page="a" * 32)
+    assert [e["event_id"] for e in x.labels] == [theirs["id"]] and "Took the last label back" in x.status.value
+    send(x, entry(x, 1, "tie", 4), {"id": "5" * 32, "item": "", "name": "undo", "of": f"{4:032x}"})  # it was refused
+    assert [e["event_id"] for e in x.labels] == [theirs["id"]] and "nothing to take back" in x.status.value
+    assert x.errors == []
+
+
+def test_what_became_of_several_choices_is_told_for_each_kind(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1))
+    some = [entry(x, i, "b", 10 + i) for i in range(4)]
+    send(x, *some, {**entry(x, 4, "a", 20), "item": "gone"}, entry(x, 5, "a", 21, seconds=0.1))
+    said = html.unescape(x.status.value)
+    assert "Saved 3 choices that had waited. Not saved: that pair was already labelled." in said
+    assert "not asked here any more. Not counted: that took under 0.4 s" in said and len(x.labels) == 4
+    send(x, *[entry(x, i, "tie", 30 + i) for i in range(3)])
+    assert "Not saved: 3 choices about pairs that were already labelled." in x.status.value and len(x.labels) == 4
+    send(x, entry(x, 6, "a", 40), {"id": "6" * 32, "item": "", "name": "undo", "of": f"{40:032x}"})
+    assert "Saved 1 choice that had waited. Took the last label back." in x.status.value and len(x.labels) == 4
+
+
+def test_an_answer_names_the_page_that_it_is_for(shown):
+    x = shown()
+    send(x, entry(x, 0, "a", 1), page="a" * 32)
+    assert f'data-page="{"a" * 32}"' in x.status.value
+    send(x, entry(x, 1, "a", 2), page='"><script>')
+    assert 'data-page=""' in x.status.value and "script" not in x.status.value
+    press(x, "a")
+    assert 'data-page=""' in x.status.value and len(x.labels) == 3
+
+
 def test_what_was_judged_elsewhere_or_is_not_asked_any_more_is_not_saved_and_told(shown):
     x = shown()
     Labeller(make_pairs(), x.path).choose("tie")  # another tab of the same person
@@ -414,8 +449,9 @@ def test_a_full_disk_refuses_the_choices_of_the_outbox_in_a_sentence_and_keeps_t
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fb.os, "fsync", full)
-    send(x, entry(x, 0, "a", 1))
+    send(x, entry(x, 0, "a", 1, note="why", strength=2, reasons=["kind"]))
     assert 'role="alert"' in x.status.value and "No space left" in x.status.value
+    assert (x.note.value, x.strength.value, x.reasons["kind"].value) == ("why", 2, True)
     assert f"{1:032x}" in x.status.value and x.current["pair"]["pair_id"] == "p0"
     monkeypatch.undo()
     send(x, entry(x, 0, "a", 2))
@@ -447,6 +483,10 @@ def test_the_page_holds_the_open_pairs_for_a_busy_kernel_up_to_a_limit(shown, mo
     press(x, "a")
     x.show()
     assert x.store.value.count("<template") == 11 and x.names[0] not in x.store.value
+    press(x, "b")
+    assert f'data-judged="{x.names[1]}"' in x.progress.value  # of those in the page
+    press(x, "undo")
+    assert 'data-judged=""' in x.progress.value
     monkeypatch.setattr(card, "STORED", 5000)
     x.show()
     assert 0 < x.store.value.count("<template") < 11 and len(x.store.value) < 6000

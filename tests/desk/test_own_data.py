@@ -417,7 +417,7 @@ def notebook(path, parameters, body):
 
 
 @pytest.mark.slow
-def test_make_run_hands_the_files_to_the_chapters_that_ask_for_them(tmp_path, monkeypatch, capsys):
+def test_make_run_hands_the_files_to_the_chapters_that_ask_for_them(tmp_path, warm_kernels, monkeypatch, capsys):
     """The key result is found in the folder of the chapter's own data; a path may hold braces."""
     place = tmp_path / "a {clone}"
     place.mkdir()

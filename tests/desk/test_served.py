@@ -300,11 +300,11 @@ def test_a_page_that_was_cut_off_for_a_moment_is_no_second_person(server, monkey
 @pytest.mark.slow
 @pytest.mark.browser
 def test_a_page_whose_own_files_did_not_arrive_comes_again(server, chromium):
-    """The server, or the network, went while the page was on its way: without scripts, and without an answer."""
+    """The server, or the network, went while the page was on its way: without Shiny's scripts or those of the card."""
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        for missing in ("**/jquery*.js", "**/shiny.js", "**/shiny.min.js", "**/*widget*.js"):
+        for missing in ("**/jquery*.js", "**/shiny.js", "**/libembed-amd.js", "**/output.js"):
             page, lost = chrome.new_page(), []
 
             def fail(route):
@@ -313,9 +313,9 @@ def test_a_page_whose_own_files_did_not_arrive_comes_again(server, chromium):
 
             page.route(missing, fail)
             page.goto(server.ann)
-            api.expect(page.locator(".rlhf-labeller")).to_contain_text("of 8 labelled", timeout=60_000)
+            api.expect(page.locator(".rlhf-labeller")).to_contain_text("0 of 9 labelled", timeout=60_000)
             assert served.TOOK_OVER not in page.locator(".rlhf-labeller").inner_text()
-            print(missing, lost)
+            assert len(lost) > 1, f"no page asks for {missing}"
             page.close()
         chrome.close()
 
@@ -344,9 +344,12 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
 
     with api.sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        console = []  # of all of them
         ann, ben, eve = (chrome.new_page(color_scheme=c) for c in ("light", "dark", "light"))
         for page in (ann, ben, eve):
             page.set_default_timeout(30_000)
+            page.on("console", lambda m: console.append(m.text) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda e: console.append(str(e)))
         ann.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})")
 
         # nobody without a token
@@ -388,8 +391,10 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         eve.close()
         ann.reload()
 
-        # a log in which somebody broke a line, and mended it
         n_labelled(ann, 3)
+        assert console == []
+
+        # a log in which somebody broke a line, and mended it
         whole = server.log.read_bytes()
         server.log.write_bytes(whole.replace(b'{"schema"', b'{schema"', 1))
         card(ann).get_by_role("button", name="Tie", exact=True).click()
@@ -456,8 +461,10 @@ def test_two_people_label_by_link(server, chromium, tmp_path):
         ann.goto(server.board)
         picture(ann, "board-refused")
         server.log.write_bytes(server.log.read_bytes()[1:])
+        console.clear()  # until here there are those of pages and servers that were not there
         ann.goto(server.ann)
         n_labelled(ann, total)
+        assert console == []
         began = time.time()  # Ctrl-C while pages are open
         code, said = server.stop(signal.SIGINT)
         assert code == 0 and "Stopped. Every choice that was confirmed is in the log" in said

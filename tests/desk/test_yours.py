@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_helpers.desk import labeller, tasks, workspace, yours
+from rlhf_helpers.desk import card, labeller, tasks, workspace, yours
 from rlhf_helpers.engine import files
 from rlhf_helpers.lesson import feedback
 
@@ -69,6 +69,16 @@ def test_with_few_labels_of_one_person_a_simulated_annotator_fills_up_and_nobody
     assert [x["annotator"] for x in yours.logged(ben, tasks.choose(ben))] == ["ben"] * 3 + ["simulated:helpful"] * 2
     given, who = yours.labels(ben, tasks.choose(ben))
     assert who == "simulated:helpful" and len(yours.by_people(ben, given)) == 0
+
+
+def test_whose_they_are_is_known_before_anybody_labels(ws, tmp_path):
+    label(ws, 1, annotator="ann")
+    for name, whose in (("you", "you"), ("ann", "ann"), ("warm", "simulated:warm")):
+        assert yours.whose(named(tmp_path, name)) == whose
+    rows = [{"prompt": "What does a cow eat?", "chosen": "Grass.", "rejected": "Meat."}] * 2
+    files.write_jsonl(tmp_path / "own.jsonl", rows)
+    some = workspace.setup(PREFERENCES=str(tmp_path / "own.jsonl"), RUNS_DIR=str(tmp_path), DEVICE="cpu")
+    assert yours.whose(some) == card.FILE
 
 
 def test_a_weak_judge_has_labels_even_where_the_log_holds_none_of_that_taste(ws, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import random
 
 import pytest
@@ -162,15 +161,15 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
 
 
 def _writer(path, name, n):
+    rng = random.Random(name)
     for i in range(n):
-        fb.append_event(path, label(annotator=name, pair_id=f"{name}{i}", note="x" * random.randrange(9000)))
+        fb.append_event(path, label(annotator=name, pair_id=f"{name}{i}", note="x" * rng.randrange(9000)))
 
 
 @pytest.mark.slow
-def test_two_writers_in_two_processes_lose_and_mix_nothing(tmp_path):
+def test_two_writers_in_two_processes_lose_and_mix_nothing(tmp_path, processes):
     path = tmp_path / "log.jsonl"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_writer, args=(path, name, 60)) for name in ("ann", "bob")]
+    writers = [processes.Process(target=_writer, args=(path, name, 60)) for name in ("ann", "bob")]
     for w in writers:
         w.start()
     for w in writers:

@@ -322,7 +322,10 @@ def load_the_libraries():
 
 
 def outcome(bug, tests):
-    """(exit code of pytest, its first error line), run in a forked process that has torch already loaded."""
+    """(exit code of pytest, its first error line, which case failed), up to the first failure.
+
+    In a forked process that has torch already loaded; `tests` and cases as pytest names them, "file::test[case]".
+    """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder).resolve()
         copy_with(bug, folder)
@@ -354,7 +357,7 @@ def outcome(bug, tests):
                             "-o",
                             "addopts=",
                             f"--rootdir={folder}",
-                            *(f"{home(t)}::{t}" for t in tests),
+                            *tests,
                         ]
                     )
                 )
@@ -365,8 +368,9 @@ def outcome(bug, tests):
                 sys.stdout.flush()
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        errors = re.findall(r"^E +(.*)", (folder / "out.txt").read_text(errors="replace"), re.M)
-        return code, errors[0] if errors else ""
+        said = (folder / "out.txt").read_text(errors="replace")
+        errors = re.findall(r"^E +(.*)", said, re.M)
+        return code, errors[0] if errors else "", re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.M)
 
 
 def table(results):
@@ -403,14 +407,15 @@ def main():
     some = [b for b in BUGS if not options.only or options.only in f"{b.what} {b.test}"]
     part, parts = map(int, options.part.split("/"))
     some = some[part - 1 :: parts]
-    code, error = outcome(None, sorted({b.test for b in some}))
-    if code:
-        raise SystemExit(f"Without any bug the tests already fail: {error}")
-    results = {}
+    results, failed = {}, set()
     for bug in some:
-        code, error = outcome(bug, [bug.test])
-        results[bug] = "caught" if code == 1 else "NOT CAUGHT" if code == 0 else f"broken ({code})"
+        code, error, cases = outcome(bug, [f"{home(bug.test)}::{bug.test}"])
+        failed |= set(cases)
+        results[bug] = "caught" if code == 1 and cases else "NOT CAUGHT" if code == 0 else f"broken ({code})"
         print(f"{bug.n!s:>3} {results[bug]:10} {bug.what}  [{error[:100]}]", flush=True)
+    code, error, cases = outcome(None, sorted(failed)) if failed else (0, "", [])
+    if code:
+        raise SystemExit(f"Without any bug this fails, too: {' '.join(cases)}: {error}")
     missed = [b for b in some if results[b] != "caught"]
     print(f"{len(some) - len(missed)} of {len(some)} bugs caught")
     if options.write and not options.only and parts == 1:

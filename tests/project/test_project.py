@@ -360,7 +360,7 @@ def test_series_runs_in_order_and_ends_with_a_table(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_figures_get_an_alternative_text(tmp_path):
+def test_figures_get_an_alternative_text(tmp_path, warm_kernels):
     draw = """import matplotlib.pyplot as plt
 from rlhf_helpers.desk import plots
 plots.use_style()

@@ -21,6 +21,8 @@ from .. import tables
 NAMES = {
     "reward": ("reward", "objective/scores", "critic/score/mean", "ppo/mean_scores", "env/reward_mean"),
     "reward_std": ("reward_std", "env/reward_std", "ppo/std_scores"),
+    "non_score_reward": ("non_score_reward", "objective/non_score_reward", "ppo/mean_non_score_reward"),
+    "paid": ("critic/rewards/mean",),
     "kl": ("kl", "objective/kl", "actor/reward_kl_penalty", "critic/kl", "actor/kl_loss", "kl_loss"),
     "approx_kl": ("approx_kl", "policy/approxkl_avg", "ppo/policy/approxkl", "actor/ppo_kl", "ppo_kl"),
     "clip_fraction": (
@@ -43,6 +45,9 @@ NAMES = {
         "actor/entropy_loss",
         "entropy_loss",
     ),
+    "surprise": ("surprise",),
+    "advantage_mean": ("advantage_mean", "critic/advantages/mean"),
+    "advantage_std": ("advantage_std",),
     "length": (
         *("length", "completions/mean_length", "completion_length", "response_length/mean", "response_length"),
         *("tokens/responses_len_mean", "val/mean_response_length"),

@@ -215,6 +215,36 @@ def kl_paid_for(kl, reward, log, length=None):
         )
 
 
+def penalty_of(kl, log, non_score_reward=None, paid=None, reward=None):
+    """The KL penalty is logged by itself, or as what an answer is paid in all (verl) beside its score."""
+    if non_score_reward is None and (paid is None or reward is None) or log.called["kl"].endswith("kl_loss"):
+        return None  # a KL in the loss is not paid
+    penalty = paid - reward if non_score_reward is None else non_score_reward
+    far = kl > 0.1 * np.max(kl, initial=0)
+    if np.max(kl, initial=0) < MOVED or far.sum() < 2:
+        return None
+    share = penalty[far] / kl[far]
+    evidence = f"{np.mean(penalty[far]):+.3g} where the KL is {np.mean(kl[far]):.3g}, on average over {far.sum()} rows"
+    if np.mean(share > 0) > 0.9:
+        return Finding(
+            "distance is paid for",
+            "beside its score an answer gets " + evidence,
+            ("the penalty has the wrong sign", "reference and policy changed places in the penalty"),
+            "print the penalty of one batch beside its KL: it must be -beta times it",
+        )
+    if np.max(np.abs(share)) < 1e-6:
+        return Finding(
+            "distance costs nothing",
+            "beside its score an answer gets " + evidence,
+            ("no KL penalty reaches the reward: a setting that no line uses", "beta is 0, and that is meant"),
+            "print the penalty of one batch beside its KL: it must be -beta times it",
+            ask=True,
+        )
+
+
+MOVED = 0.01  # nats; what is below may be rounding
+
+
 # ---------------------------------------------------------------- the clip and the size of the steps
 
 
@@ -344,6 +374,23 @@ def entropy_gone(entropy):
         )
 
 
+def drawn_by_another(surprise, entropy):
+    """What is drawn from a distribution is, on average, as surprising as its entropy says."""
+    gap = surprise - entropy
+    error = np.std(gap, ddof=1) / math.sqrt(len(gap)) if len(gap) >= ENOUGH else math.inf
+    if abs(gap.mean()) > SURPRISED and abs(gap.mean()) > 5 * error:
+        return Finding(
+            f"drawn tokens surprise {'less' if gap.mean() < 0 else 'more'} than the entropy says",
+            f"-log p of the drawn tokens less the entropy is {gap.mean():+.2g} nats on average, where luck explains "
+            f"{2 * error:.1g}",
+            FORWARD,
+            "sample with temperature 1, no top-k or top-p, no minimal length: the two then agree but for luck",
+        )
+
+
+SURPRISED = 0.03  # nats
+
+
 def same_answers(no_spread=None, reward_std=None):
     if no_spread is not None and len(no_spread) >= 2 and ends(no_spread)[1] > 0.8:
         return Finding(
@@ -392,6 +439,23 @@ def lengths_all_equal(shortest, longest):
 
 
 # ---------------------------------------------------------------- the value head
+
+
+def advantages_off(advantage_mean, value_loss, advantage_std=None):
+    """Only where there is a value head: advantages over groups of answers are not centred token by token."""
+    centre = float(np.median(np.abs(advantage_mean)))
+    width = 0.0 if advantage_std is None else float(np.median(np.abs(advantage_std - 1)))
+    if max(centre, width) > 0.05:
+        return Finding(
+            "the advantages of the answers' tokens are not whitened",
+            f"their mean is off by {centre:.2g}, their standard deviation by {width:.2g} (medians of "
+            f"{len(advantage_mean)} updates)",
+            (
+                "they are whitened over the padding too",
+                "they are not whitened at all, or before something else is added",
+            ),
+            "fill the padding with junk: no advantage may change",
+        )
 
 
 def value_rises(value_loss):
@@ -553,16 +617,16 @@ def margins_grow(margin):
 
 RULES = (
     *(not_finite, ratio_not_one, ratio_far_from_one, clipped_at_once, sampler_apart, kl_at_start),
-    *(kl_negative, kl_never_moves, kl_runs_away, kl_paid_for),
+    *(kl_negative, kl_never_moves, kl_runs_away, kl_paid_for, penalty_of),
     *(never_clips, ratio_never_moves, clips_much, large_steps),
-    *(reward_falls, reward_stays, longer_and_better, entropy_gone, same_answers, never_ends, lengths_all_equal),
+    *(reward_falls, reward_stays, longer_and_better, entropy_gone, drawn_by_another),
+    *(same_answers, never_ends, lengths_all_equal, advantages_off),
     *(value_rises, value_stands_at_half, value_too_easy, gradient_gone, gradient_explodes, no_learning_rate),
     *(begins_apart, learns_nothing, order_reversed, overfits, eval_loss_rises, margins_grow),
 )
 HIDDEN = (
-    "A baseline that reads the value of the token before, advantages whitened over the padding too, and an end token "
-    f"that is not trained leave next to no mark in a log: change a token and see what moves, fill the padding with "
-    f"junk, count the gradients ({MUSEUM} has these checks, each a few lines).",
+    "A baseline that reads the value of a token too early or too late, and an end token that is not trained leave next "
+    f"to no mark in a log: change a token and see what moves, count the gradients ({MUSEUM} has these checks).",
     "Whether the reward is worth following: examine the reward model (--preferences FILE --model FOLDER), and read "
     "twenty answers.",
 )
