@@ -87,6 +87,17 @@ const clear = (edit = true) => {                         // here: what was typed
     if (buttons.length && !buttons[0].classList.contains('mod-active')) buttons[0].click();
   }
 };
+const putBack = one => {                                 // what was typed with a choice that was not saved
+  const note = find('.rlhf-note textarea'), strength = all('.rlhf-strength button')[one.strength];
+  if (note && one.note && !note.value) {
+    note.value = one.note;
+    note.dispatchEvent(new Event('input', {bubbles: true}));
+  }
+  for (const chip of all('.rlhf-reason:not(.mod-active)')) {
+    if (one.reasons.includes(chip.innerText.trim())) chip.click();
+  }
+  if (strength && !strength.classList.contains('mod-active')) strength.click();
+};
 const proceed = () => {                                  // run the cells below this one, where the page lets us
   const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
   const here = cells && cells.widgets ? cells.widgets.findIndex(cell => cell.node.contains(box)) : -1;
@@ -151,10 +162,13 @@ const look = () => {
     if (outbox.length) { send(); expect(outbox[0].id); }
   }
   const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
-  const edited = outbox.some(one => one.name === 'edit' && acks.has(one.id)) && !find('[data-reply][role=alert]');
+  const wrong = !!find('[data-reply][role=alert]'), answered = outbox.filter(one => acks.has(one.id));
+  const edited = !wrong && answered.some(one => one.name === 'edit');
+  const failed = wrong && answered.find(one => one.item);
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
   if (edited) clear();
+  if (failed) putBack(failed);
   if (reply.dataset.reply !== heard) hear(reply);
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
   else if (!outbox.length) [local, busy] = ['', false];
