@@ -8,8 +8,10 @@ import nbformat
 import pytest
 
 from rlhf_helpers.desk import plots
+from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson.feedback import read_events
+from rlhf_helpers.make import stamp
 
 (PATH,) = (ROOT / "notebooks").glob("00_*.ipynb")
 CODE = {c.id: c.source for c in nbformat.read(PATH, 4).cells if c.cell_type == "code"}
@@ -78,3 +80,12 @@ def test_an_edited_cell_changes_the_result(tmp_path, monkeypatch):
         run(scope, "train", "train")
         gains.append(scope["seen"]["score"][-1] - scope["seen"]["score"][0])
     assert gains[0] > gains[1]
+
+
+def test_the_benchmark_finds_what_it_needs_in_the_chapter():
+    """benchmarks/sitting.py runs the cells without the chapter around them."""
+    script = stamp.script("sitting")
+    model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
+    c = script.chapter(0, model, tokenizer)
+    assert all(map(callable, (c.learn, c.sides, c.scorer, c.policy_gradient, c.answer, c.ship_it)))
+    assert c.UPDATES == 24 and 0 < c.LR < 1e-2 and c.BETA > 0
