@@ -172,9 +172,10 @@ def browser(chromium):
         b.close()
 
 
-def open_lab(lab, page):
-    """Load JupyterLab in a page; returns the page."""
+def open_lab(lab, browser, **options):
+    """A new page with JupyterLab in it."""
     url, token, _ = lab
+    page = browser.new_page(**options)
     page.set_default_timeout(120_000)  # a busy machine is slow, not broken
     playwright_api.expect.set_options(timeout=60_000)
     page.on("dialog", lambda d: d.dismiss())
@@ -184,16 +185,9 @@ def open_lab(lab, page):
     return page
 
 
-@pytest.fixture(scope="module")
-def window(browser):
-    """One for all pages: what JupyterLab is made of is read and compiled once."""
-    return browser.new_context()
-
-
 @pytest.fixture
-def page(lab, window):
-    page = open_lab(lab, window.new_page())
-    page.set_viewport_size({"width": 1400, "height": 1000})
+def page(lab, browser):
+    page = open_lab(lab, browser, viewport={"width": 1400, "height": 1000})
     yield page
     page.close()
 
@@ -612,7 +606,7 @@ def test_the_answers_are_cards_to_click_and_the_keys_go_on_working(lab, page):
 
 
 def test_it_is_labelled_by_touch(lab, browser, screenshots):
-    page = open_lab(lab, browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True))
+    page = open_lab(lab, browser, viewport={"width": 360, "height": 740}, has_touch=True)
     log = lab[2] / "touch.jsonl"
     small_notebook(lab[2], "touch", "touch.jsonl", ", ask_note=True")
     box = run_all(page, "touch.ipynb")
