@@ -178,9 +178,10 @@ def browser(chromium):
         b.close()
 
 
-def open_lab(lab, page, path="lab?reset"):
-    """Load JupyterLab in a page; returns the page."""
+def open_lab(lab, browser, path="lab?reset", **options):
+    """A new page with JupyterLab in it."""
     url, token, _ = lab
+    page = browser.new_page(**options)
     page.set_default_timeout(120_000)  # a busy machine is slow, not broken
     playwright_api.expect.set_options(timeout=60_000)
     page.on("dialog", lambda d: d.dismiss())
@@ -190,16 +191,9 @@ def open_lab(lab, page, path="lab?reset"):
     return page
 
 
-@pytest.fixture(scope="module")
-def window(browser):
-    """One for all pages: what JupyterLab is made of is read and compiled once."""
-    return browser.new_context()
-
-
 @pytest.fixture
-def page(lab, window):
-    page = open_lab(lab, window.new_page())
-    page.set_viewport_size({"width": 1400, "height": 1000})
+def page(lab, browser):
+    page = open_lab(lab, browser, viewport={"width": 1400, "height": 1000})
     yield page
     page.close()
 
@@ -618,7 +612,7 @@ def test_the_answers_are_cards_to_click_and_the_keys_go_on_working(lab, page):
 
 
 def test_it_is_labelled_by_touch(lab, browser, screenshots):
-    page = open_lab(lab, browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True))
+    page = open_lab(lab, browser, viewport={"width": 360, "height": 740}, has_touch=True)
     log = lab[2] / "touch.jsonl"
     small_notebook(lab[2], "touch", "touch.jsonl", ", ask_note=True")
     box = run_all(page, "touch.ipynb")
@@ -820,10 +814,10 @@ def test_two_pages_of_one_notebook_while_the_kernel_is_busy(lab, browser, screen
     log = lab[2] / f"{name}.jsonl"
     small_notebook(lab[2], name, log.name, ", ask_note=True, repeat_share=0.0")
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    first = open_lab(lab, context.new_page())
+    first = open_lab(lab, context)
     boxes = [run_all(first, f"{name}.ipynb")]
     first.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    second = open_lab(lab, context.new_page(), f"lab/workspaces/{name}/tree/{name}.ipynb")
+    second = open_lab(lab, context, f"lab/workspaces/{name}/tree/{name}.ipynb")
     boxes.append(panel(second).locator(".rlhf-labeller").last)
     pages, presses = [first, second], [[], []]
 
