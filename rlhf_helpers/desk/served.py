@@ -83,7 +83,7 @@ const watch = setInterval(() => {
   waits = connected() ? 0 : waits + 1;
   bare = document.querySelector('.rlhf-labeller, [data-again]') ? 0 : bare + 1;
   // lost; or it never came: the page's own files did not arrive, or nothing answered, or those of the card are missing
-  const never = waits > 60 || bare > 120 || (document.readyState === 'complete' && !window.Shiny);
+  const never = waits > 60 || bare > 240 || (document.readyState === 'complete' && !window.Shiny);
   if (waits && was || never) comeBack();
 }, 250);
 function comeBack() {

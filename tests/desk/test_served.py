@@ -313,7 +313,7 @@ def test_a_page_whose_own_files_did_not_arrive_comes_again(server, chromium):
 
             page.route(missing, fail)
             page.goto(server.ann)
-            api.expect(page.locator(".rlhf-labeller")).to_contain_text("0 of 9 labelled", timeout=60_000)
+            api.expect(page.locator(".rlhf-labeller")).to_contain_text("0 of 9 labelled", timeout=120_000)
             assert served.TOOK_OVER not in page.locator(".rlhf-labeller").inner_text()
             assert len(lost) > 1, f"no page asks for {missing}"
             page.close()
