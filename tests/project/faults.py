@@ -533,7 +533,7 @@ def keep_clicking(visitor, rng, told):
             words = visitor.click(rng.choice(("a", "b", "tie", "skip")))
             told.append(("label", list(visitor.sent)[-1]) if "Saved" in words else ("", words))
             visitor.heard.add(words)
-            if "was not saved" in words:  # there is no room
+            if "was not saved to" in words:  # there is no room
                 return
             time.sleep(rng.uniform(0, 0.1))
 
