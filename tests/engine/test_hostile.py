@@ -428,7 +428,7 @@ PAGES = {
     "answer": lambda folder, text: labeller.answer_html("A", text),
     "turn": lambda folder, text: chat.turn_html(text, [text]),
     "turn with two answers": lambda folder, text: chat.turn_html(text, [text, text]),
-    "table": lambda folder, text: plots.text_table(["x", text], [[text, 1], [None, text]]).data,
+    "table": lambda folder, text: plots.text_table(["x", text], [["=" + text, 1], [None, "=" + text]]).data,
     "status of the labeller": lambda folder, text: status(
         built(lambda: labeller.Labeller([PAIR], folder / "none.jsonl")), text
     ),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from taught import taught
 
+from rlhf_helpers.lesson import alternatives
 from rlhf_helpers.lesson.alternatives import best_of_n_kl, best_of_n_weights
 from rlhf_helpers.make import stamp
 
@@ -34,11 +35,11 @@ def test_the_weights_are_those_of_all_sets_of_n(marks):
 
 def test_the_chapter_and_the_benchmark_estimate_the_same(marks):
     gold = marks.flip(0)
-    given = {"torch": torch, "math": math, "np": np, "POOL": 8, "gold": gold, "best_of_n_weights": best_of_n_weights}
-    cell = SimpleNamespace(**given)
-    best_of, fit = (taught("over_optimisation", name, cell) for name in ("best_of", "fit_form"))
-    assert best_of(marks.float(), gold.float(), 3).mean().item() == pytest.approx(over.best_of(marks, gold, 3))
-    cell.best_of = best_of
+    given = {"torch": torch, "math": math, "np": np, "POOL": 8, "NS": (1, 3), "gold": gold}
+    cell = SimpleNamespace(**given, alternatives=alternatives)
+    curve, fit = (taught("over_optimisation", name, cell) for name in ("curve", "fit_form"))
+    theirs = [over.best_of(marks, gold, n) for n in (1, 3)]
+    assert curve(marks.float(), gold.float()).mean(1) == pytest.approx(theirs)
     wins = taught("over_optimisation", "wins", cell)
     assert wins(marks.float(), 2).mean().item() == pytest.approx(over.wins(marks, marks, 2))
     theirs = over.optimum(marks, gold, 0.5)
