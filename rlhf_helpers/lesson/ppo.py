@@ -496,7 +496,7 @@ def resume(checkpoint, run, policy, optimizer, generators, reward):
     return history, more.get("card", {}), more.get("queue", [])
 
 
-def loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue=(), done=0):
+def ppo_loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue=(), done=0):
     """PPO, update after update: yields the batch, the statistics of its steps, and the prompts that wait.
 
     reward(prompts, responses) -> scores (rows,).  dice: the generators that draw tokens and prompts.  prompts are
@@ -531,7 +531,7 @@ def train(
     checkpoint=None,
     packed=True,
 ):
-    """Train `model` in place by PPO: `loop`, with what a long run needs around it; returns (history, health card).
+    """Train `model` in place by PPO: `ppo_loop`, with what a long run needs around it; returns (history, health card).
 
     reward(prompts, responses) -> scores (rows,).  `on_update(row, batch)` is called after each update with the row
     of the history; `report_to="tensorboard"` draws these rows as curves, on this machine (see `engine.curves`).
@@ -566,7 +566,7 @@ def train(
     }
     history, card, queue = resume(checkpoint, run, policy, optimizer, dice, reward)
     good = {name: tensor.clone() for name, tensor in lora.learned(policy).items()}
-    updates = loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue, len(history))
+    updates = ppo_loop(policy, reference, tokenizer, reward, prompts, settings, optimizer, dice, queue, len(history))
     writer = curves.begin(report_to, "ppo")
     try:
         for step in range(len(history), settings.updates):
