@@ -249,8 +249,8 @@ def markdown(result):
     slots = result["phases"][0]["p99_ms_by_30_s"]
     load, mib = result["load_average"], result["mib"]
     made = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return f"""{result["people"]} people at `make label` on {result["cores"]} cores ({result["machine"]}), beside other
-programs (load average {load["least"]:.1f} to {load["most"]:.1f}); {made}. All times are in milliseconds.
+    return f"""{result["people"]} people at `make label` on {result["cores"]} cores ({result["machine"]}), at load
+averages of {load["least"]:.1f} to {load["most"]:.1f}; {made}. All times are in milliseconds.
 
 | clicks of each | seconds | in all | per second | click to durable, median | p99 | most | the disk's p99 | CPU |
 |---|---|---|---|---|---|---|---|---|
