@@ -164,7 +164,7 @@ const look = () => {
   const acks = new Set(reply.dataset.acks.split(' ')), before = outbox.length;
   const wrong = !!find('[data-reply][role=alert]'), answered = outbox.filter(one => acks.has(one.id));
   const edited = !wrong && answered.some(one => one.name === 'edit');
-  const failed = wrong && answered.find(one => one.item);
+  const failed = wrong && answered.filter(one => one.item).pop();  // the kernel stops at the first that it can't save
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
   if (edited) clear();
