@@ -632,14 +632,14 @@ def test_it_is_labelled_by_touch(lab, browser, screenshots):
     page.close()
 
 
-def be_busy(page, root):
-    """Let the kernel be busy, as with a cell that runs, until what is returned is called."""
+def be_busy(page, root, code=""):
+    """Run code, and let the kernel be busy, as with a cell that runs, until what is returned is called."""
     done = root / "done"
     done.unlink(missing_ok=True)
     page.evaluate(
         """code => { const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
         kernel.requestExecute({code}); }""",
-        f"import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.01)",
+        f"{code}\nimport os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.01)",
     )
     page.wait_for_timeout(300)
     return done.touch
@@ -687,8 +687,8 @@ def test_a_busy_kernel_is_told_and_one_can_label_on(lab, page, screenshots):
     assert not log.exists(), "the kernel was not busy all the time"
     on_the_way = prompt_of(box)
     free()
+    wait_shown(box, 3)  # all is answered: before, the third that was taken back may be in the log
     labels = wait_labels(log, 3)
-    wait_shown(box, 3)
     assert all(agrees(x, *p) for x, p in zip(labels, presses, strict=True))
     assert all(0.3 < x["seconds"] < 3 for x in labels), "the time is the reader's, not the kernel's"
     assert [x["note"] for x in labels] == ["", "written while it was busy", ""]
@@ -797,6 +797,40 @@ def test_a_full_disk_and_a_log_made_read_only_are_told_and_labelling_goes_on_aft
         assert agrees(labels[-1], seen, "B is better") and labels[-1]["note"] == "of this one"
         wait_shown(box, n + 1)
         expect(box.get_by_role("status")).to_have_text("Saved: B is better.")
+
+
+SECOND_FAILS = """\
+from rlhf_helpers.lesson import feedback
+right, tries = feedback.append_event, []
+
+def second_fails(*given):
+    tries.append(given)
+    if len(tries) == 2:
+        raise feedback.WorkbookError("The label was not saved to the log.")
+    return right(*given)
+
+feedback.append_event = second_fails
+"""
+
+
+def test_of_two_that_waited_the_one_that_was_not_saved_gets_its_note_back(lab, page):
+    log, expect = lab[2] / "second.jsonl", playwright_api.expect
+    small_notebook(lab[2], "second", "second.jsonl", ", ask_note=True, repeat_share=0.0")
+    box = run_all(page, "second.ipynb")
+    wait_shown(box, 0)
+    free = be_busy(page, lab[2], SECOND_FAILS)
+    for n, note in enumerate(("of the first", "of the second"), 1):
+        page.wait_for_timeout(500)
+        box.get_by_label("Note").fill(note)
+        button(box, "A is better").click()
+        expect(box.get_by_role("status")).to_contain_text(f"{n} choice")
+    free()
+    expect(box.get_by_role("alert")).to_contain_text("The label was not saved to the log")
+    expect(box.get_by_label("Note")).to_have_value("of the second")
+    assert [x["note"] for x in wait_labels(log, 1)] == ["of the first"]
+    page.wait_for_timeout(500)
+    button(box, "A is better").click()
+    assert [x["note"] for x in wait_labels(log, 2)] == ["of the first", "of the second"]
 
 
 def said(page):
