@@ -4,8 +4,8 @@ Of pairs of answers by data/models/finetuned the same model is the judge, by how
 Its choices are held against those of the simulated crowd and the order by gold; then a reward model learns from either
 set of labels, and best-of-n and PPO follow it.  DPO and KTO learn from the crowd's labels alone, KTO from the same
 answers as thumbs, and from one answer of each pair.  The sweep chooses the judge, the learning rate of the reward model
-for each set of labels, and the settings of DPO and KTO on dev questions, with seed 0.  All is then measured on test
-questions, several seeds.  Writes ai_feedback.json after every run, so that an interrupted benchmark goes on, and its
+for each set of labels, PPO's penalty against it, and the settings of DPO and KTO on dev questions, with seed 0.  All is
+then measured on test questions, several seeds.  Writes ai_feedback.json after every run, so that an interrupted benchmark goes on, and its
 table is of the seeds that are complete.
 
 `--model FOLDER` asks another language model about the pairs of one seed, such as the one of real.py (see `elsewhere`).
@@ -44,7 +44,9 @@ TASTES = ("helpful", "terse", "warm")
 TEACHERS = ("crowd", "AI")  # whose labels a reward model learns from
 BEST_OF, UPDATES, EPOCHS = 16, 20, 2
 RATES = (3e-4, 1e-3)  # of the reward model
-GRID = [(0.1, 3e-4), (0.3, 3e-4), (1.0, 3e-4)]  # beta and learning rate of DPO and KTO
+PENALTIES = (0.03, 0.1, 0.3)  # of PPO; the first is that of chapter 05
+GRID = [(b, 3e-4) for b in (0.1, 0.3, 1.0, 3.0)]  # beta and learning rate of DPO and KTO
+GRID += [(b, lr) for b in (0.3, 1.0) for lr in (1e-4, 1e-3)]
 OFFLINE = ("DPO", "KTO", "KTO, one answer of each pair")
 LIMIT = Limits().kl
 MARGIN = 0.1  # points of gold that would be worth a word
@@ -164,26 +166,32 @@ def best_of_n(score, seed, split):
     return statistics.mean(world.gold_score(prompts[i], said[k * n + i]) for i, k in enumerate(best))
 
 
-def followed(score, frozen, seed):
-    """A policy that PPO trains on a score."""
+def followed(score, frozen, seed, beta):
+    """A policy that PPO trains on a score, with a penalty of beta."""
     s, prompts = scene(seed), world.prompts("train")
     base = generate(s.start, s.tokenizer, prompts[::6], seed=seed)
-    policy, now = copy.deepcopy(s.start), dataclasses.replace(recipe.PPO, updates=UPDATES)
+    policy, now = copy.deepcopy(s.start), dataclasses.replace(recipe.PPO, updates=UPDATES, beta=beta)
     scaled = ppo.normalized_reward(score, prompts[::6], base)
     ppo.train(policy, s.tokenizer, scaled, prompts, now, seed, frozen=frozen)
     return policy
 
 
+@lru_cache(maxsize=1)
+def taught(seed, teacher, judge, lr):
+    """The reward model of the labels of "crowd", or of the judge of that name, if the teacher is "AI"."""
+    return learned(seed, labels(seed, teacher, judge), lr)
+
+
 def from_teacher(seed, teacher, chosen, split):
     """The row of a reward model of the labels of "crowd" or "AI", of best-of-n and of PPO by it."""
     s = scene(seed)
-    judge = learned(seed, labels(seed, teacher, chosen["judge"]), chosen[f"lr {teacher}"])
+    judge = taught(seed, teacher, chosen["judge"], chosen[f"lr {teacher}"])
 
     def score(prompts, answers):
         return reward.score(judge, s.tokenizer, prompts, answers)
 
     row = {"accuracy": order_found(score, pairs(seed, split)), "best_of_n": best_of_n(score, seed, split)}
-    return row | measured(followed(score, (judge,), seed), seed, split)
+    return row | measured(followed(score, (judge,), seed, chosen[f"beta {teacher}"]), seed, split)
 
 
 def offline(seed, method, settings, split):
@@ -241,6 +249,11 @@ def sweep(done, keep):
             return {"agree": ai_feedback.agreement_with(ai_feedback.gap(score, some), choices(some, 0))["share"]}
 
         tried("reward", teacher, {"lr": lr}, accuracy)
+    rates = choose(done)
+    for teacher, beta in itertools.product(TEACHERS, PENALTIES):
+        settings = {"beta": beta}
+        given = rates | {f"beta {teacher}": beta}
+        tried("penalty", teacher, settings, lambda t=teacher, g=given: from_teacher(0, t, g, "dev"))
     for method, (beta, lr) in itertools.product(OFFLINE[:2], GRID):
         settings = {"beta": beta, "lr": lr}
         tried("offline", method, settings, lambda m=method, s=settings: offline(0, m, s, "dev"))
@@ -258,6 +271,8 @@ def choose(rows):
     for teacher in TEACHERS:
         row = best("reward", teacher, "agree")
         found |= {f"lr {teacher}": row["settings"]["lr"]} if row else {}
+        row = best("penalty", teacher, "gold")
+        found |= {f"beta {teacher}": row["settings"]["beta"]} if row else {}
     for method in OFFLINE[:2]:
         row = best("offline", method, "gold")
         found |= {method: row["settings"]} if row else {}
@@ -392,9 +407,11 @@ def markdown(result):
     text = f"{table(*judges_table(result))}\n\nThe judge chosen on dev questions is: {chosen['judge']}. {seeds} seeds; "
     text += "the last four columns are shares of pairs. What is learned from its labels and from the crowd's:\n\n"
     text += table(*learned_table(result))
-    text += "\n\nPPO's penalty is that of chapter 05, which was chosen for a stronger reward model. "
-    text += f"Tried for DPO and KTO: β of {', '.join(f'{b:g}' for b, _ in GRID)}; chosen: "
-    text += f"{chosen['DPO']['beta']:g} and {chosen['KTO']['beta']:g}."
+    text += f"\n\nTried for PPO: a penalty of {', '.join(f'{b:g}' for b in PENALTIES)}; chosen: "
+    text += f"{chosen['beta crowd']:g} with the crowd's labels, {chosen['beta AI']:g} with the AI's. "
+    text += f"For DPO and KTO: {len(GRID)} pairs of β, from {min(GRID)[0]:g} to {max(GRID)[0]:g}, and learning rate; "
+    text += f"chosen: β of {chosen['DPO']['beta']:g} and {chosen['KTO']['beta']:g}, learning rates of "
+    text += f"{chosen['DPO']['lr']:g} and {chosen['KTO']['lr']:g}."
     if result.get("elsewhere"):
         n = result["elsewhere"][0]["pairs"]
         text += f"\n\nAnother language model on {n} of these pairs, one seed:\n\n{table(*elsewhere_table(result))}"

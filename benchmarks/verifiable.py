@@ -30,7 +30,7 @@ from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UPDATES, ANSWERS, K = 20, 8, 16  # updates of 96 answers; answers in a group; answers to each question when measured
-RATES = (1e-4, 2e-4, 4e-4)  # learning rates that are tried; the first one only for groups, whose best was the second
+RATES = (1e-4, 2e-4, 4e-4, 8e-4)  # learning rates that are tried
 JUDGE_RATE = 2e-4
 NO_CLIP = 1e9
 GROUPS = {"RLOO": alternatives.grouped, "GRPO": alternatives.grpo}
@@ -232,8 +232,7 @@ def main():
 
     if options.sweep:
         for variant, rate in itertools.product(VARIANTS["verifier"], RATES):
-            if variant in GROUPS or rate > min(RATES):
-                measure("sweep", variant, rate, 0, "dev")
+            measure("sweep", variant, rate, 0, "dev")
         result["chosen"] = choose(result["sweep"])
         write_json(path, result)
         return

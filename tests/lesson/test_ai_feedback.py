@@ -163,7 +163,8 @@ def result(first=1.0, longer=0.7, told=0.6, taught=1.0, kto=1.0):
     for name in ("KTO", "KTO, one answer of each pair"):
         rows += seeds("offline", name, **learned | {"gold": kto})
     of = {"beta": 0.3, "lr": 1e-4}
-    return {"runs": rows, "chosen": {"judge": "log-probability", "DPO": of, "KTO": of}}
+    chosen = {"judge": "log-probability", "beta crowd": 0.1, "beta AI": 0.3, "DPO": of, "KTO": of}
+    return {"runs": rows, "chosen": chosen}
 
 
 def test_the_verdicts_on_ai_feedback_follow_the_seeds_and_a_seed_in_the_making_does_not_count():
@@ -193,9 +194,11 @@ def test_settings_are_chosen_by_the_crowd_or_by_gold_among_those_that_stay_near(
         settings = {"beta": beta, "lr": 1e-4}
         of = {"kind": "offline", "settings": settings, "gold": gold, "kl": kl}
         rows += [of | {"method": m} for m in ("DPO", "KTO")]
+        rows += [of | {"kind": "penalty", "method": t, "settings": {"beta": beta}} for t in bench.TEACHERS]
     chosen = bench.choose(rows)
     assert chosen["judge"] == "per token" and chosen["lr AI"] == chosen["lr crowd"] == 1e-3
     assert chosen["DPO"] == chosen["KTO"] == chosen[bench.OFFLINE[2]] == {"beta": 0.3, "lr": 1e-4}
+    assert chosen["beta AI"] == chosen["beta crowd"] == 0.3
 
 
 @pytest.mark.slow
@@ -206,7 +209,8 @@ def test_one_seed_of_the_benchmark_is_measured_and_fills_its_tables(monkeypatch)
     for name, value in {"PAIRS": {"train": 40, "dev": 24, "test": 24}, "UPDATES": 1, "BEST_OF": 2, "EPOCHS": 1}.items():
         monkeypatch.setattr(bench, name, value)
     of = {"beta": 0.3, "lr": 1e-4}
-    chosen = {"judge": "log-probability", "lr crowd": 1e-4, "lr AI": 1e-4} | dict.fromkeys(bench.OFFLINE, of)
+    chosen = {"judge": "log-probability"} | dict.fromkeys(bench.OFFLINE, of)
+    chosen |= {f"{dial} {t}": 1e-4 for dial in ("lr", "beta") for t in bench.TEACHERS}
     rows = [row for kind, method in bench.PLAN for row in bench.run(kind, method, 0, chosen, "test")]
     bench.scene.cache_clear()
     found = {"runs": rows, "chosen": chosen}
