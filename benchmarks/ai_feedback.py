@@ -1,12 +1,12 @@
 """A language model as judge, and what is learned from it: `python benchmarks/ai_feedback.py --sweep`, then without.
 
-Of pairs of answers by data/models/finetuned the same model is the judge, by how likely it finds each answer, or asked.
-Its choices are held against those of the simulated crowd and the order by gold; then a reward model learns from either
-set of labels, and best-of-n and PPO follow it.  DPO and KTO learn from the crowd's labels alone, KTO from the same
-answers as thumbs, and from one answer of each pair.  The sweep chooses the judge, the learning rate of the reward model
-for each set of labels, PPO's penalty against it, and the settings of DPO and KTO on dev questions, with seed 0.  All is
-then measured on test questions, several seeds.  Writes ai_feedback.json after every run, so that an interrupted benchmark goes on, and its
-table is of the seeds that are complete.
+Of pairs of answers by data/models/finetuned the same model is the judge, by how likely it finds each answer, or
+asked. Its choices are held against those of the simulated crowd and the order by gold; then a reward model learns
+from either set of labels, and best-of-n and PPO follow it. DPO and KTO learn from the crowd's labels alone, KTO from
+the same answers as thumbs, and from one answer of each pair. The sweep chooses the judge, the learning rate of the
+reward model for each set of labels, PPO's penalty against it, and the settings of DPO and KTO on dev questions, with
+seed 0. All is then measured on test questions, several seeds. Writes ai_feedback.json after every run, so that an
+interrupted benchmark goes on, and its table is of the seeds that are complete.
 
 `--model FOLDER` asks another language model about the pairs of one seed, such as the one of real.py (see `elsewhere`).
 """

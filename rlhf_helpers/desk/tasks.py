@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .. import world
-from ..engine import lora
+from ..engine import lora, memory
 from ..engine.files import WorkbookError
-from ..engine.models import prompts_ids
+from ..engine.models import prompts_ids, responses_ids
 from ..lesson import ppo
 from ..world import annotators, measures
 from . import prompts, recipe, workspace
@@ -236,3 +236,28 @@ def chosen(ws):
     )
     rows = rows or prompts.read(ws.data / "general_prompts.jsonl", "DATA_DIR")[0]
     return general(ws.data, that_fit(ws, rows, PPO.max_new_tokens), not ws.own_model)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def longest(ids_of, tokenizer, texts, tried=32):
+    """Tokens of the longest text, by `prompts_ids` or `responses_ids`; looked for where there are most characters."""
+    most = sorted(set(texts), key=len)[-tried:]
+    return max(map(len, ids_of(tokenizer, most)), default=0)
+
+
+def check_memory(ws, task, source, stage, rows, asked=None):
+    """`memory.check` of a stage of a chapter, for its own prompts: rows as long as the longest of them will be.
+
+    source: a model folder or hub id.  rows: of one step of training.  asked: prompts answered together; where none is
+    given, those of an update of PPO, and else the rows.
+    """
+    tokenizer, limit = workspace.reader(ws)
+    prompt = longest(prompts_ids, tokenizer, [p for some in task.splits.values() for p in some])
+    answer, learned = task.ppo.max_new_tokens, ws.preferences.rows if ws.preferences is not None else []
+    if stage == "reward model":
+        answer = max(answer, longest(responses_ids, tokenizer, [r[k] for r in learned for k in ("chosen", "rejected")]))
+    answer = min(answer, limit - 1)  # longer rows are left out
+    asked = asked or (task.ppo.batch_size if stage == "PPO" else None)
+    memory.check(source, ws.device, stage, rows, asked, ws.lora, answer, min(prompt, limit - answer))

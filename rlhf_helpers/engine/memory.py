@@ -19,7 +19,7 @@ from .lora import base_of
 from .models import found_at, recompute_activations
 
 GIB = 2**30
-PROMPT = 64  # tokens of a formatted prompt, assumed
+PROMPT = 64  # tokens of a formatted prompt, where nothing is known of the prompts
 # what of the weights' size each stage holds at its peak; "kept beside" are further copies in the chapter
 COPIES = {
     "answers": {"model": 1},
@@ -116,12 +116,13 @@ def adapter_parameters(shape, rank):
     return rank * shape.layers * (attention + 3 * (shape.width + shape.inner))
 
 
-def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False, rank=0):
+def estimate(shape, stage, rows, answer, asked=None, bits=32, again=False, rank=0, prompt=PROMPT):
     """{part: bytes} of a stage of COPIES.  rows: of one step of training; asked: prompts answered together.
 
-    again: whether activations are computed again in the backward pass.  rank: of LoRA, or 0.
+    answer, prompt: tokens of the longest.  again: whether activations are computed again in the backward pass.
+    rank: of LoRA, or 0.
     """
-    weights, tokens = 4 * shape.parameters, PROMPT + answer
+    weights, tokens = 4 * shape.parameters, prompt + answer
     parts = {name: n * weights for name, n in COPIES[stage].items()}
     if rank:
         copies = sum(COPIES[stage].values())
@@ -165,20 +166,21 @@ def _words(size):
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
-def check(source, device, stage, rows, asked=None, rank=0, answer=48):
+def check(source, device, stage, rows, asked=None, rank=0, answer=48, prompt=PROMPT):
     """Print what a stage needs, by parts, and what is free; raise WorkbookError when it will not fit.
 
-    rank: of LoRA, or 0 where all weights are trained.
+    rank: of LoRA, or 0 where all weights are trained.  answer, prompt: tokens of the longest.
     """
     shape, free = shape_of(source), free_memory(device)
     computes = possible(device, shape.parameters)
     bits = 32 if computes[0].exact else 16
-    parts = estimate(shape, stage, rows, answer, asked, bits, rank=rank)
+    parts = estimate(shape, stage, rows, answer, asked, bits, rank=rank, prompt=prompt)
     if sum(parts.values()) > free and shape.parameters > LARGE:
-        parts = estimate(shape, stage, rows, answer, asked, bits, again=True, rank=rank)
+        parts = estimate(shape, stage, rows, answer, asked, bits, again=True, rank=rank, prompt=prompt)
     need = sum(parts.values())
     print(
-        f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters: "
+        f"Memory for {stage}, estimated for {shape.parameters / 1e6:.1f} million parameters and rows of "
+        f"{prompt + answer} tokens: "
         + ", ".join(f"{name} {_words(size)}" for name, size in parts.items())
         + f"; {_words(need)} in all, computed in {' or '.join(a.name for a in computes)}."
     )

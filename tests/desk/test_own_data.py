@@ -10,7 +10,7 @@ from test_hostile import TEXTS, VALUES, as_line, attempt, often, one_short_sente
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import labeller, prompts, tasks, workspace, yours
-from rlhf_helpers.engine import files
+from rlhf_helpers.engine import files, memory, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import feedback, loop
 from rlhf_helpers.lesson.pairs import simulated_feedback
@@ -368,6 +368,26 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tmp_path, capsys
     jsonl(asked, [{"prompt": p} for p in ASKED[:9]] + long)
     with pytest.raises(WorkbookError, match="3 of 12 prompts are longer.*10 others are needed"):
         tasks.choose(workspace.setup(RUNS_DIR=str(tmp_path / "runs"), PROMPTS=str(asked)))
+
+
+@pytest.mark.parametrize("stage", ["answers", "reward model", "PPO"])
+def test_memory_is_counted_for_rows_as_long_as_the_readers_own(tmp_path, monkeypatch, stage):
+    folder = language_model(tmp_path / "own", "llama", context=4096)
+    counted, check = [], memory.check
+    monkeypatch.setattr(memory, "check", lambda *a: counted.append(check(*a) or sum(a[-2:])))
+
+    def tokens_of(words, answer_words):
+        asked = [f"Why is {'so ' * words}{i}?" for i in range(12)]
+        rows = [{"prompt": p, "chosen": "so " * answer_words, "rejected": "No."} for p in asked]
+        path = jsonl(tmp_path / f"{words}-{answer_words}.jsonl", rows)
+        ws = workspace.setup(MODEL=str(folder), RUNS_DIR=str(tmp_path / "runs"), PREFERENCES=str(path))
+        tasks.check_memory(ws, tasks.choose(ws), str(folder), stage, rows=4)
+        ids = models.prompts_ids(models.load_model(folder)[1], asked)
+        return counted[-1] - max(map(len, ids))
+
+    answers = tokens_of(8, 2), tokens_of(200, 2), tokens_of(8, 200)
+    assert answers[:2] == (tasks.PPO.max_new_tokens,) * 2, "the longest prompt is counted, whatever its length"
+    assert (answers[2] > 150) == (stage == "reward model"), "a reward model reads answers that others wrote"
 
 
 def test_a_prompt_of_three_thousand_words_is_too_long_for_any_model(tmp_path):
