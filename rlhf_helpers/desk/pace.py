@@ -20,7 +20,7 @@ PLANS = {
     "00_rlhf_in_one_sitting": {
         "questions asked four times": (64, 8, 4, 0),
         "questions answered four times": (64, 12, 4, 2),
-        "updates": (24, 3, 64, 110),
+        "updates": (24, 3, 16, 28),
         "the rest": (1, 1, 200, 60),
     },
     "02_decoding": {
