@@ -11,7 +11,7 @@ from ..engine.models import encode_prompts
 from ..lesson import lm
 from ..lesson.decoding import rollout
 
-MINUTES = 8  # for what is counted here, of the ten that a chapter may take
+MINUTES, FAST_MINUTES = 8, 2  # for what is counted here, of the ten, or three, that a chapter may take
 TOKENS = 48  # of an answer, at most
 ASKED, SAID = "Why is the sky blue, and why is it red in the evening?", "Because air scatters short waves more. " * 5
 # chapter -> its part -> (how many in full with a model of one's own, at least, and for each of them: answers that are
@@ -64,7 +64,7 @@ PLANS = {
 }
 
 
-def limits(ws, chapter, model, tokenizer, minutes=MINUTES):
+def limits(ws, chapter, model, tokenizer):
     """A function (part of the chapter, n) -> how many of n are done here; it says so where they are fewer.
 
     With a MODEL of the reader's own the pace of this machine is measured, and all parts of PLANS[chapter] are scaled by
@@ -73,7 +73,7 @@ def limits(ws, chapter, model, tokenizer, minutes=MINUTES):
     plan, share = PLANS[chapter], 1.0
     if ws.own_model:
         pace = speed(model, tokenizer)
-        share = share_for(plan, pace, 60 * minutes)
+        share = share_for(plan, pace, 60 * (FAST_MINUTES if ws.fast else MINUTES))
         print(report(plan, pace, share))
 
     def at_most(part, n):
