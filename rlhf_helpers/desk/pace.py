@@ -11,7 +11,7 @@ from ..engine.models import encode_prompts
 from ..lesson import lm
 from ..lesson.decoding import rollout
 
-MINUTES, FAST_MINUTES = 8, 2  # for what is counted here, of the ten, or three, that a chapter may take
+MINUTES, FAST_MINUTES = 8, 1  # for what is counted here, of the ten, or two, that a chapter may take
 TOKENS = 48  # of an answer, at most
 ASKED, SAID = "Why is the sky blue, and why is it red in the evening?", "Because air scatters short waves more. " * 5
 # chapter -> its part -> (how many in full with a model of one's own, at least, and for each of them: answers that are
