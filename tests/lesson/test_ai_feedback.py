@@ -1,14 +1,18 @@
 """A language model as judge: likelihoods against a plain forward, both orders, agreement, and what it labels."""
 
+import ast
+import json
 import math
+import re
 
 import pytest
 import torch
 from test_ppo import PROMPTS, small_tokenizer, tiny
 
 from rlhf_helpers import world
+from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import ai_feedback
 from rlhf_helpers.make import stamp
 
@@ -199,6 +203,19 @@ def test_settings_are_chosen_by_the_crowd_or_by_gold_among_those_that_stay_near(
     assert chosen["judge"] == "per token" and chosen["lr AI"] == chosen["lr crowd"] == 1e-3
     assert chosen["DPO"] == chosen["KTO"] == chosen[bench.OFFLINE[2]] == {"beta": 0.3, "lr": 1e-4}
     assert chosen["beta AI"] == chosen["beta crowd"] == 0.3
+
+
+def test_the_chapter_has_the_settings_that_the_sweep_chose():
+    result = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json")
+    bench, path = stamp.script("ai_feedback"), ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb"
+    text = "\n".join("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"])
+    said = {n: ast.literal_eval(x) for n, x in re.findall(r"^(RATES|DPO|KTO) = (\{.*\})$", text, re.MULTILINE)}
+    penalty = float(re.search(r'small \|= .* else \{"beta": ([0-9.]+)\}', text)[1])
+    chosen = result["chosen"]
+    assert chosen == bench.choose(result["sweep"])
+    assert {"DPO": said["DPO"], "KTO": said["KTO"]} == {n: chosen[n] for n in ("DPO", "KTO")}
+    assert said["RATES"] == {n: chosen["lr AI" if "AI" in n else "lr crowd"] for n in said["RATES"]}
+    assert penalty == chosen["beta crowd"] == chosen["beta AI"] == 10 * recipe.PPO.beta, "ten times, as it says"
 
 
 @pytest.mark.slow
