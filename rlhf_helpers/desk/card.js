@@ -16,7 +16,7 @@ const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.
 // ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
 const page = hex();                                       // several pages may show this card
 let outbox = [], store = null, count = 0, item = '', since = 0, pressed = 0, local = '', heard = '', told = '',
-    busy = false, dead = false;
+    busy = false, dead = false, held = false;             // held: until the one that was not saved is chosen again
 
 const say = words => {
   const line = find('[data-reply]');
@@ -43,7 +43,7 @@ const adopt = () => {                                    // what this page, or a
 };
 const send = () => {
   const wire = find('.rlhf-wire input');
-  wire.value = JSON.stringify({n: ++count, page, looking: local, choices: outbox});
+  wire.value = JSON.stringify({n: ++count, page, heard, looking: local, choices: outbox});
   for (const kind of ['input', 'change']) wire.dispatchEvent(new Event(kind, {bubbles: true}));
 };
 const waiting = () => {                                  // the choices that are on their way and not taken back
@@ -55,7 +55,7 @@ const wait = () => {
   if (!busy) [busy, told] = [true, ''];
   clear();
   if (!find('[data-reply][role=alert]')) say(fill(C.say.busy));  // else it has answered: something is wrong
-  if (!dead) advance();
+  if (!dead) { advance(); send(); }
 };
 const advance = () => {                                  // the kernel is busy: go on with what is in the page
   const judged = find('[data-judged]')?.dataset.judged || '';
@@ -97,6 +97,8 @@ const putBack = one => {                                 // what was typed with 
     if (one.reasons.includes(chip.innerText.trim())) chip.click();
   }
   if (strength && !strength.classList.contains('mod-active')) strength.click();
+  const side = one.side && all('.rlhf-edit button')['_ab'.indexOf(one.side)];
+  if (one.name === 'edit' && side && !side.classList.contains('mod-active')) side.click();  // the kernel has its text
 };
 const proceed = () => {                                  // run the cells below this one, where the page lets us
   const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
@@ -120,14 +122,17 @@ const press = name => {
   pressed = now;
   const id = hex(), last = name === 'undo' ? waiting().pop() : null;
   if (name === 'undo') local = last ? last.item : '';
-  outbox.push({id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
-               seconds: Math.round(waited * 100) / 100, ...extras()});
+  const one = {id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
+               seconds: Math.round(waited * 100) / 100, ...extras()};
+  if (held && one.item) outbox.unshift(one); else outbox.push(one);
+  held = false;
   keep();
-  send();
+  if (!busy || name === 'continue') send();
   if (item && !/undo|continue|more/.test(name)) clear(false);
   if (name === 'continue') return proceed();
-  if (busy) return wait();
-  expect(id);
+  if (!busy) return expect(id);
+  wait();
+  if (last) putBack(last);
 };
 const expect = id => {                                   // an answer of the kernel; say so if it does not come
   const open = () => outbox.some(one => one.id === id);
@@ -144,7 +149,7 @@ const hear = reply => {                                  // what the kernel says
   } else if (outbox.length && busy) say(fill(C.say.busy));
   else say((told + ' ' + C.say.other + reply.textContent).trim());
 };
-setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way
+setInterval(() => { if (outbox.length && box.isConnected && !dead && !held) send(); }, 3000);  // none gets lost on the way
 
 // ------------------------------------------------------------ what the kernel changed on the screen
 let focused = null;
@@ -168,8 +173,12 @@ const look = () => {
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
   if (edited) clear();
-  if (failed) putBack(failed);
   if (reply.dataset.reply !== heard) hear(reply);
+  if (failed) {                                          // it is asked again, and those behind it wait for that
+    [local, busy, held] = ['', false, outbox.length > 0];
+    if (held) say(reply.textContent + ' ' + fill(C.say.held));
+    putBack(failed);
+  }
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;

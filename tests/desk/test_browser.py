@@ -799,38 +799,85 @@ def test_a_full_disk_and_a_log_made_read_only_are_told_and_labelling_goes_on_aft
         expect(box.get_by_role("status")).to_have_text("Saved: B is better.")
 
 
-SECOND_FAILS = """\
+FAILS = """\
 from rlhf_helpers.lesson import feedback
 right, tries = feedback.append_event, []
 
-def second_fails(*given):
+def fails(*given):
     tries.append(given)
-    if len(tries) == 2:
+    if len(tries) == {nth}:
         raise feedback.WorkbookError("The label was not saved to the log.")
     return right(*given)
 
-feedback.append_event = second_fails
+feedback.append_event = fails
 """
 
 
-def test_of_two_that_waited_the_one_that_was_not_saved_gets_its_note_back(lab, page):
-    log, expect = lab[2] / "second.jsonl", playwright_api.expect
+def test_of_three_that_waited_the_one_that_was_not_saved_is_asked_again_with_its_note(lab, page, screenshots):
+    log, expect, seen = lab[2] / "second.jsonl", playwright_api.expect, []
     small_notebook(lab[2], "second", "second.jsonl", ", ask_note=True, repeat_share=0.0")
     box = run_all(page, "second.ipynb")
     wait_shown(box, 0)
-    free = be_busy(page, lab[2], SECOND_FAILS)
-    for n, note in enumerate(("of the first", "of the second"), 1):
+    free = be_busy(page, lab[2], FAILS.format(nth=2))
+    notes = ["of the first", "of the second", "of the third"]
+    for n, note in enumerate(notes, 1):
         page.wait_for_timeout(500)
+        seen.append(on_screen(box))
         box.get_by_label("Note").fill(note)
         button(box, "A is better").click()
         expect(box.get_by_role("status")).to_contain_text(f"{n} choice")
     free()
     expect(box.get_by_role("alert")).to_contain_text("The label was not saved to the log")
-    expect(box.get_by_label("Note")).to_have_value("of the second")
-    assert [x["note"] for x in wait_labels(log, 1)] == ["of the first"]
-    page.wait_for_timeout(500)
-    button(box, "A is better").click()
-    assert [x["note"] for x in wait_labels(log, 2)] == ["of the first", "of the second"]
+    expect(box.get_by_role("alert")).to_contain_text("Kept in this page, to be saved after it: 1 choice.")
+    expect(box.get_by_label("Note")).to_have_value(notes[1])
+    box.screenshot(path=screenshots / "not-saved-of-three.png")
+    assert [x["note"] for x in wait_labels(log, 1)] == notes[:1]
+    page.wait_for_timeout(3500)  # longer than until it would send again
+    assert on_screen(box) == seen[1] and len(wait_labels(log, 1)) == 1
+    button(box, "B is better").click()
+    labels = wait_labels(log, 3)
+    assert all(agrees(x, *y) for x, y in zip(labels, zip(seen, ("A is better", "B is better", "A is better"))))
+    assert [x["note"] for x in labels] == notes
+    wait_shown(box, 3)
+    expect(box.get_by_label("Note")).to_have_value("")
+    expect(box.get_by_role("status")).to_have_text("Saved 2 choices that had waited.")
+
+
+def test_an_edit_that_waited_and_was_not_saved_is_in_its_field_again(lab, page, screenshots):
+    log, expect = lab[2] / "failededit.jsonl", playwright_api.expect
+    small_notebook(lab[2], "failededit", "failededit.jsonl", ", ask_edit=True, ask_note=True, repeat_share=0.0")
+    box = run_all(page, "failededit.ipynb")
+    wait_shown(box, 0)
+    first = on_screen(box)
+    button(box, "B").click()
+    expect(box.get_by_label("Edited")).to_have_value(first[2])
+    box.get_by_label("Edited").fill("Written while it was busy.")
+    box.get_by_label("Note").fill("why")
+    free = be_busy(page, lab[2], FAILS.format(nth=1))
+    button(box, "Save the edit").click()
+    expect(box.get_by_role("status")).to_contain_text("1 choice kept in this page")
+    expect(box.get_by_label("Edited")).to_have_value("")
+    page.wait_for_timeout(700)
+    second = on_screen(box)
+    button(box, "Tie").click()
+    expect(box.get_by_role("status")).to_contain_text("2 choices kept in this page")
+    free()
+    expect(box.get_by_role("alert")).to_contain_text("The label was not saved to the log")
+    expect(box.get_by_label("Edited")).to_have_value("Written while it was busy.")
+    expect(button(box, "B")).to_have_attribute("aria-pressed", "true")
+    expect(box.get_by_label("Note")).to_have_value("why")
+    box.screenshot(path=screenshots / "not-saved-edit.png")
+    page.wait_for_timeout(3500)
+    assert on_screen(box) == first and not log.exists()
+    button(box, "Save the edit").click()
+    edited, *labels = wait_labels(log, 3)
+    assert (edited["response_a"], edited["response_b"]) == ("Written while it was busy.", first[2])
+    assert agrees(labels[0], first, "B is better") and agrees(labels[1], second, "Tie")
+    assert labels[0]["note"] == "why"
+    wait_shown(box, 2)
+    expect(box.get_by_label("Edited")).to_be_hidden()
+    button(box, "A").click()  # of the next pair: its own text
+    expect(box.get_by_label("Edited")).to_have_value(shown(box, "A"))
 
 
 def said(page):
