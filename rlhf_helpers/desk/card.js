@@ -16,7 +16,8 @@ const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.
 // ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
 const page = hex();                                       // several pages may show this card
 let outbox = [], store = null, count = 0, item = '', since = 0, pressed = 0, local = '', heard = '', told = '',
-    busy = false, dead = false, held = false;             // held: until the one that was not saved is chosen again
+    busy = false, dead = false, wish = null,              // wish: the answer to be edited
+    held = false;                                         // held: until the one that was not saved is chosen again
 
 const say = words => {
   const line = find('[data-reply]');
@@ -119,7 +120,7 @@ const press = name => {
     if (!item || taken().includes(item) || waited < C.double) return;
     if (waited < slow && name !== 'edit') return say(C.say.hasty.replace('{s}', slow));
   }
-  pressed = now;
+  [pressed, wish] = [now, null];
   const id = hex(), last = name === 'undo' ? waiting().pop() : null;
   if (name === 'undo') local = last ? last.item : '';
   const one = {id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
@@ -138,6 +139,16 @@ const expect = id => {                                   // an answer of the ker
   const open = () => outbox.some(one => one.id === id);
   setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
   setTimeout(() => { if (open()) say(fill(C.say.late)); }, C.late * 1000);
+};
+const opens = mine => {                                  // the kernel opens the field to edit in, maybe late
+  const [at, place] = mine, line = find('[data-reply]'), side = all('.rlhf-edit button')[place];
+  if (wish !== mine || dead || !line || !side) return;
+  const opened = at !== item || find('.rlhf-edited').checkVisibility();
+  if (place && (outbox.length || !opened)) {              // its pair may have been shown after it was asked for
+    if (!outbox.length && !side.classList.contains('mod-active')) side.click();
+    if (mine.length < 3) say(C.say.opens);
+    mine[2] = setTimeout(opens, 300, mine);
+  } else if (line.textContent === C.say.opens) say('');
 };
 const hear = reply => {                                  // what the kernel says to this page, and to another one
   const first = !heard, other = reply.dataset.page && reply.dataset.page !== page && !first;
@@ -183,6 +194,8 @@ const look = () => {
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;
   if (shown !== item) [item, since] = [shown, performance.now()];
+  const marks = find('.rlhf-press-marks');                // here, since the kernel may be busy
+  if (marks) box.classList.toggle('rlhf-unmarked', !marks.classList.contains('mod-active'));
   for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
@@ -211,6 +224,8 @@ box.addEventListener('click', e => {
   if (ranked && (chosen.isCollapsed || !ranked.contains(chosen.anchorNode)) && !e.target.closest('button')) {
     ranked.querySelector('button').click();
   }
+  const side = all('.rlhf-edit button').indexOf(e.target.closest('button'));
+  if (e.isTrusted && side >= 0) setTimeout(opens, C.busy * 1000, wish = [item, side]);
   if (!find('.rlhf-wire input')) return;                  // then the buttons speak to the kernel themselves
   if (button) {
     e.stopPropagation();

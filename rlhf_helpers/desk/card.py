@@ -55,6 +55,7 @@ SAY = {
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
+    "opens": "Cells are still running. The answer opens here to be edited when they are done.",
     "held": "Kept in this page, to be saved after it: {n}.",
     "other": "In another page with this card: ",
 }

@@ -843,6 +843,36 @@ def test_of_three_that_waited_the_one_that_was_not_saved_is_asked_again_with_its
     expect(box.get_by_role("status")).to_have_text("Saved 2 choices that had waited.")
 
 
+def test_what_needs_the_kernel_says_so_while_it_is_busy_and_what_does_not_is_there_at_once(lab, page, screenshots):
+    expect = playwright_api.expect
+    small_notebook(lab[2], "opens", "opens.jsonl", ", ask_edit=True, ask_note=True, repeat_share=0.0")
+    box = run_all(page, "opens.ipynb")
+    wait_shown(box, 0)
+    mark = box.locator("mark").first
+    assert mark.evaluate("m => getComputedStyle(m).textDecorationLine") == "underline"
+    with busy_meanwhile(page, lab[2]):
+        box.get_by_label("Note").fill("of the first")
+        button(box, "Tie").click()
+        expect(box.get_by_role("status")).to_contain_text("1 choice kept in this page")
+        page.wait_for_timeout(500)
+        page.keyboard.press("d")
+        assert mark.evaluate("m => getComputedStyle(m).textDecorationLine") == "none"
+        page.keyboard.press("u")
+        expect(box.get_by_label("Note")).to_have_value("of the first")
+        seen = on_screen(box)
+        button(box, "B").click()
+        expect(box.get_by_role("status")).to_contain_text("The answer opens here to be edited when they are done")
+        box.screenshot(path=screenshots / "opens.png")
+    expect(box.get_by_label("Edited")).to_have_value(seen[2])
+    expect(box.get_by_role("status")).not_to_contain_text("opens here")
+    expect(box.get_by_label("Note")).to_have_value("of the first")
+    assert on_screen(box) == seen
+    box.get_by_label("Edited").fill("Mended.")
+    button(box, "Save the edit").click()
+    edited, label = wait_labels(lab[2] / "opens.jsonl", 2)
+    assert agrees(label, seen, "B is better") and (label["note"], edited["response_a"]) == ("of the first", "Mended.")
+
+
 def test_an_edit_that_waited_and_was_not_saved_is_in_its_field_again(lab, page, screenshots):
     log, expect = lab[2] / "failededit.jsonl", playwright_api.expect
     small_notebook(lab[2], "failededit", "failededit.jsonl", ", ask_edit=True, ask_note=True, repeat_share=0.0")
