@@ -166,7 +166,9 @@ setInterval(() => { if (outbox.length && box.isConnected && !dead && !held) send
 let focused = null;
 const look = () => {
   for (const asked of all('.rlhf-asked')) asked.tabIndex = asked.scrollHeight > asked.clientHeight ? 0 : -1;  // for keys
-  for (const paper of all('.rlhf-paper')) paper.toggleAttribute('data-empty', !paper.textContent.trim());
+  for (const text of all('.rlhf-paper, .rlhf-asked')) {   // no text, or none that can be seen
+    text.toggleAttribute('data-empty', !/[^\s\p{Cf}]/u.test(text.textContent));
+  }
   const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
   if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
   box.classList.toggle('rlhf-cut', cut);

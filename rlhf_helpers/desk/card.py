@@ -83,11 +83,12 @@ CONTROLS = (
     {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
     | {127: "\u2421"}
     | {i: f"\\x{i:02x}" for i in range(128, 160)}
+    | {i: f"\\u{i:04x}" for i in (0x202D, 0x202E)}  # they turn the letters after them around: "evil" would read "live"
 )
 
 
 def escape(text):
-    """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
+    """Text as HTML that shows it as typed; what can't be seen but changes what is read, becomes visible."""
     return html.escape(storable(text).replace("\r\n", "\n").translate(CONTROLS))
 
 

@@ -114,6 +114,8 @@ class Ranker:
 
         self.prompt, self.status = W.HTML(), W.HTML()
         self.answers = [W.HTML() for _ in LETTERS]
+        for answer in self.answers:
+            answer.add_class("rlhf-card")
         self.buttons = [W.Button(layout=W.Layout(width="auto")) for _ in LETTERS]
         self.back = W.Button(description="Undo", layout=W.Layout(width="auto"))
         self.back.add_class("rlhf-undo")

@@ -918,6 +918,7 @@ def test_hostile_text_is_escaped_everywhere(shown):
 def test_what_cannot_be_seen_or_sent_is_shown_in_place():
     shown = lab.escape("a\x00\x85\ud800\t<\r\n😀")
     assert shown == "a\u2400\\x85\\ud800\t&lt;\n😀"
+    assert lab.escape("\u202eevil \u202dx \u200f") == "\\u202eevil \\u202dx \u200f"
     shown.encode("utf-8")  # a lone surrogate would keep the whole widget from being sent
 
 
