@@ -28,7 +28,9 @@ const keep = () => {                                     // each page under a na
   try {
     if (text) localStorage.setItem(store + page, text);
     else localStorage.removeItem(store + page);
-  } catch { history.replaceState({...history.state, [store]: text}, ''); }  // no storage here: till the page is closed
+  } catch {                                              // no storage here, or no room in it: till the page is closed
+    try { history.replaceState({...history.state, [store]: text}, ''); } catch { /* till it is reloaded */ }
+  }
 };
 const adopt = () => {                                    // what this page, or another one, could not deliver
   let keys = [];
@@ -242,7 +244,9 @@ box.addEventListener('click', e => {
   if (e.key === 'Escape') return box.focus({preventScroll: true});
   if (!C.keys || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
   if (e.target.closest('input, textarea, select')) return;
-  const key = e.key.toLowerCase(), strengths = all('.rlhf-strength button');
+  const place = /^(?:Key|Digit)(.)$/.exec(e.code);        // where a keyboard has other letters than ours
+  const key = (place && !/^[a-z0-9]$/i.test(e.key) ? place[1] : e.key).toLowerCase();
+  const strengths = all('.rlhf-strength button');
   const button = C.keys[key] ? find('.rlhf-press-' + C.keys[key]) : strengths['0123'.indexOf(key)];
   if (button && button.checkVisibility()) { e.preventDefault(); button.click(); }
 });
