@@ -41,7 +41,7 @@ AGAIN = (
     "Choose Run > Run All Above Selected Cell (in Colab: Runtime > Run before), then run this cell. What was saved is "
     "still there."
 )
-GONE = "Somebody changed the file of labels: {n} of yours are no longer in it, and are asked again."
+GONE = "Somebody changed the file of labels. It no longer has {n} of yours, so you are asked again."
 SAY = {
     "wrong": "",
     "hasty": "Not counted: that took under {s} s. Read both, then choose.",

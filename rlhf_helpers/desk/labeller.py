@@ -312,7 +312,8 @@ class Labeller:
             upto = self.ids[label["event_id"]]
             others = [self.ids[x["event_id"]] for x in self.labels if x["pair_id"] == pair_id]
             since = max((place for place in others if place < upto), default=-1)
-        edits = [x for x in self.edits if x["pair_id"] == f"{pair_id} edited" and since < self.ids[x["event_id"]] < upto]
+        edits = [x for x in self.edits if x["pair_id"] == f"{pair_id} edited"]
+        edits = [x for x in edits if since < self.ids[x["event_id"]] < upto]
         for edited in edits:
             self._append(feedback.undo_event(edited))
         return edits
