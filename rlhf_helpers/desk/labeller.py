@@ -530,7 +530,7 @@ class Labeller:
         """What the button does where the card's script does not run."""
         with self._explained():
             edit = {"side": self.better.value, "text": self.text.value} | self._typed()
-            self._refresh(self._press("edit", time.monotonic() - self.shown_at, **edit))
+            self._answer(self._press("edit", time.monotonic() - self.shown_at, **edit))
 
     def _mark(self):
         (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-unmarked")
@@ -541,8 +541,13 @@ class Labeller:
         if waited < DOUBLE_CLICK:
             return self._say(*self.said)
         with self._explained():
-            said = self._press(name, waited, **self._typed())
-            self._refresh(said)
+            self._answer(self._press(name, waited, **self._typed()))
+
+    def _answer(self, words, warned=()):
+        """Show the current pair, and say what was done and what was found in the log meanwhile."""
+        words = " ".join([words, *dict.fromkeys([*warned, *self.warnings])])
+        self.warnings = []
+        self._refresh(words)
 
     def _typed(self):
         """What else the widgets hold that goes with a choice."""
@@ -639,10 +644,7 @@ class Labeller:
         if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
             self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
         if said:
-            words = said[0] if len(said) == 1 else card.many_words(said)
-            words = " ".join([words, *dict.fromkeys([*warned, *self.warnings])])
-            self.warnings = []
-            self._refresh(words)
+            self._answer(said[0] if len(said) == 1 else card.many_words(said), warned)
         elif self.current != self.on_screen and not self.said[1]:
             self._refresh(self.said[0])
 
