@@ -165,7 +165,6 @@ const hear = reply => {                                  // what the kernel says
 setInterval(() => { if (outbox.length && box.isConnected && !dead && !held) send(); }, 3000);  // none gets lost on the way
 
 // ------------------------------------------------------------ what the kernel changed on the screen
-let focused = null;
 const look = () => {
   for (const asked of all('.rlhf-asked')) asked.tabIndex = asked.scrollHeight > asked.clientHeight ? 0 : -1;  // for keys
   for (const text of all('.rlhf-paper, .rlhf-asked')) {   // no text, or none that can be seen
@@ -204,16 +203,9 @@ const look = () => {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }
-  const at = document.activeElement || document.body;
-  if (focused && !(focused.isConnected && focused.checkVisibility()) && (at === document.body || at === focused)) {
-    const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
-    (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
-  }
 };
 new MutationObserver(look).observe(
   box, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'data-acks']});
-box.addEventListener('focusin', e => { focused = e.target; });
-document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
 look();
 if (C.whole) {                                            // a page that is nothing but the card
   box.classList.add('rlhf-whole');

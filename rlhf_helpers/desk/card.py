@@ -366,6 +366,26 @@ FOCUS = """
 %3Cpath d='M4 6l4 4 4-4' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E") !important;
 }
 """
+FOCUS_JS = """
+// ------------------------------------------------------------ the focus stays in the box
+let focused = null;                                      // it may be replaced or hidden: keys go on working
+box.addEventListener('focusin', e => { focused = e.target; });
+document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
+const stay = () => {
+  for (const handle of box.querySelectorAll('[role=slider]:not([aria-label])')) {  // ipywidgets' have no name
+    const name = handle.closest('.widget-slider')?.querySelector('.widget-label')?.textContent;
+    if (name) handle.setAttribute('aria-label', name);
+  }
+  const at = document.activeElement || document.body, there = focused?.isConnected && focused.checkVisibility();
+  if (!focused || there || (at !== document.body && at !== focused)) return;
+  const label = focused.getAttribute('aria-label'), next = label && box.querySelector('[aria-label="' + label + '"]');
+  const field = [...box.querySelectorAll('input')].find(one => one.checkVisibility());  // where one goes on typing
+  (next || field || box).focus({preventScroll: true});
+};
+new MutationObserver(stay).observe(
+  box, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style']});
+stay();
+"""
 GUARD_JS = """
 const box = this.closest('.widget-vbox');
 if (!box || box.hasAttribute('data-lm-suppress-shortcuts')) return;
@@ -417,7 +437,7 @@ def key_guard():
     """A widget that keeps all keys pressed in its VBox from the notebook's own shortcuts; plain HTML."""
     import ipywidgets as W
 
-    return W.HTML(_on_load(GUARD_JS, FOCUS))
+    return W.HTML(_on_load(GUARD_JS + FOCUS_JS, FOCUS))
 
 
 def patience():
@@ -448,4 +468,6 @@ def card_script(hotkeys=True, words=SAY, whole=False):
         for key, name in KEYS.items()
         if hotkeys
     )
-    return W.HTML((HINT if hotkeys else "") + _on_load(JS.replace("CONFIG", json.dumps(config)), CSS + HIDE + caps))
+    return W.HTML(
+        (HINT if hotkeys else "") + _on_load(JS.replace("CONFIG", json.dumps(config)) + FOCUS_JS, CSS + HIDE + caps)
+    )

@@ -491,6 +491,66 @@ def test_an_accessibility_checker_finds_no_fault_in_the_card(lab, page):
             page.keyboard.press("a") if n else button(box, "A is better").click()
 
 
+OTHERS = (
+    """\
+from rlhf_helpers.desk import dials
+from rlhf_helpers.desk.chat import Chat
+from rlhf_helpers.desk.ranker import Ranker
+from rlhf_helpers.engine import models
+from rlhf_helpers.engine.files import ROOT
+items = [{"rank_id": "r", "prompt": "Which?", "responses": ["one", "two", "three"]}]
+ranker = Ranker(items, "others.jsonl")
+ranker.show()""",
+    """\
+model, tokenizer = models.load_model(ROOT / "data" / "models" / "finetuned")
+chat = Chat(model, tokenizer, "others.jsonl", every=1, max_new_tokens=12)
+chat.show()""",
+    """\
+live = dials.controls(model, tokenizer, ["What does a cow eat?", "Where does a fox live?"])""",
+)
+
+
+def test_ranking_chat_and_dials_by_keys_alone_and_under_an_accessibility_checker(lab, page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    notebook(lab[2], "others.ipynb", *OTHERS)
+    rank, expect = run_all(page, "others.ipynb"), playwright_api.expect
+    talk, where = (
+        panel(page).locator(".rlhf-chat"),
+        "() => document.activeElement.closest('.rlhf-labeller, .rlhf-chat')",
+    )
+    held = f"() => ({where})() !== null"
+
+    def check():
+        for name in ("JupyterLab Dark", "JupyterLab Light"):
+            theme(page, name)
+            for part in (".rlhf-labeller", ".rlhf-chat", ".widget-vbox:has(> .widget-slider)"):
+                found = axe.run(page, context=f".jp-NotebookPanel:not(.lm-mod-hidden) {part}").response["violations"]
+                assert not found, [(x["id"], [node["html"][:200] for node in x["nodes"]]) for x in found]
+
+    for n, name in enumerate(("B is the best that is left", "C is the best that is left")):
+        button(rank, name).focus()
+        page.wait_for_timeout(400)
+        page.keyboard.press("Enter")
+        expect(rank).to_contain_text("B is number 1" if n == 0 else "All is ranked")
+        page.wait_for_timeout(500)
+        assert page.evaluate(held), "the focus is lost"
+        check()
+    talk.get_by_role("textbox").first.fill("What does a cow eat?")
+    page.keyboard.press("Enter")
+    expect(talk.get_by_role("status")).to_have_text("Which answer is better?")
+    check()
+    button(talk, "B is better").focus()
+    page.wait_for_timeout(400)
+    page.keyboard.press("Enter")
+    expect(talk.get_by_role("status")).to_contain_text("Saved")
+    page.wait_for_timeout(500)
+    assert page.evaluate(held), "the focus is lost"
+    before = page.evaluate(NOTEBOOK)
+    page.keyboard.type("ddx Who?")  # in the box for the next question, not in the notebook
+    assert page.evaluate(NOTEBOOK) == before
+    expect(talk.get_by_role("textbox").first).to_have_value("ddx Who?")
+
+
 @pytest.mark.parametrize("hotkeys", [False, True])
 def test_no_key_reaches_the_notebook(lab, page, hotkeys):
     """JupyterLab's command mode would insert, cut or run cells; it must not hear one of these keys."""
