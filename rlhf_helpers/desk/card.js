@@ -16,7 +16,8 @@ const hex = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.
 // ------------------------------------------------------------ the outbox: choices that the kernel has not confirmed
 const page = hex();                                       // several pages may show this card
 let outbox = [], store = null, count = 0, item = '', since = 0, pressed = 0, local = '', heard = '', told = '',
-    busy = false, dead = false;
+    busy = false, dead = false, wish = null,              // wish: the answer to be edited
+    held = false;                                         // held: until the one that was not saved is chosen again
 
 const say = words => {
   const line = find('[data-reply]');
@@ -27,7 +28,9 @@ const keep = () => {                                     // each page under a na
   try {
     if (text) localStorage.setItem(store + page, text);
     else localStorage.removeItem(store + page);
-  } catch { history.replaceState({...history.state, [store]: text}, ''); }  // no storage here: till the page is closed
+  } catch {                                              // no storage here, or no room in it: till the page is closed
+    try { history.replaceState({...history.state, [store]: text}, ''); } catch { /* till it is reloaded */ }
+  }
 };
 const adopt = () => {                                    // what this page, or another one, could not deliver
   let keys = [];
@@ -43,7 +46,7 @@ const adopt = () => {                                    // what this page, or a
 };
 const send = () => {
   const wire = find('.rlhf-wire input');
-  wire.value = JSON.stringify({n: ++count, page, looking: local, choices: outbox});
+  wire.value = JSON.stringify({n: ++count, page, heard, looking: local, choices: outbox});
   for (const kind of ['input', 'change']) wire.dispatchEvent(new Event(kind, {bubbles: true}));
 };
 const waiting = () => {                                  // the choices that are on their way and not taken back
@@ -55,7 +58,7 @@ const wait = () => {
   if (!busy) [busy, told] = [true, ''];
   clear();
   if (!find('[data-reply][role=alert]')) say(fill(C.say.busy));  // else it has answered: something is wrong
-  if (!dead) advance();
+  if (!dead) { advance(); send(); }
 };
 const advance = () => {                                  // the kernel is busy: go on with what is in the page
   const judged = find('[data-judged]')?.dataset.judged || '';
@@ -97,6 +100,8 @@ const putBack = one => {                                 // what was typed with 
     if (one.reasons.includes(chip.innerText.trim())) chip.click();
   }
   if (strength && !strength.classList.contains('mod-active')) strength.click();
+  const side = one.side && all('.rlhf-edit button')['_ab'.indexOf(one.side)];
+  if (one.name === 'edit' && side && !side.classList.contains('mod-active')) side.click();  // the kernel has its text
 };
 const proceed = () => {                                  // run the cells below this one, where the page lets us
   const app = window.jupyterapp, cells = app && app.shell.currentWidget && app.shell.currentWidget.content;
@@ -117,22 +122,35 @@ const press = name => {
     if (!item || taken().includes(item) || waited < C.double) return;
     if (waited < slow && name !== 'edit') return say(C.say.hasty.replace('{s}', slow));
   }
-  pressed = now;
+  [pressed, wish] = [now, null];
   const id = hex(), last = name === 'undo' ? waiting().pop() : null;
   if (name === 'undo') local = last ? last.item : '';
-  outbox.push({id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
-               seconds: Math.round(waited * 100) / 100, ...extras()});
+  const one = {id, item: /undo|continue|more/.test(name) ? '' : item, name, of: last ? last.id : '',
+               seconds: Math.round(waited * 100) / 100, ...extras()};
+  if (held && one.item) outbox.unshift(one); else outbox.push(one);
+  held = false;
   keep();
-  send();
+  if (!busy || name === 'continue') send();
   if (item && !/undo|continue|more/.test(name)) clear(false);
   if (name === 'continue') return proceed();
-  if (busy) return wait();
-  expect(id);
+  if (!busy) return expect(id);
+  wait();
+  if (last) putBack(last);
 };
 const expect = id => {                                   // an answer of the kernel; say so if it does not come
   const open = () => outbox.some(one => one.id === id);
   setTimeout(() => { if (open()) wait(); }, C.busy * 1000);
   setTimeout(() => { if (open()) say(fill(C.say.late)); }, C.late * 1000);
+};
+const opens = mine => {                                  // the kernel opens the field to edit in, maybe late
+  const [at, place] = mine, line = find('[data-reply]'), side = all('.rlhf-edit button')[place];
+  if (wish !== mine || dead || !line || !side) return;
+  const opened = at !== item || find('.rlhf-edited').checkVisibility();
+  if (place && (outbox.length || !opened)) {              // its pair may have been shown after it was asked for
+    if (!outbox.length && !side.classList.contains('mod-active')) side.click();
+    if (mine.length < 3) say(C.say.opens);
+    mine[2] = setTimeout(opens, 300, mine);
+  } else if (line.textContent === C.say.opens) say('');
 };
 const hear = reply => {                                  // what the kernel says to this page, and to another one
   const first = !heard, other = reply.dataset.page && reply.dataset.page !== page && !first;
@@ -144,13 +162,14 @@ const hear = reply => {                                  // what the kernel says
   } else if (outbox.length && busy) say(fill(C.say.busy));
   else say((told + ' ' + C.say.other + reply.textContent).trim());
 };
-setInterval(() => { if (outbox.length && box.isConnected && !dead) send(); }, 3000);  // none gets lost on the way
+setInterval(() => { if (outbox.length && box.isConnected && !dead && !held) send(); }, 3000);  // none gets lost on the way
 
 // ------------------------------------------------------------ what the kernel changed on the screen
-let focused = null;
 const look = () => {
   for (const asked of all('.rlhf-asked')) asked.tabIndex = asked.scrollHeight > asked.clientHeight ? 0 : -1;  // for keys
-  for (const paper of all('.rlhf-paper')) paper.toggleAttribute('data-empty', !paper.textContent.trim());
+  for (const text of all('.rlhf-paper, .rlhf-asked')) {   // no text, or none that can be seen
+    text.toggleAttribute('data-empty', !/[^\s\p{Cf}]/u.test(text.textContent));
+  }
   const cut = !!(box.closest('.jupyter-widgets-disconnected') || find('.jupyter-widgets-disconnected'));
   if (cut && !dead) { dead = true; say(outbox.length ? fill(C.say.dead) : C.say.cut); }
   box.classList.toggle('rlhf-cut', cut);
@@ -168,26 +187,25 @@ const look = () => {
   outbox = outbox.filter(one => !acks.has(one.id));
   if (outbox.length !== before) keep();
   if (edited) clear();
-  if (failed) putBack(failed);
   if (reply.dataset.reply !== heard) hear(reply);
+  if (failed) {                                          // it is asked again, and those behind it wait for that
+    [local, busy, held] = ['', false, outbox.length > 0];
+    if (held) say(reply.textContent + ' ' + fill(C.say.held));
+    putBack(failed);
+  }
   if (outbox.length && taken().includes(prompt.dataset.item)) { if (local) advance(); }
   else if (!outbox.length) [local, busy] = ['', false];
   const shown = find('.rlhf-prompt [data-item]').dataset.item;
   if (shown !== item) [item, since] = [shown, performance.now()];
+  const marks = find('.rlhf-press-marks');                // here, since the kernel may be busy
+  if (marks) box.classList.toggle('rlhf-unmarked', !marks.classList.contains('mod-active'));
   for (const b of all('.widget-toggle-button, .rlhf-strength button, .rlhf-edit button')) {
     const on = String(b.classList.contains('mod-active'));
     if (b.getAttribute('aria-pressed') !== on) b.setAttribute('aria-pressed', on);
   }
-  const at = document.activeElement || document.body;
-  if (focused && !(focused.isConnected && focused.checkVisibility()) && (at === document.body || at === focused)) {
-    const label = focused.getAttribute('aria-label');     // its successor, or else the card: keys go on working
-    (label && find('[aria-label="' + label + '"]') || box).focus({preventScroll: true});
-  }
 };
 new MutationObserver(look).observe(
   box, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'data-acks']});
-box.addEventListener('focusin', e => { focused = e.target; });
-document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
 look();
 if (C.whole) {                                            // a page that is nothing but the card
   box.classList.add('rlhf-whole');
@@ -202,6 +220,8 @@ box.addEventListener('click', e => {
   if (ranked && (chosen.isCollapsed || !ranked.contains(chosen.anchorNode)) && !e.target.closest('button')) {
     ranked.querySelector('button').click();
   }
+  const side = all('.rlhf-edit button').indexOf(e.target.closest('button'));
+  if (e.isTrusted && side >= 0) setTimeout(opens, C.busy * 1000, wish = [item, side]);
   if (!find('.rlhf-wire input')) return;                  // then the buttons speak to the kernel themselves
   if (button) {
     e.stopPropagation();
@@ -216,7 +236,9 @@ box.addEventListener('click', e => {
   if (e.key === 'Escape') return box.focus({preventScroll: true});
   if (!C.keys || e.repeat || e.ctrlKey || e.metaKey || e.altKey) return;
   if (e.target.closest('input, textarea, select')) return;
-  const key = e.key.toLowerCase(), strengths = all('.rlhf-strength button');
+  const place = /^(?:Key|Digit)(.)$/.exec(e.code);        // where a keyboard has other letters than ours
+  const key = (place && !/^[a-z0-9]$/i.test(e.key) ? place[1] : e.key).toLowerCase();
+  const strengths = all('.rlhf-strength button');
   const button = C.keys[key] ? find('.rlhf-press-' + C.keys[key]) : strengths['0123'.indexOf(key)];
   if (button && button.checkVisibility()) { e.preventDefault(); button.click(); }
 });

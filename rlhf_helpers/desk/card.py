@@ -41,7 +41,7 @@ AGAIN = (
     "Choose Run > Run All Above Selected Cell (in Colab: Runtime > Run before), then run this cell. What was saved is "
     "still there."
 )
-GONE = "Somebody changed the file of labels: {n} of yours are no longer in it, and are asked again."
+GONE = "Somebody changed the file of labels. It no longer has {n} of yours, so you are asked again."
 SAY = {
     "wrong": "",
     "hasty": "Not counted: that took under {s} s. Read both, then choose.",
@@ -55,6 +55,8 @@ SAY = {
     "cut": f"The kernel was stopped or restarted, so nothing can be labelled here now. {AGAIN}",
     "dead": "This could not be delivered: the kernel was stopped or restarted. {n} kept in this page, and delivered "
     f"when this card is back. {AGAIN}",
+    "opens": "Cells are still running. The answer opens here to be edited when they are done.",
+    "held": "Kept in this page, to be saved after it: {n}.",
     "other": "In another page with this card: ",
 }
 LABELLED, NOT_ASKED = (f"Not saved: that pair {why}." for why in ("was already labelled", "is not asked here any more"))
@@ -81,11 +83,12 @@ CONTROLS = (
     {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
     | {127: "\u2421"}
     | {i: f"\\x{i:02x}" for i in range(128, 160)}
+    | {i: f"\\u{i:04x}" for i in (0x202D, 0x202E)}  # they turn the letters after them around: "evil" would read "live"
 )
 
 
 def escape(text):
-    """Text as HTML that shows it as typed; control characters and lone surrogates become visible."""
+    """Text as HTML that shows it as typed; what can't be seen but changes what is read, becomes visible."""
     return html.escape(storable(text).replace("\r\n", "\n").translate(CONTROLS))
 
 
@@ -363,6 +366,26 @@ FOCUS = """
 %3Cpath d='M4 6l4 4 4-4' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E") !important;
 }
 """
+FOCUS_JS = """
+// ------------------------------------------------------------ the focus stays in the box
+let focused = null;                                      // it may be replaced or hidden: keys go on working
+box.addEventListener('focusin', e => { focused = e.target; });
+document.addEventListener('focusin', e => { if (!box.contains(e.target)) focused = null; });
+const stay = () => {
+  for (const handle of box.querySelectorAll('[role=slider]:not([aria-label])')) {  // ipywidgets' have no name
+    const name = handle.closest('.widget-slider')?.querySelector('.widget-label')?.textContent;
+    if (name) handle.setAttribute('aria-label', name);
+  }
+  const at = document.activeElement || document.body, there = focused?.isConnected && focused.checkVisibility();
+  if (!focused || there || (at !== document.body && at !== focused)) return;
+  const label = focused.getAttribute('aria-label'), next = label && box.querySelector('[aria-label="' + label + '"]');
+  const field = [...box.querySelectorAll('input')].find(one => one.checkVisibility());  // where one goes on typing
+  (next || field || box).focus({preventScroll: true});
+};
+new MutationObserver(stay).observe(
+  box, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style']});
+stay();
+"""
 GUARD_JS = """
 const box = this.closest('.widget-vbox');
 if (!box || box.hasAttribute('data-lm-suppress-shortcuts')) return;
@@ -414,7 +437,7 @@ def key_guard():
     """A widget that keeps all keys pressed in its VBox from the notebook's own shortcuts; plain HTML."""
     import ipywidgets as W
 
-    return W.HTML(_on_load(GUARD_JS, FOCUS))
+    return W.HTML(_on_load(GUARD_JS + FOCUS_JS, FOCUS))
 
 
 def patience():
@@ -445,4 +468,6 @@ def card_script(hotkeys=True, words=SAY, whole=False):
         for key, name in KEYS.items()
         if hotkeys
     )
-    return W.HTML((HINT if hotkeys else "") + _on_load(JS.replace("CONFIG", json.dumps(config)), CSS + HIDE + caps))
+    return W.HTML(
+        (HINT if hotkeys else "") + _on_load(JS.replace("CONFIG", json.dumps(config)) + FOCUS_JS, CSS + HIDE + caps)
+    )

@@ -157,7 +157,9 @@ class Labeller:
         self.shown_at, self.on_screen, self.said, self.replies = time.monotonic(), None, ("", False), 0
         self.names = [card.token(*feedback.pair_key(pair), again) for pair, again in self.queue]
         self.log = card.token(str(self.path.absolute()), annotator, seed, *self.names)
-        self.acks = []
+        self.acks, self.refused = [], 0  # refused: the reply that said last that something was not saved
+        self.drafts, self.drafted, self.again = {}, None, ("", "")  # edits not saved: {(item, side): text}
+        self.given_back = ""  # the note
         self.lock = threading.RLock()  # JupyterLab 4.4 on sends what widgets say to a thread beside the cells
         self.reload()
         if axes:
@@ -174,8 +176,8 @@ class Labeller:
         self.size = self.follower.size
         asked = {feedback.pair_key(pair) for pair, _ in self.queue}
         mine = feedback.replay(events)
-        self.ids = {x["event_id"] for x in events}
-        gone = len(before - self.ids)
+        self.ids = {x["event_id"]: place for place, x in enumerate(events)}
+        gone = len(before - set(self.ids))
         if gone:
             self.warnings = [*self.warnings, card.GONE.replace("{n}", f"{gone} choice{'s' * (gone > 1)}")]
         ids = {f"{pair['pair_id']} edited" for pair, _ in self.queue}
@@ -303,9 +305,18 @@ class Labeller:
         self._append(edited)
         return self.choose(side, seconds=seconds, **more), edited
 
-    def _undo_edits(self, pair_id):
-        for edited in [x for x in self.edits if x["pair_id"] == f"{pair_id} edited"]:
+    def _undo_edits(self, pair_id, label=None):
+        """Take back what was edited of a pair, or of that what came with one label of it; returns it."""
+        since, upto = -1, len(self.ids)
+        if label:
+            upto = self.ids[label["event_id"]]
+            others = [self.ids[x["event_id"]] for x in self.labels if x["pair_id"] == pair_id]
+            since = max((place for place in others if place < upto), default=-1)
+        edits = [x for x in self.edits if x["pair_id"] == f"{pair_id} edited"]
+        edits = [x for x in edits if since < self.ids[x["event_id"]] < upto]
+        for edited in edits:
             self._append(feedback.undo_event(edited))
+        return edits
 
     def undo(self, event_id=""):
         """Take the latest label back, or the one of that id, and ask about its pair again; returns it, or None.
@@ -315,9 +326,11 @@ class Labeller:
         label = next((x for x in reversed(self.labels) if x["event_id"] == (event_id or x["event_id"])), None)
         if label is None:
             return None
-        self._undo_edits(label["pair_id"])
-        self._append(feedback.undo_event(label))
         undone = card.token(*feedback.pair_key(label), label["is_repeat"])
+        for edited in self._undo_edits(label["pair_id"], label):
+            self.again = undone, "a" if label["choice"] == label["left"] else "b"
+            self.drafts[self.again] = edited["response_a"]
+        self._append(feedback.undo_event(label))
         if undone in self.names:
             self._ask(self.names.index(undone))  # now, should the order have changed since
         return label
@@ -328,7 +341,7 @@ class Labeller:
 
     def _append(self, event):
         start, end = feedback.append_event(self.path, event)
-        self.ids.add(event["event_id"])
+        self.ids[event["event_id"]] = len(self.ids)
         if start != self.size:  # somebody else wrote too
             return self.reload()
         self.size = end
@@ -503,16 +516,21 @@ class Labeller:
         return W.VBox([self.better, self.text, row(self.save)], layout=W.Layout(grid_gap="8px", overflow="visible"))
 
     def _open_editor(self, side):
+        """Show the answer on this side, or what was made of it before, in a field to edit; "" puts the field away."""
         for widget in (self.text, self.save):
             widget.layout.display = None if side else "none"
-        if side and self.current:
-            self.text.value = self._texts(self.current)["ab".index(side)]
+        if self.drafted and self.text.value.strip():
+            self.drafts[self.drafted] = self.text.value
+        self.drafted = (self.current["name"], side) if side and self.current else None
+        if self.drafted:
+            answer = self._texts(self.current)["ab".index(side)]
+            self.text.value = self.drafts.get(self.drafted, answer)
 
     def _save_edit(self):
         """What the button does where the card's script does not run."""
         with self._explained():
             edit = {"side": self.better.value, "text": self.text.value} | self._typed()
-            self._refresh(self._press("edit", time.monotonic() - self.shown_at, **edit))
+            self._answer(self._press("edit", time.monotonic() - self.shown_at, **edit))
 
     def _mark(self):
         (self.widget.remove_class if self.marks.value else self.widget.add_class)("rlhf-unmarked")
@@ -523,8 +541,13 @@ class Labeller:
         if waited < DOUBLE_CLICK:
             return self._say(*self.said)
         with self._explained():
-            said = self._press(name, waited, **self._typed())
-            self._refresh(said)
+            self._answer(self._press(name, waited, **self._typed()))
+
+    def _answer(self, words, warned=()):
+        """Show the current pair, and say what was done and what was found in the log meanwhile."""
+        words = " ".join([words, *dict.fromkeys([*warned, *self.warnings])])
+        self.warnings = []
+        self._refresh(words)
 
     def _typed(self):
         """What else the widgets hold that goes with a choice."""
@@ -537,15 +560,16 @@ class Labeller:
         with self.lock:
             before = set(self.ids)
             try:
-                yield
+                yield before
             except Exception as e:
                 e.__traceback__ = e.__context__ = None  # they hold all that was read; a page may try again for hours
                 self.errors = [*self.errors[-19:], e]
                 words = str(e) if isinstance(e, WorkbookError) else f"{type(e).__name__}: {e}"
                 words = card.without_cell(words) if self.served else words
-                saved = "Saved, but something else went wrong: " if self.ids - before else ""
+                saved = "Saved, but something else went wrong: " if self.ids.keys() - before else ""
                 words = saved + (words if saved or isinstance(e, WorkbookError) else f"Not saved, {words}")
                 self._say(self.words["wrong"] + words, wrong=True)
+                self.refused = self.replies
             finally:
                 self.page = ""
 
@@ -569,12 +593,16 @@ class Labeller:
             return self.words["hasty"].replace("{s}", f"{self.min_seconds:g}")
         more = {"strength": strength or None, "note": note.strip(), "reasons": reasons}
         more |= {"seconds": round(seconds, 2), "event_id": event_id}
+        item = self.current["name"]
         if name == "edit":
             self.edit(side, text, **more)
         else:
             self.choose(name, **more)
+        self.drafts = {place: words for place, words in self.drafts.items() if place[0] != item}
+        if self.drafted and self.drafted[0] == item:
+            self.drafted = None
         self.pace.append(seconds)
-        if self.note.value.strip() == note.strip():  # while the kernel was busy another may have been begun
+        if self.note.value.strip() in (note.strip(), self.given_back):  # while it was busy another may have been begun
             self.note.value = ""
         self.strength.value = 0
         for chip in self.reasons.values():
@@ -583,36 +611,56 @@ class Labeller:
 
     def _deliver(self, change):
         """Take what the browser sent: every choice that was not confirmed yet, with the time that it measured."""
-        with self._explained():
-            sent = json.loads(change["new"])
-            self.page = sent.get("page", "") if re.fullmatch("[0-9a-f]{32}", str(sent.get("page"))) else ""
-            if self.path.exists() and self.path.stat().st_size != self.size:
+        failed = []
+        with self.lock:
+            with self._explained() as before:
+                self._take_all(json.loads(change["new"]), before, failed)
+            for one in failed:
+                with self._explained():
+                    self._ask_again(one)
+
+    def _take_all(self, sent, before, failed):
+        """Take each choice of a message, up to one that `failed`; before: the ids of what was there before it."""
+        self.page = sent.get("page", "") if re.fullmatch("[0-9a-f]{32}", str(sent.get("page"))) else ""
+        if int(sent.get("heard") or self.refused) < self.refused:
+            return  # it was sent before the page knew that a choice was not saved, and comes again
+        if self.path.exists() and self.path.stat().st_size != self.size:
+            try:
+                self.reload()
+            except WorkbookError as e:
+                raise WorkbookError(f"{e} {card.KEPT}") from None
+        said, warned = [], self.warnings  # saving may read the log anew, and then they are no longer there
+        for one in sent["choices"]:
+            if not re.fullmatch("[0-9a-f]{32}", one["id"]):
+                raise ValueError("a choice has no proper id")
+            if one["id"] not in self.acks:
+                self.acks = [*self.acks[-99:], one["id"]]  # an answer, whatever it is
+                before.update(self.ids)
                 try:
-                    self.reload()
-                except WorkbookError as e:
-                    raise WorkbookError(f"{e} {card.KEPT}") from None
-            said, before = [], self.warnings  # saving may read the log anew, and then they are no longer there
-            for one in sent["choices"]:
-                if not re.fullmatch("[0-9a-f]{32}", one["id"]):
-                    raise ValueError("a choice has no proper id")
-                if one["id"] not in self.acks:
-                    self.acks = [*self.acks[-99:], one["id"]]  # an answer, whatever it is
-                    try:
-                        said.append(self._take(one))
-                    except Exception:
-                        self._give_back(one)
-                        raise
-            if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
-                self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
-            if said:
-                words = said[0] if len(said) == 1 else card.many_words(said)
-                words = " ".join([words, *dict.fromkeys([*before, *self.warnings])])
-                self.warnings = []
-                self._refresh(words)
+                    said.append(self._take(one))
+                except Exception:
+                    failed += [one] if one["id"] not in self.ids else []
+                    raise
+        if sent.get("looking") in self.names and self._open(*self.queue[self.names.index(sent["looking"])]):
+            self._ask(self.names.index(sent["looking"]))  # what is on the screen stays there
+        if said:
+            self._answer(said[0] if len(said) == 1 else card.many_words(said), warned)
+        elif self.current != self.on_screen and not self.said[1]:
+            self._refresh(self.said[0])
+
+    def _ask_again(self, one):
+        """Show the pair of a choice that was not saved, from which the page may have gone on, and what was typed."""
+        for answer in self.answers:
+            answer.value = ""  # else what was on the screen before would not be sent again
+        if one["name"] == "edit":
+            self.drafts[one["item"], one["side"]] = one["text"]
+        self._draw()
+        self._give_back(one)
 
     def _give_back(self, label):
         """Note, strength and reasons of a choice that is to be made again."""
         self.note.value, self.strength.value = label.get("note", ""), label.get("strength") or 0
+        self.given_back = self.note.value.strip()
         for reason, chip in self.reasons.items():
             chip.value = reason in label.get("reasons", ())
 
@@ -631,7 +679,11 @@ class Labeller:
         return self._press(one["name"], float(one["seconds"]), **more, event_id=one["id"])
 
     def _refresh(self, message=""):
-        """Show the current pair."""
+        """Show the current pair, and say something."""
+        self._draw()
+        self._say(message)
+
+    def _draw(self):
         item = None if self.ended or self.shut else self.current
         known = {"log": self.log, "min_seconds": self.min_seconds, "serial": self.replies}
         for widget in self.judging:
@@ -653,10 +705,12 @@ class Labeller:
         self.progress.value = card.progress_html(done, total, self.pace, self._repeats(), judged)
         learnt = self._learnt() if self.learns else ""
         self.learnt.value = "" if self.shut else learnt + ("" if item else self._end())
-        self._say(message)
         if item != self.on_screen:
             if self.ask_edit:
+                undone, side = self.again
                 self.better.value = ""
+                self.better.value = side if item and item["name"] == undone else ""
+                self.again = "", ""
             self.on_screen, self.shown_at = item, time.monotonic()
 
     def _texts(self, item):

@@ -81,8 +81,9 @@ class Ranker:
         made = feedback.ranking_events(
             item["rank_id"], item["prompt"], item["responses"], ranks, self.annotator, seconds=seconds
         )
-        for half_done in self.groups.get(item["rank_id"], ()):  # a crash left a part of it
-            feedback.append_event(self.path, feedback.undo_event(half_done))
+        self.reload()
+        for earlier in self.groups.get(item["rank_id"], ()):  # a crash or a full disk left a part of it
+            feedback.append_event(self.path, feedback.undo_event(earlier))
         for event in made:
             feedback.append_event(self.path, event)
         self.reload()
@@ -90,6 +91,7 @@ class Ranker:
 
     def undo(self):
         """Take the latest ranking back; returns its rank_id, or None."""
+        self.reload()
         last = self.last  # by the order of the lines: a clock may jump back
         for event in self.groups.get(last, ()):
             feedback.append_event(self.path, feedback.undo_event(event))
@@ -112,6 +114,8 @@ class Ranker:
 
         self.prompt, self.status = W.HTML(), W.HTML()
         self.answers = [W.HTML() for _ in LETTERS]
+        for answer in self.answers:
+            answer.add_class("rlhf-card")
         self.buttons = [W.Button(layout=W.Layout(width="auto")) for _ in LETTERS]
         self.back = W.Button(description="Undo", layout=W.Layout(width="auto"))
         self.back.add_class("rlhf-undo")
@@ -161,8 +165,10 @@ class Ranker:
         ranks = [places.index(order.index(i)) + 1 for i in range(len(order))]
         try:
             made = self.rank(ranks, waited)
-        finally:
-            self.pressed = []
+        except Exception:
+            self.pressed.pop()  # the others stand, as the buttons show
+            raise
+        self.pressed = []
         return f"Saved: a ranking, which is {len(made)} pairs."
 
     def _refresh(self, message=""):

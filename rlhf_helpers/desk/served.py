@@ -15,6 +15,7 @@ import secrets
 import socket
 import sys
 import time
+import unicodedata
 
 from ..engine import files
 from ..engine.files import WorkbookError, shown
@@ -26,6 +27,7 @@ from .labeller import Labeller
 
 REPEAT_SHARE = 0.1
 LONGEST = 60  # characters of a name
+JOINERS = "[\u200c\u200d]"  # cannot be seen, and stand in names in Persian and in emoji
 HELLO = (
     "Press the answer that you like better: there is no right choice, only yours. Each is saved at once, so you can "
     "stop, and go on later at the same link."
@@ -115,12 +117,14 @@ setInterval(() => fetch(location.href, {cache: 'no-store'}).then(r => r.text()).
 
 def check_people(names):
     """Raise WorkbookError for the first name that can't be one; returns them without outer spaces."""
-    names = [name.strip() for name in names]
+    names = [unicodedata.normalize("NFC", name.strip()) for name in names]
     known = set()
     for name in names:
-        if not name or len(name) > LONGEST or not name.isprintable():
+        seen = re.sub(JOINERS, "", name)
+        key = unicodedata.normalize("NFKC", seen).casefold()  # names that look alike would be mixed up
+        if not seen or len(name) > LONGEST or not seen.isprintable():
             raise WorkbookError(f"{shown(name)} is no name: one of 1 to {LONGEST} printable characters is needed.")
-        if name.casefold() in known:
+        if key in known:
             raise WorkbookError(
                 f"The name {shown(name)} is given twice. Two people with one name would be one annotator in the log: "
                 "add a letter of the surname."
@@ -130,7 +134,7 @@ def check_people(names):
                 f"The name {shown(name)} stands for something else in ANNOTATOR, where the chapters are told whose "
                 "labels to take. Choose another."
             )
-        known.add(name.casefold())
+        known.add(key)
     return names
 
 

@@ -17,7 +17,7 @@ from taught import CORE, PATHS
 from rlhf_helpers import lesson
 from rlhf_helpers.desk import scale
 from rlhf_helpers.engine import files
-from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.make import series
 
 NAMES = [
@@ -179,6 +179,17 @@ def test_cells_are_short(path):
     for cell in code_cells(path):
         assert lines(cell) <= 40, cell.id
         assert not [s for s in cell.source.splitlines() if len(s) > 79], cell.id
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_a_cell_with_a_card_that_is_run_alone_says_what_to_do(path):
+    """As after a restart of the kernel: else it ends in a NameError."""
+    shows = re.compile(r"^\s*(?:\w+\.show\(\)|live = dials\.controls\()", re.M)
+    cards = [c for c in code_cells(path) if shows.search(c.source.replace("plt.show()", ""))]
+    assert len(cards) == {"00": 2, "02": 1, "03": 2, "06": 4}.get(path.stem[:2], 0), [c.id for c in cards]
+    for cell in cards:
+        with pytest.raises(WorkbookError, match="The cells above this one have not run since the kernel was started"):
+            exec(cell.source, {})
 
 
 def lines(cell):

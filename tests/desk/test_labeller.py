@@ -330,9 +330,10 @@ def shown(tmp_path, monkeypatch):
     return show
 
 
-def send(x, *entries, looking="", page=""):
+def send(x, *entries, looking="", **more):
     """As the card's script does: all choices that were not confirmed yet, in one message."""
-    x.wire.value = json.dumps({"n": x.replies, "page": page, "looking": looking, "choices": with_all(entries)})
+    x.clock.sent = getattr(x.clock, "sent", 0) + 1
+    x.wire.value = json.dumps({"n": x.clock.sent, "looking": looking, "choices": with_all(entries), **more})
 
 
 def with_all(entries):
@@ -456,6 +457,42 @@ def test_a_full_disk_refuses_the_choices_of_the_outbox_in_a_sentence_and_keeps_t
     monkeypatch.undo()
     send(x, entry(x, 0, "a", 2))
     assert len(x.labels) == 1
+
+
+def full(_):
+    raise OSError(28, "No space left on device")
+
+
+def test_what_was_sent_before_the_page_heard_that_a_choice_was_refused_waits_for_the_reader(shown, monkeypatch):
+    """Else one after the other would be refused, and only the last one told."""
+    x = shown()
+    some = [entry(x, i, "a", i, note=f"note {i}") for i in range(4)]
+    send(x, some[0], heard=str(x.replies))
+    before = str(x.replies)
+    monkeypatch.setattr(fb.os, "fsync", full)
+    send(x, *some[1:3], heard=before)
+    refusal = x.status.value
+    send(x, *some[1:], heard=before)
+    assert x.status.value == refusal and "No space left" in refusal and some[2]["id"] not in refusal
+    assert "Saved" not in refusal and (x.note.value, x.current["pair"]["pair_id"]) == ("note 1", "p1")
+    assert "Question 1?" in x.prompt.value and all(a.value for a in x.answers)
+    monkeypatch.undo()
+    send(x, entry(x, 1, "b", 9, note="note 1"), *some[2:], heard=str(x.replies))
+    assert [e["note"] for e in x.labels] == ["note 0", "note 1", "note 2", "note 3"] and x.note.value == ""
+    assert "Saved 3 choices" in x.status.value
+
+
+def test_of_two_in_one_message_the_second_is_not_said_to_be_saved(shown, monkeypatch):
+    x, write, tries = shown(), fb._write, []
+
+    def second(*given):
+        tries.append(given)
+        return write(*given) if len(tries) != 2 else full(0)
+
+    monkeypatch.setattr(fb, "_write", second)
+    send(x, entry(x, 0, "a", 1), entry(x, 1, "a", 2))
+    assert len(x.labels) == 1 and "Saved" not in x.status.value and "Question 1?" in x.prompt.value
+    assert "1 of 13 labelled" in x.progress.value
 
 
 def test_a_hasty_choice_of_the_browser_does_not_count(shown):
@@ -693,6 +730,58 @@ def test_an_edit_on_the_way_from_the_browser_is_saved_once_with_its_note_and_tim
     assert "First say which answer" in x.status.value and len(x.labels) == 3
 
 
+def test_an_edit_that_could_not_be_saved_is_in_its_field_again(shown, monkeypatch):
+    x = shown(ask_edit=True)
+    x.better.value, x.text.value = "b", "A better one."
+    monkeypatch.setattr(fb.os, "fsync", full)
+    send(x, entry(x, 0, "edit", 1, side="b", text="A better one."))
+    x.text.value = x.better.value = ""  # on its way meanwhile: while the kernel was busy the page went on
+    assert 'role="alert"' in x.status.value and not x.labels and not is_shown(x.text)
+    x.better.value = "b"  # the page puts it back
+    assert is_shown(x.text) and x.text.value == "A better one." and x.current["pair"]["pair_id"] == "p0"
+    monkeypatch.undo()
+    send(x, entry(x, 0, "edit", 2, side="b", text=x.text.value))
+    assert [e["response_a"] for e in x.edits] == ["A better one."] and x.better.value == "" and not x.errors[1:]
+    x.better.value = "b"
+    assert x.text.value == x._texts(x.current)[1]  # of the next pair
+
+
+def test_what_was_written_stays_while_one_looks_at_the_other_answer_and_comes_back_with_undo(shown):
+    x = shown(ask_edit=True)
+    seen = x._texts(x.current)
+    x.better.value, x.text.value = "b", "Half done."
+    x.better.value = "a"
+    assert x.text.value == seen[0]
+    x.better.value = "b"
+    assert x.text.value == "Half done."
+    x.clock.now += 9
+    x.save.click()
+    x.better.value = "b"
+    assert x.text.value == x._texts(x.current)[1]
+    press(x, "undo")
+    assert (x.better.value, x.text.value) == ("b", "Half done.") and is_shown(x.text) and not x.edits
+    press(x, "tie")
+    assert x.better.value == "" and not is_shown(x.text)
+    press(x, "undo")
+    assert x.better.value == "" and x.current["pair"]["pair_id"] == "p0" and not x.errors
+
+
+def test_undo_of_a_repeat_keeps_what_was_edited_the_first_time(shown):
+    x = shown(make_pairs(8), ask_edit=True, repeat_share=0.2)
+    while not x.current["is_repeat"]:
+        x.edit("b", f"Edited {x.current['pair']['pair_id']}.")
+    again, edits = x.current["pair"]["pair_id"], list(x.edits)
+    x.choose("tie")
+    x.undo()
+    assert x.edits == edits and x.current["pair"]["pair_id"] == again
+    x.edit("a", "Edited again.")
+    assert len(x.edits) == len(edits) + 1
+    x.undo()
+    assert x.edits == edits and x.current["is_repeat"]
+    y = shown(make_pairs(8), ask_edit=True, repeat_share=0.2)
+    assert y.edits == edits and y.labels == x.labels
+
+
 def test_half_an_edit_that_a_crash_left_does_not_count_twice(shown):
     x = shown(ask_edit=True)
     pair = x.current["pair"]
@@ -829,6 +918,7 @@ def test_hostile_text_is_escaped_everywhere(shown):
 def test_what_cannot_be_seen_or_sent_is_shown_in_place():
     shown = lab.escape("a\x00\x85\ud800\t<\r\n😀")
     assert shown == "a\u2400\\x85\\ud800\t&lt;\n😀"
+    assert lab.escape("\u202eevil \u202dx \u200f") == "\\u202eevil \\u202dx \u200f"
     shown.encode("utf-8")  # a lone surrogate would keep the whole widget from being sent
 
 

@@ -112,6 +112,41 @@ def test_a_full_disk_is_told_and_the_ranking_is_asked_again(shown, monkeypatch):
     monkeypatch.setattr(fb.os, "fsync", full)
     press(x, 0, 1)
     assert 'role="alert"' in x.status.value and "No space left" in x.status.value and x.current["rank_id"] == "r0"
+    assert x.pressed == [0] and x.buttons[0].description == "A is number 1"  # as it is on the screen
+    monkeypatch.undo()
+    press(x, 1)
+    assert len(fb.replay(fb.read_events(x.path)[0])) == 3 and x.current["rank_id"] == "r1"
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_disk_that_fills_up_within_a_ranking_leaves_no_pair_twice(shown, monkeypatch, written):
+    x, append, tries = shown(), fb.append_event, []
+
+    def some(*given):
+        tries.append(given)
+        if len(tries) == written + 1:
+            raise WorkbookError("The label was not saved (the disk is full).")
+        return append(*given)
+
+    monkeypatch.setattr(fb, "append_event", some)
+    press(x, 2, 1)
+    assert 'role="alert"' in x.status.value and len(fb.replay(fb.read_events(x.path)[0])) == written
+    texts = [x.current["responses"][i] for i in x.order]
+    press(x, 0)  # on another one, this time
+    labels = fb.replay(fb.read_events(x.path)[0])
+    assert len({fb.pair_key(y) for y in labels}) == len(labels) == 3 and "1 of 3 ranked" in x.status.value
+    rank = [texts[place] for place in (2, 0, 1)]
+    assert all(rank.index(r["chosen"]) < rank.index(r["rejected"]) for r in fb.to_preferences(labels)[0])
+
+
+def test_the_same_ranking_in_two_notebooks_counts_once_the_later_one(shown):
+    x, y = shown(), shown()
+    press(x, 0, 1)
+    y.rank([3, 2, 1])
+    labels = fb.replay(fb.read_events(x.path)[0])
+    assert len(labels) == 3 and all(z["choice"] == "b" for z in labels)
+    press(x, None)
+    assert fb.replay(fb.read_events(x.path)[0]) == []
 
 
 @pytest.mark.parametrize(

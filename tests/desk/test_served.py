@@ -47,6 +47,11 @@ def labelled(log, name, choices, pairs):
         (["ann", ""], "'' is no name"),
         (["a\nb"], "is no name"),
         (["x" * 61], "is no name"),
+        (["a\u202eb"], "is no name"),
+        (["\u200d"], "is no name"),
+        (["Zo\u00eb", "Zoe\u0308"], "is given twice"),
+        (["ann", "a\u200cnn"], "is given twice"),
+        (["ann", "\uff21nn"], "is given twice"),
         (["you"], "'you' stands for something else in ANNOTATOR"),
         (["warm"], "stands for something else"),
         (["simulated:terse"], "stands for something else"),
@@ -55,6 +60,31 @@ def labelled(log, name, choices, pairs):
 def test_names_that_cannot_be_are_told(names, said):
     with pytest.raises(WorkbookError, match=re.escape(said)):
         served.check_people(names)
+
+
+def test_names_of_all_kinds_can_be_and_are_shown_as_text(tmp_path):
+    names = [
+        "José María",
+        "مريم",
+        "نیم\u200cفاصله",
+        "李雷",
+        "👩\u200d💻",
+        "O'Brien",
+        "a/b",
+        "<b>x</b>",
+        "..",
+        "%s",
+        "x" * 60,
+    ]
+    assert served.check_people([f"  {name} " for name in names]) == names
+    tokens = served.links(tmp_path / "links.json", names)
+    assert served.links(tmp_path / "links.json", names) == tokens and len(set(tokens.values())) == 12
+    pairs, log = some_pairs(2), tmp_path / "log.jsonl"
+    for name in names:
+        labelled(log, name, "ab", pairs)
+    page = served.board(names, pairs, log)
+    assert page.count("2 of 2, finished") == 11 and "<b>x" not in page and "&lt;b&gt;x&lt;/b&gt; and .." in page
+    assert page.count("100% (") == 11 * 10 / 2
 
 
 def test_links_are_random_private_and_survive_a_restart(tmp_path):
@@ -175,7 +205,7 @@ def test_a_card_says_that_labels_are_gone_and_one_that_is_shut_still_takes_what_
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[1:]))  # somebody took her first label out
     send(card, "a", f"{3:032x}")
-    assert "Saved: A is better. Somebody changed the file of labels: 1 choice of yours" in card.status.value
+    assert "Saved: A is better. Somebody changed the file of labels. It no longer has 1 choice of" in card.status.value
     assert len(card.labels) == 3
     send(card, "b", f"{4:032x}")
     assert "Somebody" not in card.status.value and "Saved" in card.status.value

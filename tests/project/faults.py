@@ -11,12 +11,14 @@ has: a loss of power is not tried here; that each label is synced to the disk is
 
 import argparse
 import contextlib
+import html
 import io
 import itertools
 import json
 import os
 import platform
 import random
+import re
 import resource
 import shutil
 import signal
@@ -461,6 +463,27 @@ def two_writers(folder, times, rng):
     return Found(times, wrong, message)
 
 
+def log_renamed(folder, times, rng):
+    """Somebody renames the log between two clicks: what was in it is asked again, into a new one."""
+    path, told, wrong, said = folder / "log.jsonl", [], 0, ""
+    x = reader(path)
+    for n in range(times):
+        told += [press(x, rng.choice(("a", "b", "tie", "skip"))) for _ in range(rng.randrange(1, 10))]
+        path.rename(folder / f"log{n}.jsonl")
+        told.append(press(x, rng.choice(("a", "undo"))))
+        wrong += "Somebody changed the file of labels" not in x.status.value
+        said = html.unescape(re.sub("<[^>]*>", "", x.status.value))
+    return Found(times, wrong + lost_in_all(folder, told), said)
+
+
+def lost_in_all(folder, told):
+    """As `lost`, where the log was renamed: of the labels that none of its parts has."""
+    paths = [*folder.glob("log*.jsonl")]
+    events = [e for path in paths for e in feedback.read_events(path)[0]]
+    known = {e.get("undoes", e["event_id"]) for e in events}
+    return sum(bool(what) and i not in known for what, i in told) + sum(lost(path, []) for path in paths)
+
+
 def clock_jumps_back(folder, times, rng):
     """The clock of the machine jumps back by up to ten years between clicks, once to before 1970."""
     wrong, path, clock = 0, folder / "log.jsonl", feedback.time
@@ -774,6 +797,20 @@ def invalid_utf8_by_link(folder, times, rng):
     return spoiled_and_mended(folder, times, rng, spoiled_utf8, "this is not valid JSON in UTF-8 ('utf-8' codec")
 
 
+def log_renamed_by_link(folder, times, rng):
+    """Somebody renames the log while three people click: what was in it is asked again, into a new one."""
+    path, n = folder / "log.jsonl", itertools.count()
+
+    def rename(visitors, links, on):
+        path.rename(folder / f"log{next(n)}.jsonl")
+        on()
+
+    visitors, told, _ = while_three_click(folder, times, rng, rename)
+    said = sentence(visitors, "Somebody changed the file of labels")
+    wrong = lost_in_all(folder, told) + sum("already labelled" not in words for what, words in told if not what)
+    return Found(times, wrong + (not said), said)
+
+
 def windows_editor_by_link(folder, times, rng):
     """Saved with the line ends of Windows and a byte order mark while three people click: no label is asked again."""
     path, kinds = folder / "log.jsonl", itertools.cycle([(b"\xef\xbb\xbf", b"\r\n"), (b"", b"\r\n"), (b"", b"\n")])
@@ -948,6 +985,7 @@ FAULTS = {
     "CRLF and a byte order mark": (windows_editor, 30, 3),
     "100,000 lines": (many_lines, 3, 1),
     "two writers at once": (two_writers, 20, 2),
+    "the log renamed": (log_renamed, 50, 5),
     "a clock that jumps back": (clock_jumps_back, 30, 2),
     "`make label` killed while three people label by link": (server_killed, 20, 1),
     "`make label` stopped with Ctrl-C while three people label by link": (server_stopped, 10, 1),
@@ -961,6 +999,7 @@ FAULTS = {
     "the log spoiled and mended while three people label by link": (mended_by_others, 10, 1),
     "CRLF and a byte order mark while three people label by link": (windows_editor_by_link, 30, 3),
     "100,000 lines while three people label by link": (many_lines_by_link, 3, 1),
+    "the log renamed while three people label by link": (log_renamed_by_link, 20, 2),
     "two writers at once, one of them by link": (two_writers_by_link, 6, 2),
     "a clock that jumps back while three people label by link": (clock_jumps_back_by_link, 10, 1),
     "`make run` stopped and run again": (interrupted_run, 10, 1),
