@@ -29,7 +29,7 @@ from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import lm, reward
 from rlhf_helpers.lesson.feedback import read_events, replay, to_preferences
-from rlhf_helpers.make.stamp import interval
+from rlhf_helpers.make.stamp import built, interval
 from rlhf_helpers.world import annotators
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -220,6 +220,7 @@ def main():
     made = versions() | {"trl": importlib.metadata.version("trl")}
     result = {
         "versions": made,
+        "data": built("reward_start", "feedback.jsonl"),
         "threads": 1,
         "training": TRAINING,
         "repeats": arguments.repeats,

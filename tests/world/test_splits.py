@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+import trained
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe, tasks
@@ -278,6 +279,26 @@ def test_the_loop_trains_on_no_other_prompts_than_it_is_given(monkeypatch):
     )
     assert {r["prompt"] for r in report["rows"]} <= set(asked) == set(given)
     assert report["rows"] and world.leaks([*report["rows"], *given]) == []
+
+
+def test_what_gets_a_gradient_is_noted_and_what_is_only_read_is_not(tmp_path):
+    """By this test_notebooks.py knows what the chapters train on, whatever loop they have."""
+    tokenizer = new_tokenizer(world.corpus(300))
+    model, noted = new_model(tokenizer, layers=1, width=32, heads=2), tmp_path / "noted"
+    asked, train = [TEST.prompt], world.prompts("train")[:2]
+    hook = trained.record(noted)
+    try:
+        ids = tokenizer(asked, return_tensors="pt")["input_ids"]
+        model(ids)
+        with torch.no_grad():
+            model(ids)
+        assert world.leaks(trained.texts(noted, tokenizer)) == []
+        settings = ppo.Settings(updates=1, batch_size=4, minibatches=1, epochs=1, max_new_tokens=4)
+        for prompts in (train, train + asked):
+            ppo.train(model, tokenizer, lambda p, r: torch.arange(len(p)).float(), prompts, settings, 0)
+            assert bool(world.leaks(trained.texts(noted, tokenizer))) == (prompts != train)
+    finally:
+        hook.remove()
 
 
 def test_the_task_of_the_chapters_tells_leaks_too():
