@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers.desk import recipe
+from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import lm, reward
@@ -46,9 +46,9 @@ DIFFERENCES = """What is not the same:
 
 
 def data(pairs):
-    """(train, held-out) preference rows; no prompt is in both."""
+    """(train, held-out) preference rows; no question is in both, in any words."""
     rows, _ = to_preferences(replay(read_events(ROOT / "data/feedback.jsonl")[0]))
-    train, held_out = reward.split_by_prompt(rows, 0.2)
+    train, held_out = reward.split_by_prompt(rows, 0.2, question=tasks.embedded().question)
     return train[:pairs], held_out[:HELD_OUT]
 
 
@@ -181,8 +181,9 @@ def markdown(result):
         "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
         "is the surer measure.\n\n"
         + "\n".join(lines)
-        + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts. Without the luck of their labels, this repository is "
-        f"{100 * mean:+.2f} points of accuracy from RewardTrainer (mean over the seeds; 95% interval {100 * low:+.2f} "
+        + f"\n\nHeld out: {HELD_OUT:,} pairs of other train questions, which none of these labels asks in any words. "
+        f"Without the luck of their labels, this repository is {100 * mean:+.2f} points of accuracy from RewardTrainer "
+        f"(mean over the seeds; 95% interval {100 * low:+.2f} "
         f"to {100 * high:+.2f}).\n\n" + DIFFERENCES
     )
 

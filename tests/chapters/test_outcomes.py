@@ -289,6 +289,15 @@ def test_what_reproductions_says_of_the_limits_of_its_figures():
     assert mean([r for r in found["runs"] if r["method"] == "fine-tuned"], "test_pass") > 0.95
 
 
+def test_what_results_says_of_the_value_head():
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    assert "[guesses much better than the value head](" in page and "which explains next to nothing of the returns" in page
+    assert "whether the policy is better for it is inconclusive" in page
+    rows = {row[1]: row[-1] for row in stamp.script("effects").claims(result("effects"))}
+    (guess,) = (verdict for claim, verdict in rows.items() if "guesses better than a value head" in claim)
+    assert (guess, rows["and the policy is better for it"]) == ("holds", "inconclusive")
+
+
 def test_facts_from_the_tables_taste_from_the_labels_is_said_where_it_belongs():
     pages = {c: json.dumps(json.loads(p.read_text(encoding="utf-8"))["cells"]) for c, p in _core().items()}
     pages["README"] = (ROOT / "README.md").read_text(encoding="utf-8")
