@@ -8,12 +8,14 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 
 import pytest
 import test_museum
 from taught import column, ends, heights, panels, printed, says, table
 
-from rlhf_helpers.engine.files import ROOT
+from rlhf_helpers import world
+from rlhf_helpers.engine.files import ROOT, read_jsonl
 from rlhf_helpers.lesson.loop import Limits
 from rlhf_helpers.make import stamp
 
@@ -57,6 +59,21 @@ def test_01_what_is_learned_first_and_last():
     says("01", "finetune-read", "On answers it begins high", "It can't go to zero")
     answers = ends(panels("01", "finetune")[0], "answers")
     assert answers[0] > 2 * answers[1] > 0.6
+
+
+def test_01_where_the_loss_is_high_and_why_the_majority_is_right():
+    says("01", "loss-define", "Where a text could continue in many ways the loss is high")
+    each = heights(panels("01", "every-position")[0])
+    assert min(each["owl"], each["lives"]) > 1 > each["forest"] > max(each["in"], each["the"], each["."])
+    says("01", "greedy-read", "Wrong answers scatter over many wrong values, while the right ones all agree")
+    told = {}  # question -> how often which value is given as its answer
+    for d in read_jsonl(ROOT / "data" / "demonstrations.jsonl", ("prompt", "response")):
+        q = world.question_by_prompt()[d["prompt"]]
+        if q.family != "size":
+            for value in {v for v in world.FAMILIES[q.family].values.values() if world.claim(q, v) in d["response"]}:
+                told.setdefault(q, Counter())[value] += 1
+    first = [(q.value == counts.most_common(1)[0][0]) for q, counts in told.items() if counts.total() >= 4]
+    assert len(first) > 300 and statistics.mean(first) > 0.9
 
 
 def test_01_greedy_and_the_copy_of_the_crowd():
@@ -226,6 +243,14 @@ def test_what_rlhf_does_to_sureness_and_to_plain_text():
     assert ends(panels("what_rlhf_does", "critic-picture")[0], "value head")[1] < 0
 
 
+def test_how_many_tokens_top_p_keeps():
+    """And that no fixed k is right everywhere, as chapter 02 says."""
+    says("sampler_up_close", "sweep-why", "many at a fork, one where the next token follows by itself")
+    says("02", "s7", "A fixed *k* is too many where the model is sure and too few where it isn't")
+    kept = re.findall(r" (\d+)(?:,|$| and more)", panels("sampler_up_close", "nucleus-picture")[0].split("bars: ")[1])
+    assert min(map(int, kept)) == 1 and max(map(int, kept)) > 5
+
+
 def test_what_the_doctor_finds_and_does_not():
     says("doctor", "sick-say", "*Early value*", "leaves no mark")
     found = {row[0]: row[1] for row in table("doctor", "sick-table")[1:]}
@@ -291,7 +316,9 @@ def test_what_reproductions_says_of_the_limits_of_its_figures():
 
 def test_what_results_says_of_the_value_head():
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
-    assert "[guesses much better than the value head](" in page and "which explains next to nothing of the returns" in page
+    assert (
+        "[guesses much better than the value head](" in page and "which explains next to nothing of the returns" in page
+    )
     assert "whether the policy is better for it is inconclusive" in page
     rows = {row[1]: row[-1] for row in stamp.script("effects").claims(result("effects"))}
     (guess,) = (verdict for claim, verdict in rows.items() if "guesses better than a value head" in claim)
