@@ -27,12 +27,12 @@ from verifiable import above
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, WorkbookError, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json
 from rlhf_helpers.lesson import ai_feedback, alternatives, feedback, ppo, reward
 from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.lesson.loop import Limits, sample_answers
 from rlhf_helpers.lesson.pairs import make_pairs, simulated_feedback
-from rlhf_helpers.make.stamp import with_interval
+from rlhf_helpers.make.stamp import begun, with_interval
 from rlhf_helpers.world import measures
 from rlhf_helpers.world.annotators import labellers
 
@@ -444,7 +444,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = options.out / "ai_feedback.json"
-    result = {"sweep": [], "chosen": {}, "runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"sweep": [], "chosen": {}, "runs": []} | begun(path, "finetuned")
     result |= {"split": "test", "versions": versions(), "pairs": PAIRS, "constitution": CONSTITUTION}
     result |= {"best_of": BEST_OF, "updates": UPDATES, "epochs": EPOCHS}
 

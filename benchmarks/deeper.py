@@ -25,7 +25,7 @@ from rlhf_helpers.desk import tasks
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
 from rlhf_helpers.lesson import alternatives, decoding, loop, ppo, replaced, reward
-from rlhf_helpers.make.stamp import with_interval
+from rlhf_helpers.make.stamp import begun, with_interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAIRS, ROUNDS, BETA = 900, 3, 0.2  # as in the chapters, and so are the settings below
@@ -188,7 +188,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = options.out / "deeper.json"
-    result = {"runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"runs": []} | begun(path, "finetuned", "reward")
     result |= {"split": "test", "versions": versions(), "pairs": PAIRS, "updates": UPDATES}
     for kind in [options.only] if options.only else KINDS:
         for seed in range(options.seeds):

@@ -33,6 +33,7 @@ from rlhf_helpers.desk.doctor import logs, rules
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, WorkbookError, replacing_file, versions, write_json
 from rlhf_helpers.lesson import alternatives, decoding, feedback, ppo, reward
+from rlhf_helpers.make.stamp import built
 from rlhf_helpers.world import annotators
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -287,7 +288,10 @@ def healthy_runs(lab, seeds, done):
 
 def make_logs(healthy, seeds, place):
     """All runs go to `place`, a few at a time; those that an interrupted call left there are kept."""
-    made = read(place) if place.exists() else {"split": "dev", "versions": versions(), "cpu_seconds": 0, "runs": []}
+    data = built("finetuned", "reward")
+    made = read(place) if place.exists() else {}
+    if made.get("data") != data:
+        made = {"split": "dev", "versions": versions(), "data": data, "cpu_seconds": 0, "runs": []}
     done = {(r["bug"], r["seed"]) for r in made["runs"]}
     if len(done) >= len(healthy) + len(seeds) * len(NAMED):
         return

@@ -29,12 +29,12 @@ from verifiable import both as both_hold
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.engine.models import position_ids
 from rlhf_helpers.lesson import alternatives, lm, ppo, replaced, reward
 from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.lesson.loop import sample_answers
-from rlhf_helpers.make.stamp import with_interval
+from rlhf_helpers.make.stamp import begun, with_interval
 from rlhf_helpers.world import measures
 from rlhf_helpers.world.annotators import Annotator
 
@@ -486,7 +486,7 @@ def main():
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in one(arm, 0, "dev").items()}, flush=True)
         return
     path = options.out / "effects.json"
-    result = {"runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"runs": []} | begun(path, "finetuned", "reward")
     dials = {"high": HIGH, "target": TARGET, "rate": RATE, "mix": MIX, "tries": TRIES}
     result |= {"split": "test", "versions": versions(), "settings": vars(SETTINGS), "dials": dials}
     for seed in range(options.seeds):

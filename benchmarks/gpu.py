@@ -40,6 +40,7 @@ from rlhf_helpers import world
 from rlhf_helpers.engine import arithmetic, models, packing, sampler
 from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json, write_text
 from rlhf_helpers.lesson import decoding, ppo, reward
+from rlhf_helpers.make.stamp import built
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = {"precision": 0.15, "phases": 0.22, "trl": 0.27, "chapters": 0.36}  # name: its share of the time
@@ -686,7 +687,8 @@ def start_of_result(options):
     else:
         made["cuda"] = torch.version.cuda
     today = datetime.date.today().isoformat()
-    return {"date": today, "device": where, "versions": made, "small": options.small, "wheels": [], "jobs": []}
+    of = {"date": today, "device": where, "versions": made, "data": built("finetuned"), "small": options.small}
+    return of | {"wheels": [], "jobs": []}
 
 
 def main():

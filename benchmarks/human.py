@@ -26,6 +26,7 @@ from fetch import BUILD, debian, member
 from rlhf_helpers.engine.files import parse, versions, write_json, write_jsonl
 from rlhf_helpers.lesson import feedback, reward
 from rlhf_helpers.make import series
+from rlhf_helpers.make.stamp import built
 
 RESULTS = Path(__file__).resolve().parent / "results" / "human.json"
 PUBLISHED = {"Lucas": 0.254, "Tim": 0.212, "Benedikt": 0.080}
@@ -189,7 +190,8 @@ def main():
         found = questions(options.model, options.lora, BUILD / "human")
         kept = [q for q in result["questions"] if (q["model"], q["lora"]) != (found["model"], found["lora"])]
         result["questions"] = [*kept, found]
-    write_json(RESULTS, {"versions": versions(), **{k: result[k] for k in ("names", "questions") if k in result}})
+    made = {"versions": versions(), "data": built("finetuned")}
+    write_json(RESULTS, made | {k: result[k] for k in ("names", "questions") if k in result})
     print(markdown(result) if "names" in result else result)
     far = max(result["names"][f"furthest_from_{x}"] for x in ("published", "counting")) if "names" in result else 0
     if far > CLOSE:

@@ -21,6 +21,7 @@ from tastes import few_e, greets, kind_end, names, names_once
 from rlhf_helpers.desk import card, judge
 from rlhf_helpers.engine.files import ROOT, read_jsonl, versions, write_json
 from rlhf_helpers.lesson import feedback
+from rlhf_helpers.make.stamp import built
 from rlhf_helpers.world import annotators, gold
 from rlhf_helpers.world.annotators import Annotator
 
@@ -147,6 +148,7 @@ def main():
     tastes = dict(annotators.TASTES) if args.tuning else TASTES
     found = {order: measure(tastes, args.seeds, order) for order in ORDERS}
     data = {"tastes": sorted(tastes), "seeds": args.seeds, "orders": found, "versions": versions()}
+    data |= {"data": built("pairs.jsonl")}
     print(markdown(data))
     if not args.tuning:
         write_json(RESULTS, data)

@@ -25,12 +25,12 @@ import torch
 from rlhf_helpers import world
 from rlhf_helpers.desk import plots, recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, WorkbookError, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json
 from rlhf_helpers.engine.models import response_ids
 from rlhf_helpers.lesson import alternatives, ppo, reward
 from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.lesson.loop import Limits, sample_answers
-from rlhf_helpers.make.stamp import interval, side, with_interval
+from rlhf_helpers.make.stamp import begun, interval, side, with_interval
 from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -319,7 +319,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = options.out / "methods.json"
-    result = {"sweep": [], "chosen": {}, "runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"sweep": [], "chosen": {}, "runs": []} | begun(path, "finetuned", "reward")
     result |= {"versions": versions(), "threads": options.threads, "settings": vars(recipe.PPO), "rule": RULE}
     result |= {"updates": UPDATES, "answers": UPDATES * recipe.PPO.batch_size}
     if not options.sweep and not result["chosen"]:

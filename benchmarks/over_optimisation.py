@@ -24,13 +24,13 @@ import torch
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.engine.models import encode_prompts
 from rlhf_helpers.lesson import feedback, ppo, reward
 from rlhf_helpers.lesson.alternatives import best_of_n_kl, best_of_n_weights
 from rlhf_helpers.lesson.decoding import decode_responses, end_tokens, generate, rollout
 from rlhf_helpers.lesson.loop import sample_answers
-from rlhf_helpers.make.stamp import side, with_interval
+from rlhf_helpers.make.stamp import begun, side, with_interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LABELS, SHIPPED = (32, 128, 512, 2048), "shipped"  # the shipped judge has learned from all labels that ship
@@ -552,7 +552,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = options.out / "over_optimisation.json"
-    result = {"chosen": {}, "runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"chosen": {}, "runs": []} | begun(path, "finetuned", "reward", "feedback.jsonl")
     result |= {"split": "test", "versions": versions(), "pool": POOL, "questions": QUESTIONS, "training": TRAINING}
     result |= {"settings": dataclasses.asdict(PPO)}
     if not result["chosen"]:

@@ -20,6 +20,7 @@ import torch
 from rlhf_helpers.desk import plots, recipe
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.make import build
+from rlhf_helpers.make.stamp import built
 from rlhf_helpers.world import annotators, measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -97,13 +98,14 @@ def main():
     torch.set_num_threads(options.threads)
     rows, judge, found, path = [], None, {}, RESULTS / "ppo_seeds"
     if options.taste != "helpful":
-        judge, _, found = build.judge(ROOT / "data", 0, options.taste)
+        judge, _, found = build.train_judge(ROOT / "data", 0, options.taste)
         print("the judge:", found, flush=True)
         path = RESULTS / f"ppo_seeds_{options.taste}"
     for seed in range(options.seeds):
         rows.append(one_seed(seed, options.taste, judge))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": vars(recipe.PPO), "judge": found, "runs": rows}
+    result = {"versions": versions(), "data": built("finetuned", "reward"), "settings": vars(recipe.PPO)}
+    result |= {"judge": found, "runs": rows}
     write_json(path.with_suffix(".json"), result)
     draw(rows, options.taste, path.with_suffix(".png"))
     print(table(rows))

@@ -32,6 +32,7 @@ from rlhf_helpers import world
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import decoding, ppo, reward
+from rlhf_helpers.make.stamp import built
 from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -403,6 +404,7 @@ def main():
     made = versions() | {"trl": importlib.metadata.version("trl")}
     result = {
         "versions": made,
+        "data": built("finetuned", "reward"),
         "threads": 1,
         "settings": vars(settings),
         "split": SPLIT,

@@ -17,6 +17,7 @@ from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import reward
 from rlhf_helpers.make import build
+from rlhf_helpers.make.stamp import built
 from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -32,7 +33,7 @@ COLUMNS = {
 def one_seed(seed):
     """Train with one seed: a dict with what `COLUMNS` names, for each split ("test_accuracy"), and the seconds."""
     began = time.time()
-    model, tokenizer, found = build.judge(ROOT / "data", seed)
+    model, tokenizer, found = build.train_judge(ROOT / "data", seed)
 
     def more(split):
         quiz = reward.evaluate(model, tokenizer, world.quiz(1000, seed + 7, split=split))["accuracy"]
@@ -68,7 +69,8 @@ def main():
     for seed in range(options.seeds):
         rows.append(one_seed(seed))
         print(table(rows[-1:]).splitlines()[2], flush=True)
-    result = {"versions": versions(), "settings": recipe.REWARD, "runs": rows}
+    result = {"versions": versions(), "data": built("finetuned", "reward_start", "feedback.jsonl")}
+    result |= {"settings": recipe.REWARD, "runs": rows}
     write_json(RESULTS / "reward_seeds.json", result)
     print(table(rows))
 

@@ -24,12 +24,12 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers.desk import recipe
+from rlhf_helpers.desk import recipe, tasks
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import lm, reward
 from rlhf_helpers.lesson.feedback import read_events, replay, to_preferences
-from rlhf_helpers.make.stamp import interval
+from rlhf_helpers.make.stamp import built, interval
 from rlhf_helpers.world import annotators
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -46,9 +46,9 @@ DIFFERENCES = """What is not the same:
 
 
 def data(pairs):
-    """(train, held-out) preference rows; no prompt is in both."""
+    """(train, held-out) preference rows; no question is in both, in any words."""
     rows, _ = to_preferences(replay(read_events(ROOT / "data/feedback.jsonl")[0]))
-    train, held_out = reward.split_by_prompt(rows, 0.2)
+    train, held_out = reward.split_by_prompt(rows, 0.2, question=tasks.embedded().question)
     return train[:pairs], held_out[:HELD_OUT]
 
 
@@ -181,8 +181,9 @@ def markdown(result):
         "alternating. Rates are medians, ratios medians over the seeds; where the machine is shared, the CPU time "
         "is the surer measure.\n\n"
         + "\n".join(lines)
-        + f"\n\nHeld out: {HELD_OUT:,} pairs of other prompts. Without the luck of their labels, this repository is "
-        f"{100 * mean:+.2f} points of accuracy from RewardTrainer (mean over the seeds; 95% interval {100 * low:+.2f} "
+        + f"\n\nHeld out: {HELD_OUT:,} pairs of {result['held_out']}, which these labels leave out. "
+        f"Without the luck of their labels, this repository is {100 * mean:+.2f} points of accuracy from RewardTrainer "
+        f"(mean over the seeds; 95% interval {100 * low:+.2f} "
         f"to {100 * high:+.2f}).\n\n" + DIFFERENCES
     )
 
@@ -220,6 +221,8 @@ def main():
     made = versions() | {"trl": importlib.metadata.version("trl")}
     result = {
         "versions": made,
+        "data": built("reward_start", "feedback.jsonl"),
+        "held_out": "other train questions, in whatever words",
         "threads": 1,
         "training": TRAINING,
         "repeats": arguments.repeats,

@@ -23,9 +23,10 @@ from tastes import few_e, greets, kind_end, names_once, short
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import loop
 from rlhf_helpers.lesson.pairs import simulated_feedback
+from rlhf_helpers.make.stamp import begun
 from rlhf_helpers.world import annotators, measures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sitting.json"
@@ -152,7 +153,8 @@ def main():
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = parse(RESULTS.read_bytes())["runs"] if options.split == "test" and RESULTS.exists() else []
+    kept = begun(RESULTS, "finetuned", "reward_start")
+    runs = kept.get("runs", []) if options.split == "test" else []
     for seed in options.seeds:
         for name in options.tastes:
             if any((r["taste"], r["seed"]) == (name, seed) for r in runs):
@@ -160,7 +162,8 @@ def main():
             runs.append(one_run(name, (WORDS | FACTS | TUNING)[name], seed, options.split))
             print(runs[-1], flush=True)
             if options.split == "test":
-                write_json(RESULTS, {"versions": versions(), "split": "test", "noise": 0.1, "runs": runs})
+                made = {"versions": versions(), "data": kept["data"], "split": "test", "noise": 0.1}
+                write_json(RESULTS, made | {"runs": runs})
     print(markdown({"runs": runs}))
 
 

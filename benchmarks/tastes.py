@@ -4,8 +4,7 @@ Each run starts from data/models/finetuned: 64 labels of a simulated annotator (
 says so), a reward model, PPO, and the win rate by the taste itself, ties split, on all test prompts, one sampled
 answer each.  The gold judge is asked by the tastes that are made of it, and by no other.  Results are added to
 tastes.json run by run, in place of earlier ones of the same taste and seed; `--missing` goes on after an
-interruption.  A file with a caveat belongs to other models and is begun anew.  `make stamp` takes the table to
-docs/results.md.
+interruption.  A file that belongs to other models is begun anew.  `make stamp` takes the table to docs/results.md.
 
 With --clean there is no PPO: a reward model learns from 64 labels without flips or doubt, and tastes_clean.json says
 what share of 2,000 pairs of test prompts it orders as the taste does, those left out that the taste finds equal.
@@ -20,13 +19,15 @@ import torch
 
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, versions, write_json
 from rlhf_helpers.lesson import loop
 from rlhf_helpers.lesson.pairs import make_pairs
+from rlhf_helpers.make.stamp import begun, built
 from rlhf_helpers.world import annotators, measures
 from rlhf_helpers.world.annotators import Annotator
 
 RESULTS = Path(__file__).resolve().parent / "results"
+MODELS = "finetuned", "reward_start"
 SPLIT = "test"  # of the prompts that all of this is measured on
 COLUMNS = ("win_rate", "ceiling", "kl", "ties", "ended", "empty", "words", "seconds")
 
@@ -161,12 +162,12 @@ def main():
     torch.set_num_threads(options.threads)
     if options.clean:
         runs = [row for taste in options.tastes for row in orders(taste, options.seeds)]
-        write_json(Path(f"{options.out}_clean.json"), {"versions": versions(), "split": SPLIT, "runs": runs})
+        made = {"versions": versions(), "data": built(*MODELS), "split": SPLIT, "runs": runs}
+        write_json(Path(f"{options.out}_clean.json"), made)
         print(clean_table(runs))
         return
-    if Path(f"{options.out}.json").exists():
-        before = parse(Path(f"{options.out}.json").read_bytes())
-        runs = before["runs"] if "caveat" not in before and before["split"] == options.split else []
+    before = begun(Path(f"{options.out}.json"), *MODELS)
+    runs = before["runs"] if before.get("split") == options.split else []
     for seed in options.seeds:
         for taste in options.tastes:
             if options.missing and any((r["taste"], r["seed"]) == (taste, seed) for r in runs):
@@ -179,6 +180,7 @@ def main():
                 Path(f"{options.out}.json"),
                 {
                     "versions": versions(),
+                    "data": before["data"],
                     "threads": options.threads,
                     "settings": vars(loop.RoundSettings().ppo),
                     "split": options.split,

@@ -21,11 +21,11 @@ import torch
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
-from rlhf_helpers.engine.files import ROOT, WorkbookError, parse, versions, write_json
+from rlhf_helpers.engine.files import ROOT, WorkbookError, versions, write_json
 from rlhf_helpers.lesson import alternatives, ppo, reward
 from rlhf_helpers.lesson.decoding import generate
 from rlhf_helpers.lesson.loop import sample_answers
-from rlhf_helpers.make.stamp import interval, with_interval
+from rlhf_helpers.make.stamp import begun, interval, with_interval
 from rlhf_helpers.world import measures
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -217,7 +217,7 @@ def main():
     torch.set_num_threads(options.threads)
     kind = options.reward
     path = options.out / ("verifiable.json" if kind == "verifier" else f"verifiable_{kind}.json")
-    result = {"sweep": [], "chosen": {}, "runs": []} | (parse(path.read_bytes()) if path.exists() else {})
+    result = {"sweep": [], "chosen": {}, "runs": []} | begun(path, "finetuned", *["reward"] * (kind == "judge"))
     result |= {"reward": kind, "split": "test", "versions": versions(), "updates": UPDATES, "answers": ANSWERS}
     if kind == "judge":
         result["chosen"] = dict.fromkeys(VARIANTS[kind], JUDGE_RATE)

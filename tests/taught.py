@@ -1,6 +1,7 @@
-"""What tests take from the chapters: the source of their cells, and what the cells define."""
+"""What tests take from the chapters: the source of their cells, what the cells define, and what they last showed."""
 
 import ast
+import html
 import re
 from functools import cache
 
@@ -45,3 +46,57 @@ def taught(chapter, name, module):
             exec(compile(ast.Module([node], []), f"{chapter}:{name}", "exec"), vars(module), made)
             return made[name]
     raise KeyError(name)
+
+
+def says(chapter, cell, *phrases):
+    """Asserts that a cell has these words, so that whoever changes them looks for the test of what they claim."""
+    text = " ".join(cells(chapter)[cell].split())
+    for phrase in phrases:
+        assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
+
+
+# ---------------------------------------------------------------- what the committed outputs show
+
+
+@cache
+def outputs(chapter):
+    """{id: outputs} of the code cells of a chapter, as committed."""
+    return {c.id: c.outputs for c in nbformat.read(path_of(chapter), 4).cells if c.cell_type == "code"}
+
+
+def printed(chapter, cell):
+    """What a cell printed, and said in Markdown: one text."""
+    texts = (o.get("text", "") or o.get("data", {}).get("text/markdown", "") for o in outputs(chapter)[cell])
+    return "\n".join(filter(None, texts))
+
+
+def table(chapter, cell):
+    """The rows of the last table that a cell showed, as lists of texts, its head among them."""
+    *_, page = (o.data["text/html"] for o in outputs(chapter)[cell] if "text/html" in o.get("data", {}))
+    rows = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?>(.*?)</tr>", page, re.S))
+    return [[html.unescape(re.sub("<.*?>", "", c)).strip() for c in row] for row in rows]
+
+
+def column(chapter, cell, name):
+    """{first cell of a row: the number in the column of this name} of the last table that a cell showed."""
+    head, *rows = table(chapter, cell)
+    return {row[0]: float(row[head.index(name)].replace(",", "")) for row in rows if len(row) == len(head) and row[0]}
+
+
+def panels(chapter, cell):
+    """The panels of the last figure of a cell, in words: its alternative text, by which `plots` says what is drawn."""
+    *_, words = (o.metadata["image/png"]["alt"] for o in outputs(chapter)[cell] if "image/png" in o.get("data", {}))
+    return re.split(r"(?<=\w|\))\. (?=[A-Z])", words)
+
+
+def ends(panel, line):
+    """(first, last) height of a line in a panel of `panels`."""
+    (found,) = re.findall(rf"(?:^|; ){re.escape(line)} from (\S+) to (\S+?)(?:;|$)", panel)
+    return tuple(map(float, found))
+
+
+def heights(panel, name=""):
+    """{label: height} of the bars of this name, or of those without one or the dots, in a panel of `panels`."""
+    begin = rf"bars, {re.escape(name)}: " if name else r"bars: |dots, in the mean: "
+    drawn = re.split(begin, panel, maxsplit=1)[1].split("; bars")[0].removesuffix(" and more")
+    return {label.strip("'").strip(): float(value) for label, value in re.findall(r"(.+?) (-?[\d.e-]+)(?:, |$)", drawn)}

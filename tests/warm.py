@@ -94,6 +94,12 @@ def kernel(line):
     sys.argv = ["ipykernel_launcher", *wish["arguments"]]
     line.sendall(b"%10d" % os.getpid())
     threading.Thread(target=lambda: (line.recv(1), os._exit(0)), daemon=True).start()  # whoever asked has ended
+    if "WORKBOOK_TRAINED_ON" in os.environ:
+        sys.path.append(os.path.dirname(__file__))
+        import trained
+
+        trained.record(os.environ["WORKBOOK_TRAINED_ON"])
+        sys.path.pop()
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance()

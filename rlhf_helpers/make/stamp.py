@@ -10,6 +10,7 @@ names the places that would change, and exits with 1 if there are any.
 """
 
 import argparse
+import hashlib
 import importlib
 import math
 import re
@@ -96,6 +97,22 @@ def column(runs, key):
 # ---------------------------------------------------------------- what was measured
 
 
+def built(*names):
+    """Which build of data/ is measured: {name: the first digits of its SHA-256}.
+
+    A name is that of a model, for its weights, or of a file in data/.  A script keeps this as "data" in its result.
+    """
+    paths = {n: ROOT / "data" / (n if "." in n else f"models/{n}/model.safetensors") for n in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in paths.items()}
+
+
+def begun(path, *names):
+    """What a result that grows run by run holds so far: only "data" if it belongs to another build."""
+    content = files.parse(path.read_bytes()) if path.exists() else {}
+    data = built(*names)
+    return (content if content.get("data") == data else {}) | {"data": data}
+
+
 class Lookup:
     """A function that templates can call with a name: `{lookup.name}` or `{lookup[name]}`."""
 
@@ -173,7 +190,9 @@ class Result:
     @property
     def caveat(self):
         """What speaks against the figures, in words; a file that was measured anew has none."""
-        return self.content.get("caveat", "")
+        data = self.content.get("data", {})
+        earlier = "Measured with an earlier build of `data/`." if data != built(*data) else ""
+        return " ".join(filter(None, (self.content.get("caveat", ""), earlier)))
 
     @property
     def table(self):

@@ -19,23 +19,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from taught import cells, made_by
+from taught import cells, made_by, says, taught
 
 from rlhf_helpers import lesson, world
 from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
-from rlhf_helpers.lesson import alternatives, decoding, feedback, loop, probe, reward
+from rlhf_helpers.lesson import alternatives, decoding, feedback, lm, loop, probe, reward
 from rlhf_helpers.lesson.pairs import simulated_feedback
 from rlhf_helpers.make import stamp
 from rlhf_helpers.world import gold_axes, measures
 from rlhf_helpers.world.annotators import TASTES, Annotator, labellers, noise_ceiling
-
-
-def says(chapter, cell, *phrases):
-    text = " ".join(cells(chapter)[cell].split())
-    for phrase in phrases:
-        assert phrase in text, f"{chapter}:{cell} no longer says {phrase!r}; has its claim a test?"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +45,79 @@ def test_greedy_is_right_far_more_often_and_on_what_no_demonstration_asked_too(t
     prompts = tasks.embedded().prompts("test")[::6]
     greedy, sampled = (measures.quality(prompts, decoding.generate(*tuned, prompts, temperature=t)) for t in (0, 1))
     assert greedy["right"] > sampled["right"] + 0.2 and greedy["right"] > 0.7
+
+
+CORPUS = (ROOT / "data" / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return models.load_model(ROOT / "data" / "models" / "base", torch.device("cpu"))
+
+
+def test_nearly_every_word_is_one_token(base):
+    says("01", "hidden-head", "nearly every word is one token")
+    words = Counter(w for text in CORPUS[:4000] for w in re.findall("[A-Za-z]+", text))
+    whole = sum(n for word, n in words.items() if len(base[1](f" {word}")["input_ids"]) == 1)
+    assert whole > 0.97 * words.total()
+
+
+@torch.no_grad()
+def test_the_loss_on_answers_begins_high_because_of_the_special_tokens(base):
+    says("01", "finetune-read", "begins high, because the special tokens are new to the base model")
+    model, tokenizer = base
+    demos = files.read_jsonl(ROOT / "data" / "demonstrations.jsonl")[:100]
+
+    def loss(begin):
+        each = []
+        for d in demos:
+            asked = begin(d["prompt"])
+            ids = torch.tensor([asked + models.response_ids(tokenizer, d["response"])[:-1]])
+            logits = model(ids).logits[0, len(asked) - 1 : -1]
+            each.append(torch.nn.functional.cross_entropy(logits, ids[0, len(asked) :]))
+        return torch.stack(each).mean().item()
+
+    plain = loss(lambda prompt: tokenizer(prompt + "\n")["input_ids"])
+    assert loss(lambda prompt: models.prompt_ids(tokenizer, prompt)) > plain + 0.7
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_frequent_words_are_learned_first_and_facts_last(base):
+    """The run of chapter 01, as short as there: what it knows of common and rare tokens, and of facts."""
+    says("01", "pretrain-read", "Frequent words come first", "Facts come last", "a run this short hardly gets to them")
+    model, tokenizer = base
+    settings, losses = recipe.PRETRAINING, {}
+    small = models.new_model(tokenizer, seed=0)
+    rows = lm.blocks(tokenizer, CORPUS, settings["length"])
+    common = torch.bincount(rows.flatten(), minlength=len(tokenizer)).argsort(descending=True)[:50]
+
+    def look(step, loss):
+        if step + 1 in (10, 80):
+            ids = rows[-40:]
+            each = torch.nn.functional.cross_entropy(
+                small(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+            often = torch.isin(ids[:, 1:].flatten(), common)
+            losses[step + 1] = each[often].mean().item(), each[~often].mean().item()
+
+    batches = lm.pretraining_batches(rows, settings["batch_size"], 0)
+    with torch.enable_grad():
+        lm.fit(small, batches, 80, settings["lr"], look)
+    nothing = math.log(len(tokenizer))
+    assert losses[10][0] < nothing - 2 and losses[10][1] > nothing - 1 and losses[80][1] < losses[10][1] - 1
+
+    rng, known = random.Random(0), {}
+    some = [q for q in world.questions() if q.split == "test" and q.family in ("capital", "home", "taste")][::3]
+    for name, network in (("80 steps", small), ("shipped", model)):
+        right = []
+        for q in some:
+            said = [world.claim(q, value) for value in (q.value, world.wrong_value(q, rng))]
+            ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in said]
+            p = [network(x).logits[0, :-1].log_softmax(-1).gather(1, x[0, 1:, None]).sum() for x in ids]
+            right.append(bool(p[0] > p[1]))
+        known[name] = statistics.mean(right)
+    assert known["80 steps"] < 0.75 < 0.9 < known["shipped"], known
 
 
 # ---------------------------------------------------------------- 02 Decoding, and The sampler up close
@@ -345,6 +412,35 @@ def test_the_loss_is_what_chapter_04_reads_from_its_curve():
     assert torch.allclose(shifted, reward.preference_loss(one, other), atol=1e-5)
 
 
+def test_the_centre_term_is_least_where_the_scores_lie_equally_far_from_zero():
+    says("04", "yours-head", "least when the two scores of a pair lie equally far on either side of it")
+    chosen, rejected = torch.tensor([1.5, 2.0]), torch.tensor([-0.5, 3.0])
+    term = {
+        shift: (chosen[0] + rejected[0] + 2 * shift).square().item()
+        for shift in np.linspace(-2, 2, 401).round(2).tolist()
+    }
+    best = min(term, key=term.get)
+    assert chosen[0] + best == pytest.approx(-(rejected[0] + best).item())
+    moved = reward.preference_loss(chosen + best, rejected + best)
+    assert moved.item() == pytest.approx(reward.preference_loss(chosen, rejected).item())
+
+
+def test_the_gradient_of_logistic_regression_is_how_far_each_choice_was_misjudged():
+    says("04", "weights-text", "`x.T @ (p - t)` is the gradient", "*Newton's method*")
+    dice = torch.Generator().manual_seed(0)
+    x, t = torch.randn(20, 4, generator=dice).double(), torch.randint(0, 3, (20,), generator=dice) / 2.0
+    w = torch.randn(4, generator=dice).double().requires_grad_()
+    gaps = x @ w
+    loss = -(t * torch.nn.functional.logsigmoid(gaps) + (1 - t) * torch.nn.functional.logsigmoid(-gaps)).sum()
+    (gradient,) = torch.autograd.grad(loss, w)
+    assert torch.allclose(gradient, x.T @ (gaps.detach().sigmoid() - t.double()))
+    ridge = 0.7
+    found = probe.logistic_weights(x, t, ridge).double()
+    assert torch.allclose(
+        x.T @ ((x @ found).sigmoid() - t.double()) + ridge * found, torch.zeros(4).double(), atol=1e-5
+    )
+
+
 def test_whose_labels_chapter_04_learns_from(tmp_path, monkeypatch):
     says("04", "yours-head", "once there are 24", "simulated annotator", "gets a tenth wrong")
     asked, who = [], tasks.annotator_for
@@ -515,6 +611,18 @@ def test_the_rewards_of_an_answer_add_up_to_its_score_less_the_penalty():
     scores = torch.tensor([1.0, -2.0, 0.5])
     paid = token_rewards(scores, now, then, mask, 0.1)
     assert torch.allclose(paid.sum(-1), scores - 0.1 * ((now - then) * mask).sum(-1))
+
+
+def test_whitened_advantages_do_not_depend_on_the_judges_unit():
+    says("05", "gae-after", "so that the judge's unit doesn't set the size of a step")
+    whiten = made_by("05", "policy-loss", "value-loss", torch=torch)["whiten"]
+    x, mask = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 5)
+    mask[1, 3:] = 0
+    assert torch.allclose(whiten(7 * x, mask), whiten(x, mask), atol=1e-5)
+    real = whiten(x, mask)[mask.bool()]
+    assert real.mean().item() == pytest.approx(0, abs=1e-6) and real.var(correction=0).item() == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 def test_the_dials_that_chapter_05_names():
@@ -713,7 +821,35 @@ def test_the_verdict_is_the_readers_from_ten_judgements_on():
     assert made["who"] == "simulated:helpful" and made["result"]["n"] == 1
 
 
+def test_how_much_the_model_of_chapter_06_knows():
+    says("06", "chat-head", "The model knows about 150 animals, foods, countries, jobs and tools, and nothing else")
+    assert len({q.entity for q in world.questions()}) == pytest.approx(150, abs=5)
+
+
+def test_ppo_added_no_knowledge(tuned):
+    says("06", "chat-unknown", "RLHF changed how it speaks and added no knowledge")
+    prompts = tasks.embedded().prompts("test")[::2]
+    policy = models.load_model(ROOT / "data" / "models" / "policy", torch.device("cpu"))
+    before, after = (
+        measures.quality(prompts, decoding.generate(*model, prompts, temperature=0))["right"]
+        for model in (tuned, policy)
+    )
+    assert after <= before + 0.03
+
+
 # ---------------------------------------------------------------- Scaling up
+
+
+def test_the_shape_of_our_model_is_that_of_the_model_that_ships(paper, tuned):
+    config, shape = tuned[0].config, paper["SHAPES"]["here"]
+    ours = {"layers": config.n_layer, "width": config.n_embd, "inner": config.n_inner or 4 * config.n_embd}
+    assert ours | {"heads": config.n_head, "vocab": config.vocab_size} == {
+        k: shape[k] for k in (*ours, "heads", "vocab")
+    }
+    says("scaling_up", "memory-text", "What the formula leaves out here is biases, norms and the table of positions")
+    left_out = tuned[0].num_parameters() - paper["count_parameters"](**shape)
+    rest = [p for name, p in tuned[0].named_parameters() if name.endswith("bias") or "ln_" in name or "wpe" in name]
+    assert left_out == sum(p.numel() for p in rest)
 
 
 @pytest.fixture(scope="module")
@@ -826,6 +962,52 @@ def test_the_biases_of_grpo_that_the_chapter_computes():
     says("verifiable_rewards", "drift-read", "GRPO lengthens wrong answers", "shortens right ones", "leaves both alone")
     wrong, right = pushes["GRPO"]
     assert wrong > 0.01 and right < -0.01 and max(map(abs, pushes["Dr. GRPO"])) < 1e-9
+
+
+def test_the_mathematics_of_the_dpo_chapter():
+    says("dpo", "optimum-head", "an answer that scores β more than another becomes *e* times likelier")
+    ref = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    worth = torch.tensor([0.0, 0.3, -1.0], dtype=torch.float64)
+    beta = 0.3
+    best = ref * (worth / beta).exp()
+    best = best / best.sum()
+    assert (best[1] / best[0]) / (ref[1] / ref[0]) == pytest.approx(math.e)
+    says("dpo", "falling-head", "on average an answer of the pairs *must* become less likely, whatever the loss")
+    for seed in range(20):
+        other = torch.randn(3, generator=torch.Generator().manual_seed(seed)).double().softmax(-1)
+        drift = (ref * (other.log() - ref.log())).sum()
+        assert drift <= 0 and drift == pytest.approx(-(ref * (ref / other).log()).sum().item())
+    says("dpo", "ipo-head", "a parabola with its bottom at a gap of 1/(2β), and beyond it pulls back")
+    ipo = taught("dpo", "ipo_loss", alternatives)
+    gaps = torch.linspace(0, 4, 4001)
+    losses = torch.stack([ipo(g[None], torch.zeros(1), torch.zeros(1), torch.zeros(1), beta) for g in gaps])
+    assert gaps[losses.argmin()].item() == pytest.approx(1 / (2 * beta), abs=1e-3)
+    says("dpo", "ipo-head", "however wide the gap, a wider one has a lower loss")
+    falls = [alternatives.dpo_loss(torch.tensor([g]), *torch.zeros(3, 1), beta=beta).item() for g in range(0, 40, 4)]
+    assert falls == sorted(falls, reverse=True) and falls[-1] > 0
+
+
+def test_ktos_loss_is_flat_at_both_ends_and_dpos_at_one():
+    says("ai_feedback", "kto-head", "Unlike it, it is flat at *both* ends")
+    slopes = {}
+    for end in (-40.0, 40.0):
+        gap = torch.tensor([end], requires_grad=True)
+        alternatives.kto_loss(gap, torch.ones(1, dtype=bool), torch.zeros(1), beta=0.3).backward()
+        other = torch.tensor([end], requires_grad=True)
+        alternatives.dpo_loss(other, *torch.zeros(3, 1), beta=0.3).backward()
+        slopes[end] = abs(gap.grad.item()), abs(other.grad.item())
+    assert max(slopes[40.0]) < 1e-4 and slopes[-40.0][0] < 1e-4 and slopes[-40.0][1] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_thirty_rules_that_err_once_in_a_hundred_ring_on_a_quarter_of_the_runs():
+    says("doctor", "ex2-solution", "With 30 rules that are each wrong once in a hundred, a quarter of all healthy runs")
+    assert 1 - 0.99**30 == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_model_that_knows_nothing_is_as_unsure_as_its_vocabulary_is_large():
+    says("pretraining_up_close", "ex-perplexity-solution", "a perplexity of exactly the size of its vocabulary")
+    losses = torch.nn.functional.cross_entropy(torch.zeros(6, 50), torch.arange(6), reduction="none")
+    assert losses.mean().exp().item() == pytest.approx(50)
 
 
 # ---------------------------------------------------------------- Over-optimisation

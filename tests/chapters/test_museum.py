@@ -9,8 +9,9 @@ import inspect
 import re
 
 import nbformat
+import numpy as np
 import pytest
-from taught import path_of
+from taught import path_of, says
 
 from rlhf_helpers.desk.exercises import bug_museum as exercises
 from rlhf_helpers.lesson import decoding, ppo
@@ -89,6 +90,36 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it():
     ]
     assert len(figures) >= 13
     assert [i for i, alt in figures if not alt or len(alt) < 40] == []
+
+
+# ---------------------------------------------------------------- what is said of the curves
+
+
+@pytest.mark.slow
+def test_a_healthy_run_goes_as_the_chapter_says(museum, monkeypatch):
+    says("bug_museum", "healthy-read", "The reward rises, and so does the gold score", "answers get shorter")
+    says("bug_museum", "healthy-read", "the distance to the reference grows", "less and less is clipped")
+    monkeypatch.setattr(museum["settings"], "updates", 12)
+    monkeypatch.setattr(museum["settings"], "batch_size", 40)
+    history = museum["short_run"]({}, alarm=True)["history"]
+    first, last = ({k: np.mean([r[k] for r in rows]) for k in rows[0]} for rows in (history[:4], history[-4:]))
+    assert all(last[k] > first[k] for k in ("reward", "gold", "kl"))
+    assert all(last[k] < first[k] for k in ("length", "clip_fraction"))
+
+
+def test_colder_samples_are_better_before_anything_is_learned(museum):
+    says(
+        "bug_museum",
+        "x1-read",
+        "*Better* from the first update on",
+        "colder samples are more often the model's favourites",
+    )
+    asked = museum["prompts"][::6]
+    warm, cold = (
+        decoding.generate(museum["finetuned"], museum["tokenizer"], asked, seed=3, temperature=t) for t in (1, 0.7)
+    )
+    assert museum["score"](asked, cold).mean() > museum["score"](asked, warm).mean() + 0.1
+    assert museum["gold"](asked, cold) > museum["gold"](asked, warm) + 0.2
 
 
 # ---------------------------------------------------------------- the exercises

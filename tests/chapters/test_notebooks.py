@@ -11,12 +11,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import test_museum
+import trained
 from IPython.core.inputtransformer2 import TransformerManager
 from taught import CORE, PATHS
 
-from rlhf_helpers import lesson
+from rlhf_helpers import lesson, world
 from rlhf_helpers.desk import scale
-from rlhf_helpers.engine import files
+from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.make import series
 
@@ -469,11 +470,26 @@ def stderr(nb):
     )
 
 
+NO_NETWORK_LEARNS = {"02_decoding", "03_human_feedback", "labels_up_close", "sampler_up_close"}
+ASKED_FOR_LABELS = ("feedback.jsonl", "sitting.jsonl", "pairs.jsonl")
+
+
+def learned_from(noted, runs):
+    """(what the networks of a chapter were trained on, as texts; the rows that it had labelled in `runs`)."""
+    _, tokenizer = models.load_model(ROOT / "data" / "models" / "finetuned")
+    rows = [r for name in ASKED_FOR_LABELS if (runs / name).exists() for r in files.read_jsonl(runs / name)]
+    return trained.texts(noted, tokenizer), [r for r in rows if "prompt" in r]
+
+
 @pytest.mark.slow
 @every_notebook
-def test_runs_alone(path, tmp_path, warm_kernels):
-    """Executed with an empty RUNS_DIR, as from a fresh clone, with nobody there to label."""
-    shipped, runs = snapshot(ROOT / "data"), tmp_path / "runs"
+def test_runs_alone(path, tmp_path, warm_kernels, monkeypatch):
+    """Executed with an empty RUNS_DIR, as from a fresh clone, with nobody there to label.
+
+    Nothing that a network or an annotator learns from asks a question of dev or test, in any words.
+    """
+    shipped, runs, noted = snapshot(ROOT / "data"), tmp_path / "runs", tmp_path / "trained"
+    monkeypatch.setenv("WORKBOOK_TRAINED_ON", str(noted))
     parameters = {"FAST": True, "RUNS_DIR": str(runs), "ANNOTATOR": "you"}
     nb = series.execute(path, tmp_path / "executed", parameters)
     assert series.widget_errors(nb) == []
@@ -485,3 +501,19 @@ def test_runs_alone(path, tmp_path, warm_kernels):
     CHECKS.get(path.stem[:2] if path in CORE else path.stem, lambda runs, metrics: None)(runs, metrics)
     assert not list(runs.rglob(".*")), "a temporary file was left behind"
     assert snapshot(ROOT / "data") == shipped, "a notebook wrote into data/"
+    texts, labelled = learned_from(noted, runs)
+    assert world.leaks(texts) == world.leaks(labelled) == []
+    assert (len(texts) > 3) == (path.stem not in NO_NETWORK_LEARNS), len(texts)
+
+
+@pytest.mark.slow
+def test_a_leak_into_a_chapter_is_seen(tmp_path, warm_kernels, monkeypatch):
+    """Chapter 00 with test questions among those that it learns from."""
+    nb, noted, runs = read(CORE[0]), tmp_path / "trained", tmp_path / "runs"
+    right = 'train, test = task.prompts("train"), task.prompts("test")'
+    (cell,) = (c for c in nb.cells if right in c.source)
+    cell.source = cell.source.replace(right, f"{right}\ntrain += test")
+    nbformat.write(nb, tmp_path / CORE[0].name)
+    monkeypatch.setenv("WORKBOOK_TRAINED_ON", str(noted))
+    series.execute(tmp_path / CORE[0].name, tmp_path / "executed", {"FAST": True, "RUNS_DIR": str(runs)})
+    assert all(map(world.leaks, learned_from(noted, runs)))

@@ -1,11 +1,14 @@
 """README and docs/ show what was measured, and the stamp says what is wrong with a template."""
 
+import ast
+import inspect
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.engine.files import ROOT, WorkbookError, parse, write_json
 from rlhf_helpers.make import stamp
 
 RUNS = {
@@ -109,3 +112,49 @@ def test_check_names_the_place_and_writes_nothing(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == "page.md, line 3: is not {toy.n}\n"
     assert stamp.main([]) == 0 and page.read_text() == before.replace("3<", "2<")
     assert stamp.main(["--check"]) == 0
+
+
+# ---------------------------------------------------------------- which build of data/
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+MADE_BY = {"precision": "gpu"}  # the others are named after their scripts
+
+
+def test_a_result_says_when_it_belongs_to_an_earlier_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(stamp, "ROOT", tmp_path)
+    weights, labels = tmp_path / "data/models/judge/model.safetensors", tmp_path / "data/labels.jsonl"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"1"), labels.write_bytes(b"2")
+    names, path = ("judge", "labels.jsonl"), tmp_path / "result.json"
+    assert stamp.begun(path, *names) == {"data": stamp.built(*names)}
+    write_json(path, made := {"data": stamp.built(*names), "caveat": "So few.", "runs": [{"seed": 0}]})
+    assert stamp.begun(path, *names) == made and stamp.Result("result", made).caveat == "So few."
+    labels.write_bytes(b"3")
+    assert stamp.begun(path, *names) == {"data": stamp.built(*names)} != {"data": made["data"]}
+    assert stamp.Result("result", made).caveat == "So few. Measured with an earlier build of `data/`."
+
+
+def test_every_result_says_which_models_it_is_of():
+    """But where the script loads none of those that ship."""
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        module = stamp.script(MADE_BY.get(path.stem, path.stem))
+        source, data = inspect.getsource(module), parse(path.read_bytes()).get("data", {})
+        loads = "data/models" in source or "finetuned" in source or "PREFERENCES" in source or ".jsonl" in source
+        assert bool(data) == ("built(" in source or "begun(" in source), path.name
+        assert data or not loads or module.__name__ in ("labelling", "load", "served", "real"), path.name
+        assert set(data) <= {"finetuned", "reward_start", "reward", "policy", "pairs.jsonl", "feedback.jsonl"}, (
+            path.name
+        )
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_a_benchmark_asks_the_package_for_what_it_has(path):
+    """Names of modules, such as `build.train_judge`: nobody runs these scripts every day."""
+    module, tree = stamp.script(path.stem), ast.parse(path.read_text(encoding="utf-8"))
+    own = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    own |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in own:
+            asked = getattr(module, node.value.id, None)
+            if isinstance(asked, ModuleType):
+                assert hasattr(asked, node.attr), f"{path.name}, line {node.lineno}: {ast.unparse(node)}"

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+import trained
 
 from rlhf_helpers import world
 from rlhf_helpers.desk import recipe, tasks
@@ -14,7 +15,7 @@ from rlhf_helpers.lesson import lm, loop, pairs, ppo, reward
 from rlhf_helpers.lesson.feedback import read_events, replay
 from rlhf_helpers.make import build
 from rlhf_helpers.world import texts
-from rlhf_helpers.world.annotators import Annotator
+from rlhf_helpers.world.annotators import Annotator, labellers
 
 DATA = ROOT / "data"
 HIDDEN = {key for key, split in world.question_splits().items() if split != "train"}
@@ -83,6 +84,43 @@ def test_prompts_file_says_what_each_prompt_asks():
     for r in rows:
         q = known[r["prompt"]]
         assert (r["family"], r["entity"], r["other"]) == q.key and r["split"] == q.split
+
+
+def test_the_data_sheet_counts_what_is_there():
+    """Each number of data/README.md about the world, its splits, and what was made of them."""
+    sheet = " ".join((DATA / "README.md").read_text(encoding="utf-8").split())
+    asked, splits = world.questions(), Counter(world.question_splits().values())
+    general = read_jsonl(DATA / "general_prompts.jsonl")
+    (bare, _), (dressed, _), (remarks, proofread) = *recipe.LESSONS, recipe.REMARKED
+    for words in (
+        f"{len({q.entity for q in asked})} entities, {len({q.family for q in asked})} families of questions",
+        f"{len(asked):,} prompts in all",
+        f"{splits['train']} questions are *train*, {splits['dev']} *dev* and {splits['test']} *test*",
+        f"{recipe.CORPUS_DOCUMENTS:,} short texts",
+        f"{recipe.DEMONSTRATIONS:,} (prompt, response) pairs",
+        f"{recipe.PAIRS:,} pairs: a prompt and two different answers",
+        f"{recipe.LABELLED:,} **simulated** labels",
+        f"{len(general)} prompts of eight kinds",
+        f"First come {bare:,} rows of bare sentences, then {dressed:,} in the words of the crowd",
+        f"{round(remarks * (1 - proofread), -3):,.0f} answers of the careless crowd",
+        f"{round(remarks * proofread, -3):,.0f} proofread sentences",
+        f"{recipe.REFRESHER:,} more rows of lessons follow",
+        f"{recipe.REHEARSAL:,} more rows of lessons come up among the labels",
+    ):
+        assert words in sheet, words
+    assert len({r["family"] for r in general}) == 8
+    assert sum(r["split"] == "heldout" for r in general) == len(general) / 3  # "a third of them held out"
+    assert world.FAMILIES["diet"].values["fox"] == "mice" and "berries" in world.also_true("diet", "fox")
+    demos = read_jsonl(DATA / "demonstrations.jsonl")
+    axes = [world.gold_axes(d["prompt"], d["response"]) for d in demos]
+    share = {k: sum(a[k] > 0 for a in axes) / len(axes) for k in ("right", "polite", "rude")}
+    share["wrong"] = sum(a["right"] < 0 for a in axes) / len(axes)
+    assert "57% of its answers are right, 23% wrong and 20% beside the point" in sheet
+    assert "about three in ten are rude, three in ten kind or greeting" in sheet
+    assert share == pytest.approx({"right": 0.57, "wrong": 0.23, "rude": 0.3, "polite": 0.3}, abs=0.015)
+    crowd = labellers("helpful")
+    assert "(Bradley and Terry's model, temperature 0.8) and then flip 5% of their choices" in sheet
+    assert (crowd.temperature, crowd.noise, crowd.tie_width) == (0.8, 0.05, 0)
 
 
 # ---------------------------------------------------------------- what counts as a leak
@@ -278,6 +316,26 @@ def test_the_loop_trains_on_no_other_prompts_than_it_is_given(monkeypatch):
     )
     assert {r["prompt"] for r in report["rows"]} <= set(asked) == set(given)
     assert report["rows"] and world.leaks([*report["rows"], *given]) == []
+
+
+def test_what_gets_a_gradient_is_noted_and_what_is_only_read_is_not(tmp_path):
+    """By this test_notebooks.py knows what the chapters train on, whatever loop they have."""
+    tokenizer = new_tokenizer(world.corpus(300))
+    model, noted = new_model(tokenizer, layers=1, width=32, heads=2), tmp_path / "noted"
+    asked, train = [TEST.prompt], world.prompts("train")[:2]
+    hook = trained.record(noted)
+    try:
+        ids = tokenizer(asked, return_tensors="pt")["input_ids"]
+        model(ids)
+        with torch.no_grad():
+            model(ids)
+        assert world.leaks(trained.texts(noted, tokenizer)) == []
+        settings = ppo.Settings(updates=1, batch_size=4, minibatches=1, epochs=1, max_new_tokens=4)
+        for prompts in (train, train + asked):
+            ppo.train(model, tokenizer, lambda p, r: torch.arange(len(p)).float(), prompts, settings, 0)
+            assert bool(world.leaks(trained.texts(noted, tokenizer))) == (prompts != train)
+    finally:
+        hook.remove()
 
 
 def test_the_task_of_the_chapters_tells_leaks_too():
