@@ -86,7 +86,7 @@ def describe_axes(ax):
     if dots:
         said.append("dots, in the mean: " + listed(dots, dots.values(), 12))
     for bars in (c for c in ax.containers if isinstance(c, BarContainer) and len(c)):
-        upright = len({bar.get_x() for bar in bars}) > 1
+        upright = bars.orientation == "vertical"
         axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())
         ticks = [t.get_text() for t in axis.get_ticklabels()]
         sizes = [bar.get_height() if upright else bar.get_width() for bar in bars]
@@ -97,7 +97,9 @@ def describe_axes(ax):
     if ax.collections and not ax.get_lines():
         said.append("points")
     if not ax.axison:  # words in boxes, not a plot
-        said.append("".join(t.get_text().replace("·", " ").replace("↵", " ") for t in ax.texts))
+        words = [t.get_text() for t in ax.texts]
+        apart = "; " if any(" " in word for word in words) else ""  # of `draw_tokens` each is a token, its space a dot
+        said.append(apart.join(words).replace("·", " ").replace("↵", " "))
     return "; ".join(" ".join(part.split()) for part in said if part.strip())
 
 

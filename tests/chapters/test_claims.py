@@ -53,6 +53,15 @@ def test_greedy_is_right_far_more_often_and_on_what_no_demonstration_asked_too(t
     assert greedy["right"] > sampled["right"] + 0.2 and greedy["right"] > 0.7
 
 
+def test_a_barn_is_right_for_a_cow_too():
+    says("01", "judge-read", "a barn is right for a cow, too")
+    told = {
+        place: gold_axes("Where does a cow live?", f"A cow lives in {place}.")["right"]
+        for place in ("a field", "a barn", "the savanna")
+    }
+    assert told == {"a field": 1, "a barn": 1, "the savanna": -1}
+
+
 # ---------------------------------------------------------------- 02 Decoding, and The sampler up close
 
 nats = made_by("sampler_up_close", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
@@ -977,7 +986,7 @@ WORKED = [
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
         *("ai_feedback", "dpo", "over_optimisation", "pretraining_up_close", "rivals", "sampler_up_close"),
-        *("scaling_up", "verifiable_rewards", "what_rlhf_does"),
+        *("bug_museum", "doctor", "kl_and_mismatch", "scaling_up", "verifiable_rewards", "what_rlhf_does"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

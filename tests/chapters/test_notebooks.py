@@ -208,8 +208,11 @@ def test_a_newcomer_can_finish_a_core_chapter(path):
 
 
 @every_notebook
-def test_every_folded_cell_says_what_it_is_and_folds_everywhere(path):
-    """In JupyterLab and VS Code by `source_hidden`, in Colab as a form, whose title is the first line."""
+def test_every_folded_cell_says_what_it_is_and_folds_in_jupyterlab_and_colab(path):
+    """In JupyterLab by `source_hidden`, in Colab as a form, whose title is the first line.
+
+    VS Code reads no such mark; once its reader collapses a cell, it shows the first line, so that is the title there.
+    """
     for cell in code_cells(path):
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         assert (cell.metadata.get("cellView") == "form") == hidden == cell.source.startswith("# @title "), cell.id
