@@ -237,7 +237,10 @@ def intervals(ax, rows, colour=INK):
 
 
 def text_table(columns, rows):
-    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty."""
+    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty.
+
+    JupyterLab shows the first line of a folded output, so that must not be the table.
+    """
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
     shown = [[escape(str(cell)) for cell in row] for row in [columns, *rows]]
     shown[1:] = [[cell or "<i>(empty)</i>" for cell in row] for row in shown[1:]]
@@ -245,4 +248,5 @@ def text_table(columns, rows):
         "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(rows), shown)
     ]
-    return HTML(f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>')
+    table = f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+    return HTML(f"<!-- a table -->\n{table}")

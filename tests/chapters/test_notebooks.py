@@ -15,7 +15,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from taught import CORE, PATHS
 
 from rlhf_helpers import lesson
-from rlhf_helpers.desk import scale
+from rlhf_helpers.desk import plots, scale
 from rlhf_helpers.engine import files
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.make import series
@@ -229,6 +229,33 @@ def test_the_answer_to_a_prediction_is_folded_until_it_is_opened(path):
         folded = [c.id for c in nb[n:after] if c.metadata.get("jupyter", {}).get("outputs_hidden")]
         assert folded or "<details>" in nb[n].source or nb[n].id in ASKED_OF_THE_READER, nb[n].id
     assert asked, "a chapter asks its reader to predict something"
+
+
+def shown_while_folded(output):
+    """What JupyterLab 4 shows of a folded output: the first line that says anything, of HTML and Markdown as typed."""
+    kinds = ("text/html", "image/svg+xml", "application/pdf", "text/markdown", "text/plain")
+    data = output.get("data") or {"text/plain": output.get("text", "")}
+    text = next((data[kind] for kind in kinds if kind in data), "")
+    return next((line for line in text.split("\n") if line), "Output")
+
+
+@every_notebook
+def test_a_folded_answer_gives_nothing_away_and_fits_on_a_line(path):
+    for cell in code_cells(path):
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
+            line = shown_while_folded(cell.outputs[0])
+            assert len(line) <= 72 and (line.startswith("<Figure") or not re.search(r"\d", line)), f"{cell.id}: {line}"
+
+
+def test_what_a_folded_answer_shows():
+    table = plots.text_table(["which?"], [["2"]]).data
+    assert shown_while_folded({"data": {"text/html": table, "text/plain": "<IPython.core.display.HTML object>"}}) == (
+        "<!-- a table -->"
+    )
+    assert shown_while_folded({"name": "stdout", "text": "\n2 of 3"}) == "2 of 3"
+    assert (
+        shown_while_folded({"data": {"text/plain": "<Figure size 6x2 with 1 Axes>", "image/png": ""}})[:7] == "<Figure"
+    )
 
 
 @every_notebook
