@@ -86,7 +86,7 @@ def describe_axes(ax):
     if dots:
         said.append("dots, in the mean: " + listed(dots, dots.values(), 12))
     for bars in (c for c in ax.containers if isinstance(c, BarContainer) and len(c)):
-        upright = len({bar.get_x() for bar in bars}) > 1
+        upright = bars.orientation == "vertical"
         axis, name = (ax.xaxis if upright else ax.yaxis), str(bars.get_label())
         ticks = [t.get_text() for t in axis.get_ticklabels()]
         sizes = [bar.get_height() if upright else bar.get_width() for bar in bars]
@@ -97,7 +97,9 @@ def describe_axes(ax):
     if ax.collections and not ax.get_lines():
         said.append("points")
     if not ax.axison:  # words in boxes, not a plot
-        said.append("".join(t.get_text().replace("·", " ").replace("↵", " ") for t in ax.texts))
+        words = [t.get_text() for t in ax.texts]
+        apart = "; " if any(" " in word for word in words) else ""  # of `draw_tokens` each is a token, its space a dot
+        said.append(apart.join(words).replace("·", " ").replace("↵", " "))
     return "; ".join(" ".join(part.split()) for part in said if part.strip())
 
 
@@ -235,7 +237,10 @@ def intervals(ax, rows, colour=INK):
 
 
 def text_table(columns, rows):
-    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty."""
+    """An HTML table of texts, shown as typed, never run; a cell without a word says that it is empty.
+
+    JupyterLab shows the first line of a folded output, so that must not be the table.
+    """
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 10px"
     shown = [[escape(str(cell)) for cell in row] for row in [columns, *rows]]
     shown[1:] = [[cell or "<i>(empty)</i>" for cell in row] for row in shown[1:]]
@@ -243,4 +248,5 @@ def text_table(columns, rows):
         "<tr>" + "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(rows), shown)
     ]
-    return HTML(f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>')
+    table = f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+    return HTML(f"<!-- a table -->\n{table}")

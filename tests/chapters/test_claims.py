@@ -120,6 +120,15 @@ def test_frequent_words_are_learned_first_and_facts_last(base):
     assert known["80 steps"] < 0.75 < 0.9 < known["shipped"], known
 
 
+def test_a_barn_is_right_for_a_cow_too():
+    says("01", "judge-read", "a barn is right for a cow, too")
+    told = {
+        place: gold_axes("Where does a cow live?", f"A cow lives in {place}.")["right"]
+        for place in ("a field", "a barn", "the savanna")
+    }
+    assert told == {"a field": 1, "a barn": 1, "the savanna": -1}
+
+
 # ---------------------------------------------------------------- 02 Decoding, and The sampler up close
 
 nats = made_by("sampler_up_close", "entropy", torch=torch, steps=torch.full((1, 4), 0.25), tokenizer=range(4))["nats"]
@@ -1159,7 +1168,7 @@ WORKED = [
     for n in (
         *("01", "02", "03", "05", "06", "labels_up_close", "loop_up_close", "ppo_up_close"),
         *("ai_feedback", "dpo", "over_optimisation", "pretraining_up_close", "rivals", "sampler_up_close"),
-        *("scaling_up", "verifiable_rewards", "what_rlhf_does"),
+        *("bug_museum", "doctor", "kl_and_mismatch", "scaling_up", "verifiable_rewards", "what_rlhf_does"),
     )
     for text in cells(n).values()
     for found in EXAMPLE.findall(text)

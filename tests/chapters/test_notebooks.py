@@ -16,7 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from taught import CORE, PATHS
 
 from rlhf_helpers import lesson, world
-from rlhf_helpers.desk import scale
+from rlhf_helpers.desk import plots, scale
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.make import series
@@ -220,8 +220,11 @@ def test_a_newcomer_can_finish_a_core_chapter(path):
 
 
 @every_notebook
-def test_every_folded_cell_says_what_it_is_and_folds_everywhere(path):
-    """In JupyterLab and VS Code by `source_hidden`, in Colab as a form, whose title is the first line."""
+def test_every_folded_cell_says_what_it_is_and_folds_in_jupyterlab_and_colab(path):
+    """In JupyterLab by `source_hidden`, in Colab as a form, whose title is the first line.
+
+    VS Code reads no such mark; once its reader collapses a cell, it shows the first line, so that is the title there.
+    """
     for cell in code_cells(path):
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         assert (cell.metadata.get("cellView") == "form") == hidden == cell.source.startswith("# @title "), cell.id
@@ -238,6 +241,33 @@ def test_the_answer_to_a_prediction_is_folded_until_it_is_opened(path):
         folded = [c.id for c in nb[n:after] if c.metadata.get("jupyter", {}).get("outputs_hidden")]
         assert folded or "<details>" in nb[n].source or nb[n].id in ASKED_OF_THE_READER, nb[n].id
     assert asked, "a chapter asks its reader to predict something"
+
+
+def shown_while_folded(output):
+    """What JupyterLab 4 shows of a folded output: the first line that says anything, of HTML and Markdown as typed."""
+    kinds = ("text/html", "image/svg+xml", "application/pdf", "text/markdown", "text/plain")
+    data = output.get("data") or {"text/plain": output.get("text", "")}
+    text = next((data[kind] for kind in kinds if kind in data), "")
+    return next((line for line in text.split("\n") if line), "Output")
+
+
+@every_notebook
+def test_a_folded_answer_gives_nothing_away_and_fits_on_a_line(path):
+    for cell in code_cells(path):
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
+            line = shown_while_folded(cell.outputs[0])
+            assert len(line) <= 72 and (line.startswith("<Figure") or not re.search(r"\d", line)), f"{cell.id}: {line}"
+
+
+def test_what_a_folded_answer_shows():
+    table = plots.text_table(["which?"], [["2"]]).data
+    assert shown_while_folded({"data": {"text/html": table, "text/plain": "<IPython.core.display.HTML object>"}}) == (
+        "<!-- a table -->"
+    )
+    assert shown_while_folded({"name": "stdout", "text": "\n2 of 3"}) == "2 of 3"
+    assert (
+        shown_while_folded({"data": {"text/plain": "<Figure size 6x2 with 1 Axes>", "image/png": ""}})[:7] == "<Figure"
+    )
 
 
 @every_notebook

@@ -71,3 +71,22 @@ def test_rows_of_dots_are_told_by_their_names(names, said):
     told = plots.describe(figure)
     plt.close(figure)
     assert said in told and ("a line" in told) == (not names)
+
+
+def test_bars_one_behind_the_other_are_told_by_their_length():
+    figure, ax = plt.subplots()
+    ax.barh(["ours", "theirs"], [1.0, 2.0], label="at equal length")
+    ax.barh(["ours", "theirs"], [0.25, 0.5], left=[1.0, 2.0], label="by length")
+    told = plots.describe(figure)
+    plt.close(figure)
+    assert "at equal length: ours 1, theirs 2" in told and "by length: ours 0.25, theirs 0.5" in told
+
+
+def test_words_in_boxes_are_told_as_words_and_tokens_as_their_text():
+    figure, ax = plt.subplots()
+    ax.axis("off")
+    for y, words in enumerate(("question and answer", "one number")):
+        ax.text(0, y, words)
+    assert plots.describe(figure) == "question and answer; one number"
+    plt.close(figure)
+    assert plots.describe(plots.draw_tokens(["An", " owl"], [plots.BLUE] * 2)) == "An owl"
