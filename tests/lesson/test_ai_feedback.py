@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import statistics
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.lesson import ai_feedback
+from rlhf_helpers.lesson import ai_feedback, feedback
 from rlhf_helpers.make import stamp
 
 ANSWERS = ["Yes.", "It is red and round.", "No.", "A dog lives there, I think."]
@@ -216,6 +217,19 @@ def test_the_chapter_has_the_settings_that_the_sweep_chose():
     assert {"DPO": said["DPO"], "KTO": said["KTO"]} == {n: chosen[n] for n in ("DPO", "KTO")}
     assert said["RATES"] == {n: chosen["lr AI" if "AI" in n else "lr crowd"] for n in said["RATES"]}
     assert penalty == chosen["beta crowd"] == chosen["beta AI"] == 10 * recipe.PPO.beta, "ten times, as it says"
+
+
+def test_what_the_chapter_says_of_a_real_model_as_judge():
+    result = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json")
+    path = ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb"
+    assert "still names the first answer every time; by its likelihoods it agrees" in path.read_text(encoding="utf-8")
+    rows = {r["judge"]: r for r in result["elsewhere"]}
+    assert {r["model"] for r in rows.values()} == {"smollm2-135m-instruct"}
+    assert rows["asked"]["first"] == rows["asked, constitution"]["first"] == 1
+    ours = stamp.script("ai_feedback").column(result, "judge", "log-probability", "agree")
+    n, share = rows["log-probability"]["pairs"], rows["log-probability"]["agree"]
+    low, high = feedback.wilson(round(share * n), n)
+    assert low < statistics.mean(ours) < high
 
 
 @pytest.mark.slow
