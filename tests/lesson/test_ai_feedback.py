@@ -219,6 +219,25 @@ def test_the_chapter_has_the_settings_that_the_sweep_chose():
     assert penalty == chosen["beta crowd"] == chosen["beta AI"] == 10 * recipe.PPO.beta, "ten times, as it says"
 
 
+def test_what_the_chapter_says_of_following_the_labels_of_a_model():
+    result, bench = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json"), stamp.script("ai_feedback")
+    text = (ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb").read_text(encoding="utf-8")
+    for said in ("With either teacher more answers are right", "Kind words all but die out", "without a single word"):
+        assert said in text
+
+    def seeds_of(method, key):
+        return bench.column(result, "teacher", method, key)
+
+    for teacher in bench.TEACHERS:
+        assert min(seeds_of(teacher, "right")) > max(seeds_of("fine-tuned", "right")) - 0.02
+        assert statistics.mean(seeds_of(teacher, "right")) > statistics.mean(seeds_of("fine-tuned", "right")) + 0.04
+    assert max(seeds_of("AI", "polite")) < 0.1 < min(seeds_of("fine-tuned", "polite"))
+    assert max(seeds_of("AI", "words")) < min(seeds_of("fine-tuned", "words")) - 3
+    usual = {"beta": recipe.PPO.beta}
+    (row,) = (r for r in result["sweep"] if (r["kind"], r["method"], r["settings"]) == ("penalty", "AI", usual))
+    assert row["words"] < 0.1
+
+
 def test_what_the_chapter_says_of_a_real_model_as_judge():
     result = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json")
     path = ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb"
