@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import statistics
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from rlhf_helpers import world
 from rlhf_helpers.desk import recipe
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.lesson import ai_feedback
+from rlhf_helpers.lesson import ai_feedback, feedback
 from rlhf_helpers.make import stamp
 
 ANSWERS = ["Yes.", "It is red and round.", "No.", "A dog lives there, I think."]
@@ -216,6 +217,38 @@ def test_the_chapter_has_the_settings_that_the_sweep_chose():
     assert {"DPO": said["DPO"], "KTO": said["KTO"]} == {n: chosen[n] for n in ("DPO", "KTO")}
     assert said["RATES"] == {n: chosen["lr AI" if "AI" in n else "lr crowd"] for n in said["RATES"]}
     assert penalty == chosen["beta crowd"] == chosen["beta AI"] == 10 * recipe.PPO.beta, "ten times, as it says"
+
+
+def test_what_the_chapter_says_of_following_the_labels_of_a_model():
+    result, bench = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json"), stamp.script("ai_feedback")
+    text = (ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb").read_text(encoding="utf-8")
+    for said in ("With either teacher more answers are right", "Kind words all but die out", "without a single word"):
+        assert said in text
+
+    def seeds_of(method, key):
+        return bench.column(result, "teacher", method, key)
+
+    for teacher in bench.TEACHERS:
+        assert min(seeds_of(teacher, "right")) > max(seeds_of("fine-tuned", "right")) - 0.02
+        assert statistics.mean(seeds_of(teacher, "right")) > statistics.mean(seeds_of("fine-tuned", "right")) + 0.04
+    assert max(seeds_of("AI", "polite")) < 0.1 < min(seeds_of("fine-tuned", "polite"))
+    assert max(seeds_of("AI", "words")) < min(seeds_of("fine-tuned", "words")) - 3
+    usual = {"beta": recipe.PPO.beta}
+    (row,) = (r for r in result["sweep"] if (r["kind"], r["method"], r["settings"]) == ("penalty", "AI", usual))
+    assert row["words"] < 0.1
+
+
+def test_what_the_chapter_says_of_a_real_model_as_judge():
+    result = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json")
+    path = ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb"
+    assert "still names the first answer every time; by its likelihoods it agrees" in path.read_text(encoding="utf-8")
+    rows = {r["judge"]: r for r in result["elsewhere"]}
+    assert {r["model"] for r in rows.values()} == {"smollm2-135m-instruct"}
+    assert rows["asked"]["first"] == rows["asked, constitution"]["first"] == 1
+    ours = stamp.script("ai_feedback").column(result, "judge", "log-probability", "agree")
+    n, share = rows["log-probability"]["pairs"], rows["log-probability"]["agree"]
+    low, high = feedback.wilson(round(share * n), n)
+    assert low < statistics.mean(ours) < high
 
 
 @pytest.mark.slow
