@@ -13,6 +13,7 @@ what share of 2,000 pairs of test prompts it orders as the taste does, those lef
 import argparse
 import statistics
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -114,13 +115,19 @@ def table(runs):
     )
 
 
-def orders(taste, seeds):
-    """How well a reward model of the loop orders new pairs after clean labels of a taste, for each seed."""
+@cache
+def scene():
+    """(model, tokenizer, start of the reward model, both sides of 2,000 pairs: prompts and answers)."""
     model, tokenizer = models.load_model(ROOT / "data/models/finetuned")
     start, _ = models.load_reward_model(ROOT / "data/models/reward_start")
-    function, rows = TASTES[taste], []
     pairs = make_pairs(model, tokenizer, world.prompts(SPLIT), 2000, 7, world.families())
     sides = [([p["prompt"] for p in pairs], [p[f"response_{side}"] for p in pairs]) for side in "ab"]
+    return model, tokenizer, start, sides
+
+
+def orders(taste, seeds):
+    """How well a reward model of the loop orders new pairs after clean labels of a taste, for each seed."""
+    (model, tokenizer, start, sides), function, rows = scene(), TASTES[taste], []
     gaps = torch.tensor([function(p, a) - function(p, b) for p, a, b in zip(*sides[0], sides[1][1])])
     for seed in seeds:
         annotator = Annotator(function, noise=0.0, temperature=1e-6, seed=seed)

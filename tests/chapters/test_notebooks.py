@@ -500,7 +500,7 @@ def stderr(nb):
     )
 
 
-NO_NETWORK_LEARNS = {"02_decoding", "03_human_feedback", "labels_up_close", "sampler_up_close"}
+NO_NETWORK_LEARNS = {"02_decoding", "03_human_feedback", "labels_up_close", "loop_up_close", "sampler_up_close"}
 ASKED_FOR_LABELS = ("feedback.jsonl", "sitting.jsonl", "pairs.jsonl")
 
 
