@@ -168,6 +168,8 @@ def test_the_chat_answers_and_takes_a_choice(page, server):
         talk.get_by_placeholder("Your question").fill(question)
         talk.get_by_placeholder("Your question").press("Enter") if n == 1 else button(talk, "Send").click()
         sync_api.expect(talk).to_contain_text(question)
+        said = "Which answer is better?" if n == 2 else ""  # until then it speaks, and takes no further press
+        sync_api.expect(talk.get_by_role("status")).to_have_text(said)
         page.wait_for_timeout(700)
     button(talk, "A is better").click()
     assert wait_rows(log, 1)[0]["choice"] == "a"
