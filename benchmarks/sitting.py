@@ -78,7 +78,7 @@ def chapter(seed, model, tokenizer):
     """What the definition cells of chapter 00 make, and its dials, for one seed."""
     (path,) = (ROOT / "notebooks").glob("00_*.ipynb")
     cells = {c.id: c.source for c in nbformat.read(path, 4).cells}
-    ws = SimpleNamespace(seed=seed, device=torch.device("cpu"), fast=False, general=False)
+    ws = SimpleNamespace(seed=seed, device=torch.device("cpu"), fast=False, general=False, own_model=False)
     reader, _ = models.load_reward_model(ROOT / "data/models/reward_start")
     given = {"start": model, "reader": reader, "tokenizer": tokenizer, "train": world.prompts("train")}
     scope = {"ws": ws, "at_most": lambda what, n: n, **given}

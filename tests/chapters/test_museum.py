@@ -111,7 +111,7 @@ def test_colder_samples_are_better_before_anything_is_learned(museum):
     says(
         "bug_museum",
         "x1-read",
-        "*Better* from the first update on",
+        "*better* from the first update on",
         "colder samples are more often the model's favourites",
     )
     asked = museum["prompts"][::6]

@@ -285,7 +285,7 @@ def test_the_museum_says_of_each_exhibit_what_it_shows():
     assert "For some updates all is well" in said[7] and min(odd[7].values()) > 2 and "answer length" in odd[7]
     assert "Reward and gold score look as in a healthy run" in said[8]
     assert not {"proxy reward", "gold score"} & set(odd[8]) and "KL to the reference" in odd[8]
-    assert "It stays at one half" in said[9] and set(odd[9]) == {"value loss"} and odd[9]["value loss"] == 12
+    assert "It stays at ½" in said[9] and set(odd[9]) == {"value loss"} and odd[9]["value loss"] == 12
     assert "leaves no mark that stands out from luck" in said[10] and not odd[10]
 
 
@@ -302,13 +302,15 @@ def test_equalities_are_red_sooner_than_curves():
 def test_what_reproductions_says_of_the_limits_of_its_figures():
     page = " ".join((ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8").split())
     for phrase in (
-        "PPO's learning rate is the highest that was tried, and PPO went farther from the start than the groups did",
+        "PPO went farther from the start than the groups did",
         "already passes nearly every question within sixteen tries",
     ):
         assert phrase in page
     found = result("verifiable")
     (ppo,) = (name for name in found["chosen"] if name.startswith("PPO"))
-    assert found["chosen"][ppo] == max(r["lr"] for r in found["sweep"] if r["method"] == ppo)
+    for name, rate in found["chosen"].items():
+        tried = [r["lr"] for r in found["sweep"] if r["method"] == name]
+        assert min(tried) < rate < max(tried), "what was chosen has neighbours on both sides"
     kl = {name: mean([r for r in found["runs"] if r["method"] == name], "test_kl") for name in found["chosen"]}
     assert max(kl, key=kl.get) == ppo
     assert mean([r for r in found["runs"] if r["method"] == "fine-tuned"], "test_pass") > 0.95
