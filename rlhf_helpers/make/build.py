@@ -1,9 +1,9 @@
 """Rebuild everything in `data/` from a seed: `python -m rlhf_helpers.make.build`.
 
-World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> start of the reward model (a quiz) ->
-pairs -> simulated feedback -> reward model -> policy. Each model folder gets a card (README.md) and a metrics.json
-with what it scores, on *reworded* questions of its training and on *test* questions, which no training asks in any
-words; a test checks the shipped files against them. Settings are chosen on dev questions.
+World -> corpus, prompts, demonstrations -> tokenizer -> base -> fine-tuned -> start of the reward model
+(a quiz) -> pairs -> simulated feedback -> reward model -> policy.  Each model folder gets a card (README.md)
+and a metrics.json with what it scores, on *reworded* questions of its training and on *test* questions, which no
+training asks in any words; a test checks the shipped files against them.  Settings are chosen on dev questions.
 """
 
 import argparse
