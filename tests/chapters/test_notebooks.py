@@ -500,7 +500,8 @@ def stderr(nb):
     )
 
 
-NO_NETWORK_LEARNS = {"02_decoding", "03_human_feedback", "labels_up_close", "loop_up_close", "sampler_up_close"}
+NO_NETWORK_LEARNS = {"02_decoding", "03_human_feedback"}
+NO_NETWORK_LEARNS |= {"labels_up_close", "loop_up_close", "reward_model_up_close", "sampler_up_close"}
 ASKED_FOR_LABELS = ("feedback.jsonl", "sitting.jsonl", "pairs.jsonl")
 
 
@@ -508,7 +509,8 @@ def learned_from(noted, runs):
     """(what the networks of a chapter were trained on, as texts; the rows that it had labelled in `runs`)."""
     _, tokenizer = models.load_model(ROOT / "data" / "models" / "finetuned")
     rows = [r for name in ASKED_FOR_LABELS if (runs / name).exists() for r in files.read_jsonl(runs / name)]
-    return trained.texts(noted, tokenizer), [r for r in rows if "prompt" in r]
+    texts = [text.partition("<|assistant|>")[0] for text in trained.texts(noted, tokenizer)]  # what it was asked
+    return texts, [r for r in rows if "prompt" in r]
 
 
 @pytest.mark.slow

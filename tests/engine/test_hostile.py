@@ -455,10 +455,11 @@ def test_a_megabyte_of_text_is_shown_in_a_moment(folder, name):
     assert page.count("&lt;script&gt;") >= 90_000 and time.process_time() - began < 5
 
 
-def test_bidi_overrides_end_with_the_box_they_stand_in():
-    """The direction of a text is settled within its own block, which no override reaches beyond."""
+def test_bidi_overrides_are_shown_as_what_they_are_and_each_text_has_a_direction_of_its_own():
+    """Letters are not turned around, and a text of another direction settles it within its own block."""
     for page in (labeller.prompt_html("\u202e"), labeller.answer_html("A", "\u202e"), chat.turn_html("\u202e", ["x"])):
-        holder = page[: page.index("\u202e")].rpartition("<div ")[2]
+        assert "\u202e" not in page
+        holder = page[: page.index(r"\u202e")].rpartition("<div ")[2]
         assert 'dir="auto"' in holder and "unicode-bidi:plaintext" in holder
 
 
