@@ -255,9 +255,10 @@ def check_memory(ws, task, source, stage, rows, asked=None):
     """
     tokenizer, limit = workspace.reader(ws)
     prompt = longest(prompts_ids, tokenizer, [p for some in task.splits.values() for p in some])
-    answer, learned = task.ppo.max_new_tokens, ws.preferences.rows if ws.preferences is not None else []
-    if stage == "reward model":
-        answer = max(answer, longest(responses_ids, tokenizer, [r[k] for r in learned for k in ("chosen", "rejected")]))
+    answer = task.ppo.max_new_tokens
+    if stage == "reward model" and ws.preferences is not None:
+        said = [r[k] for r in ws.preferences.rows for k in ("chosen", "rejected")]
+        answer = max(answer, longest(responses_ids, tokenizer, said))
     answer = min(answer, limit - 1)  # longer rows are left out
     asked = asked or (task.ppo.batch_size if stage == "PPO" else None)
     memory.check(source, ws.device, stage, rows, asked, ws.lora, answer, min(prompt, limit - answer))

@@ -241,7 +241,7 @@ def test_what_the_chapter_says_of_following_the_labels_of_a_model():
 def test_what_the_chapter_says_of_a_real_model_as_judge():
     result = stamp.read(ROOT / "benchmarks" / "results" / "ai_feedback.json")
     path = ROOT / "notebooks" / "deeper" / "ai_feedback.ipynb"
-    assert "still names the first answer every time; by its likelihoods it agrees" in path.read_text(encoding="utf-8")
+    assert "names the first answer every time, too; by its likelihoods it agrees" in path.read_text(encoding="utf-8")
     rows = {r["judge"]: r for r in result["elsewhere"]}
     assert {r["model"] for r in rows.values()} == {"smollm2-135m-instruct"}
     assert rows["asked"]["first"] == rows["asked, constitution"]["first"] == 1
