@@ -11,7 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 def record(path):
-    """From now on, append to `path` each new row of token ids that the embeddings of a network learn from."""
+    """From now on, append to `path` each new row of token ids that the embeddings of a network learn from.
+
+    Returns a function that ends it.
+    """
     seen, waiting = set(), {}  # id of an embedding's weights -> rows that a gradient has reached since the last step
 
     def note(weights, ids, gradient):
@@ -31,8 +34,8 @@ def record(path):
             ids, weights = given[0].detach().clone(), module.weight
             embedded.register_hook(lambda gradient: note(weights, ids, gradient))
 
-    torch.nn.modules.module.register_module_forward_hook(watch)
-    register_optimizer_step_post_hook(stepped)
+    hooks = torch.nn.modules.module.register_module_forward_hook(watch), register_optimizer_step_post_hook(stepped)
+    return lambda: [hook.remove() for hook in hooks]
 
 
 def texts(path, tokenizer):

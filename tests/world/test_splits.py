@@ -323,7 +323,7 @@ def test_what_gets_a_gradient_is_noted_and_what_is_only_read_is_not(tmp_path):
     tokenizer = new_tokenizer(world.corpus(300))
     model, noted = new_model(tokenizer, layers=1, width=32, heads=2), tmp_path / "noted"
     asked, train = [TEST.prompt], world.prompts("train")[:2]
-    hook = trained.record(noted)
+    stop = trained.record(noted)
     try:
         ids = tokenizer(asked, return_tensors="pt")["input_ids"]
         model(ids)
@@ -335,7 +335,7 @@ def test_what_gets_a_gradient_is_noted_and_what_is_only_read_is_not(tmp_path):
             ppo.train(model, tokenizer, lambda p, r: torch.arange(len(p)).float(), prompts, settings, 0)
             assert bool(world.leaks(trained.texts(noted, tokenizer))) == (prompts != train)
     finally:
-        hook.remove()
+        stop()
 
 
 def test_the_task_of_the_chapters_tells_leaks_too():
