@@ -83,12 +83,15 @@ def share_of_words(texts):
 
 
 def run_chapters(folder, kind, only, runs):
-    """Run the chapters, shortened; a row for each: what it said of itself, and how long it took."""
+    """Run the chapters, shortened; a row for each: what it said of itself, and how long it took.
+
+    With LoRA they go on from the pairs and labels that chapters 02 and 03 left, in which nothing is trained.
+    """
     rows = []
     for path in series.chapters([n for n in CHAPTERS[kind] if not only or n in only]):
         given = {"FAST": True, "MODEL": str(folder), "RUNS_DIR": str(runs), "LORA": KINDS[kind]}
         given, began = series.taken_by(path, given), time.time()
-        nb = series.execute(path, runs / "series", given)
+        nb = series.execute(path, runs / f"series-{kind}", given)
         assert series.widget_errors(nb) == []
         said = series.key_result(series.made_with(runs, **given), path.stem, began)
         rows.append({"kind": kind, "chapter": path.stem, "seconds": time.time() - began, "said": said})
@@ -99,10 +102,26 @@ def run_chapters(folder, kind, only, runs):
 # ---------------------------------------------------------------- what it can learn
 
 
-def labelled(model, tokenizer, task, split, n, counts, seed):
+def labelled(model, tokenizer, task, split, n, seed):
     """Preference rows: n pairs of answers to the prompts of a split, chosen between by the simulated taste `brief`."""
     pairs = make_pairs(model, tokenizer, task.prompts(split), n, seed, task.families)
     return feedback.to_preferences(simulated_feedback(pairs, Annotator("brief", noise=0.1, seed=seed), seed))[0]
+
+
+def begin(folder, counts):
+    """What both ways of training begin with, as LoRA changes nothing before its first step: labels and answers."""
+    task, how = tasks.general(ROOT / "data"), {"max_new_tokens": counts["tokens"]}
+    model, tokenizer = models.load_model(folder)
+    labels = [labelled(model, tokenizer, task, s, counts[n], i) for i, (s, n) in enumerate(SPLITS.items())]
+    asked = [p for p in task.prompts("test") for _ in range(counts["each"])]
+    some = task.prompts("train")[::2]
+    return {
+        "labels": labels,
+        "asked": asked,
+        "before": decoding.generate(model, tokenizer, asked, seed=1, **how),
+        "usual": (some, decoding.generate(model, tokenizer, some, seed=3, **how)),
+        "ended": loop.sample_answers(model, model, tokenizer, asked[:: counts["each"]], counts["tokens"], seed=4)[2],
+    }
 
 
 def by_prompt(values, each):
@@ -126,35 +145,29 @@ def learn_reward(folder, kind, rows, unseen, counts):
     return judge, tokenizer, found | {"reward_pairs": len(unseen), "reward_seconds": time.time() - began}
 
 
-def measure(folder, kind, counts):
-    """What one way of training learns on the real model: a run of the results."""
+def measure(folder, kind, counts, start):
+    """What one way of training learns on the real model, from what `begin` made: a run of the results."""
     began, task = time.time(), tasks.general(ROOT / "data")
     model, tokenizer = models.load_model(folder, lora=KINDS[kind])
-    data = [labelled(model, tokenizer, task, s, counts[n], counts, i) for i, (s, n) in enumerate(SPLITS.items())]
-    judge, its, found = learn_reward(folder, kind, *data, counts)
+    judge, its, found = learn_reward(folder, kind, *start["labels"], counts)
 
     def raw(prompts, answers):
         return reward.score(judge, its, prompts, answers, batch_size=32)
 
-    asked = [p for p in task.prompts("test") for _ in range(counts["each"])]
-    how = {"max_new_tokens": counts["tokens"]}
-    before = decoding.generate(model, tokenizer, asked, seed=1, **how)
-    train = task.prompts("train")
-    some = train[::2]
-    score = ppo.normalized_reward(raw, some, decoding.generate(model, tokenizer, some, seed=3, **how))
+    asked, before, train = start["asked"], start["before"], task.prompts("train")
+    score = ppo.normalized_reward(raw, *start["usual"])
     settings = ppo.Settings(
         updates=counts["updates"], batch_size=counts["batch"], epochs=2, minibatches=2, beta=0.05,
         lr=LR * (10 if KINDS[kind] else 1), max_new_tokens=counts["tokens"],
     )  # fmt: skip
-    start, clock = loop.sample_answers, time.time()
+    clock = time.time()
     policy = models.load_model(folder, lora=KINDS[kind])[0]
     history, health = ppo.train(
         policy, tokenizer, score, train, settings, frozen=(model, judge),
         on_update=lambda row, batch: print("PPO", {k: round(x, 3) for k, x in row.items()}, flush=True),
     )  # fmt: skip
     seconds = time.time() - clock
-    after, kl, ended = start(policy, model, tokenizer, asked, counts["tokens"], seed=2)
-    _, _, ended_before = start(model, model, tokenizer, asked[:: counts["each"]], counts["tokens"], seed=4)
+    after, kl, ended = loop.sample_answers(policy, model, tokenizer, asked, counts["tokens"], seed=2)
     gaps = (score(asked, after) - score(asked, before)).tolist()
     taste = [float(task.score(p, a) > task.score(p, b)) + 0.5 * (task.score(p, a) == task.score(p, b))
              for p, a, b in zip(asked, after, before)]  # fmt: skip
@@ -163,7 +176,7 @@ def measure(folder, kind, counts):
         **found,
         **dict(zip(("gain", "gain_low", "gain_high"), by_prompt(gaps, counts["each"]))),
         **dict(zip(("win", "win_low", "win_high"), by_prompt(taste, counts["each"]))),
-        **{"kl": kl, "ended": ended, "ended_before": ended_before},
+        **{"kl": kl, "ended": ended, "ended_before": start["ended"]},
         **{"words": loop.words(after), "words_before": loop.words(before)},
         **dict(zip(("letters", "common"), share_of_words(after))),
         **dict(zip(("letters_before", "common_before"), share_of_words(before))),
@@ -261,12 +274,13 @@ def main():
     began, folder = time.time(), smollm2()
     result = {"versions": versions(), "model": PACKAGE, "split": "test", "threads": torch.get_num_threads()}
     result |= {"cores": os.cpu_count(), "counts": COUNTED[options.counts], "chapters": [], "runs": []}
+    start = {} if options.only_chapters else begin(folder, result["counts"])
     try:
         for kind in options.kinds:
             if options.chapters != []:
-                result["chapters"] += run_chapters(folder, kind, options.chapters, HOME / f"runs-{kind}")
+                result["chapters"] += run_chapters(folder, kind, options.chapters, HOME / "runs")
             if not options.only_chapters:
-                result["runs"].append(measure(folder, kind, result["counts"]))
+                result["runs"].append(measure(folder, kind, result["counts"], start))
                 gc.collect()
             result |= {"minutes": (time.time() - began) / 60, "cpu_minutes": cpu_minutes(), "gib": gib()}
             if options.counts != "smoke" and not options.only_chapters:

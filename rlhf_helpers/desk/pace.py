@@ -8,14 +8,13 @@ import time
 import torch
 
 from ..engine.models import encode_prompts
-from ..lesson import lm
+from ..lesson import decoding, lm
 from ..lesson.decoding import rollout
 
 MINUTES, FAST_MINUTES = 8, 1  # for what is counted here, of the ten, or two, that a chapter may take
-TOKENS = 48  # of an answer, at most
-ASKED, SAID = "Why is the sky blue, and why is it red in the evening?", "Because air scatters short waves more. " * 5
+ASKED, SAID = "Why is the sky blue, and why is it red in the evening?", "Because air scatters short waves more. "
 # chapter -> its part -> (how many in full with a model of one's own, at least, and for each of them: answers that are
-# sampled, answers that are learned from, of which three that are only read count as one)
+# sampled, answers that are learned from, of which three that are only read count as one); in a FAST run half the least
 PLANS = {
     "00_rlhf_in_one_sitting": {
         "questions asked four times": (64, 8, 4, 0),
@@ -42,6 +41,7 @@ PLANS = {
         "the rest": (1, 1, 0, 130),
     },
     "05_ppo": {
+        "answers in a batch": (16, 16, 0, 0),
         "plain updates": (10, 2, 16, 27),
         "updates with and without a penalty": (30, 2, 32, 64),
         "steps on one batch": (16, 2, 1, 32),
@@ -70,7 +70,7 @@ def limits(ws, chapter, model, tokenizer):
     With a MODEL of the reader's own the pace of this machine is measured, and all parts of PLANS[chapter] are scaled by
     one share, though not below the least, so that they take so many minutes.
     """
-    plan, share = PLANS[chapter], 1.0
+    plan, share = shortest(PLANS[chapter]) if ws.fast else PLANS[chapter], 1.0
     if ws.own_model:
         pace = speed(model, tokenizer)
         share = share_for(plan, pace, 60 * (FAST_MINUTES if ws.fast else MINUTES))
@@ -84,6 +84,11 @@ def limits(ws, chapter, model, tokenizer):
         return fewer
 
     return at_most
+
+
+def shortest(plan):
+    """A plan with half its least counts, though not below two, which are enough to see that all of it works."""
+    return {part: (full, min(least, max(2, least // 2)), *cost) for part, (full, least, *cost) in plan.items()}
 
 
 def synchronized(device):
@@ -101,8 +106,9 @@ def speed(model, tokenizer, rows=16, few=4):
         began = synchronized(device)
         rollout(model, *prompt, tokens, {-1}, dice)
         took.append(synchronized(device) - began)
-    answer = (took[1] + max(took[2] - took[1], 0.0) / few * (TOKENS - 1)) / rows
-    batch = lm.demonstration_batch(tokenizer, [{"prompt": ASKED, "response": SAID}] * 4, device)
+    answer = (took[1] + max(took[2] - took[1], 0.0) / few * (decoding.LONGEST - 1)) / rows
+    said = SAID * (decoding.LONGEST // 9)  # about as many tokens
+    batch = lm.demonstration_batch(tokenizer, [{"prompt": ASKED, "response": said}] * 4, device)
     began = synchronized(device)
     lm.plain_loss(model, *batch).backward()
     learned = (synchronized(device) - began) / 4

@@ -13,7 +13,7 @@ from .. import world
 from ..engine import lora, memory
 from ..engine.files import WorkbookError
 from ..engine.models import prompts_ids, responses_ids
-from ..lesson import ppo
+from ..lesson import decoding, ppo
 from ..world import annotators, measures
 from . import prompts, recipe, workspace
 
@@ -235,7 +235,8 @@ def chosen(ws):
         f"{', and for the fine-tuned model read MODEL' if ws.own_model else ''}."
     )
     rows = rows or prompts.read(ws.data / "general_prompts.jsonl", "DATA_DIR")[0]
-    return general(ws.data, that_fit(ws, rows, PPO.max_new_tokens), not ws.own_model)
+    task = general(ws.data, that_fit(ws, rows, decoding.LONGEST), not ws.own_model)
+    return replace(task, ppo=replace(task.ppo, max_new_tokens=decoding.LONGEST))
 
 
 # ---------------------------------------------------------------- memory

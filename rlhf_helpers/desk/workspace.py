@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..engine import lora, models
 from ..engine.files import ROOT, WorkbookError, parse, put_back, shown, versions, write_json
-from ..lesson import feedback
+from ..lesson import decoding, feedback
 from ..world.annotators import TASTES
 from ..world.facts import question_by_prompt
 from . import preferences, prompts, tables
@@ -128,6 +128,7 @@ def setup(
     seed and the versions), `preferences` (`preferences.Preferences`, or None), `prompts` (rows, or None), `lora` (the
     rank of what is trained; 0 is all weights), `own_model`:
     whether MODEL is none of the embedded world's, and `general`: whether that, or the prompts, are the reader's own.
+    In a FAST run a model of the reader's own gives answers of at most 24 tokens, half as many as else.
     What is made of a reader's own model, prompts or preferences lies in a folder of its own in RUNS_DIR, so that
     nothing of two is ever mixed.  Raises WorkbookError with one sentence that names the parameter.
     """
@@ -150,6 +151,7 @@ def setup(
             'world. With a MODEL, PROMPTS or PREFERENCES of your own choose "you" or "brief".'
         )
     make(runs)
+    decoding.LONGEST = 24 if FAST and own_model else 48
     random.seed(SEED)
     torch.manual_seed(SEED)
     return SimpleNamespace(

@@ -12,6 +12,8 @@ from ..engine.sampler import is_fast, static_rollout
 from ..engine.trials import keep_rows, position_ids, read_on
 from . import edited
 
+LONGEST = 48  # tokens of an answer, if no other number is given; `workspace.setup` asks a slow model for fewer
+
 
 @torch.no_grad()
 def greedy(model, ids, max_new_tokens, eos):
@@ -158,13 +160,13 @@ def one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator
 
 @memory_guard("sampling answers", "batch_size or max_new_tokens")
 def generate(
-    model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=48, seed=0, batch_size=128
+    model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=None, seed=0, batch_size=128
 ):
-    """One answer (text) for each prompt; temperature 0 is greedy.  Same seed, same answers.
+    """One answer (text) for each prompt, of at most LONGEST tokens; temperature 0 is greedy.  Same seed, same answers.
 
     Where `greedy` or `sample` was edited in chapter 02, it is what answers, at temperature 0 or 1.
     """
-    device = next(model.parameters()).device
+    device, max_new_tokens = next(model.parameters()).device, max_new_tokens or LONGEST
     generator, answers = torch.Generator(device).manual_seed(seed), []
     encode_prompts(tokenizer, prompts[:1])  # an empty list gets its sentence
     plain = (temperature, top_k, top_p) in ((0, 0, 1), (1, 0, 1))

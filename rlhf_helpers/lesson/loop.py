@@ -20,7 +20,7 @@ from ..engine import curves
 from ..engine.arithmetic import arithmetic_of
 from ..engine.files import WorkbookError
 from ..engine.models import encode_prompts
-from . import feedback, ppo
+from . import decoding, feedback, ppo
 from .decoding import decode_responses, end_tokens, generate, rollout, which_ended
 from .feedback import tie_rows
 from .pairs import check_known, simulated_feedback
@@ -108,8 +108,9 @@ def inverted(annotator):
 
 
 @torch.no_grad()
-def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0):
-    """One sampled answer per prompt and what can be measured of it: (answers, kl, ended).
+def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=None, seed=0):
+    """One sampled answer per prompt, of at most `decoding.LONGEST` tokens, and what can be measured of it:
+    (answers, kl, ended).
 
     kl: mean over answers of log pi - log pi_anchor, summed over their tokens, in nats, an unbiased
     estimate of KL(pi || pi_anchor) per answer; ended: the share of answers that ended by themselves.
@@ -117,7 +118,7 @@ def sample_answers(model, anchor, tokenizer, prompts, max_new_tokens=48, seed=0)
     device, eos = next(model.parameters()).device, end_tokens(model, tokenizer)
     ids, mask = encode_prompts(tokenizer, prompts, device)
     start, generator = ids.shape[1], torch.Generator(device).manual_seed(seed)
-    ids, mask, logprobs = rollout(model, ids, mask, max_new_tokens, eos, generator)
+    ids, mask, logprobs = rollout(model, ids, mask, max_new_tokens or decoding.LONGEST, eos, generator)
     tokens, answered = ids[:, start:], mask[:, start:]
     there = logprobs_in_parts(anchor, ids, mask, start)
     here = logprobs if arithmetic_of(model).exact else logprobs_in_parts(model, ids, mask, start)

@@ -6,7 +6,7 @@ gradient steps.  All per-token tensors have the shape (rows, answer tokens); `ma
 answer tokens, the end-of-text token included.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from ..engine.memory import recompute_if_needed
 from ..engine.models import context_length, encode_prompts, position_ids, prompts_ids, vocabulary
 from ..engine.packing import can_pack, logits_at, pack_padded
 from ..engine.sampler import is_fast
-from . import edited
+from . import decoding, edited
 from .decoding import decode_responses, end_tokens, rollout, which_ended
 
 
@@ -38,7 +38,7 @@ class Settings:
     clip: float = 0.2
     value_clip: float = 0.2
     value_coef: float = 0.1
-    max_new_tokens: int = 48
+    max_new_tokens: int = field(default_factory=lambda: decoding.LONGEST)
     no_end_penalty: float = 1.0  # taken off the score of an answer that did not end
 
 

@@ -753,7 +753,7 @@ def torn_by_link(folder, times, rng):
     visitors, told, wrong = while_three_click(folder, times, rng, tear)
     wrong += Path(f"{path}.torn").read_bytes().splitlines() != torn or bool(feedback.read_events(path)[1])
     wrong += sum("already labelled" not in words for what, words in told if not what)
-    return Found(times, wrong, sentence(visitors, "incomplete") or "none; the next click put it aside before it was read")
+    return Found(times, wrong, sentence(visitors, "incomplete") or "none; the next click put it aside unread")
 
 
 def another_version_by_link(folder, times, rng):
