@@ -15,6 +15,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import statistics
 import sys
 import time
@@ -274,6 +275,8 @@ def main():
     began, folder = time.time(), smollm2()
     result = {"versions": versions(), "model": PACKAGE, "split": "test", "threads": torch.get_num_threads()}
     result |= {"cores": os.cpu_count(), "counts": COUNTED[options.counts], "chapters": [], "runs": []}
+    if options.chapters is None:
+        shutil.rmtree(HOME / "runs", ignore_errors=True)  # what an earlier run made
     start = {} if options.only_chapters else begin(folder, result["counts"])
     try:
         for kind in options.kinds:
