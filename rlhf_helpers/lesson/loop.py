@@ -247,7 +247,8 @@ def held_out_report(candidate, model, anchor, tokenizer, prompts, *, annotator, 
     interval of their difference, in which answers to the same prompt are compared ("reward_error").
     """
     ours, kl, ended = sample_answers(candidate, anchor, tokenizer, prompts, max_new_tokens, seed)
-    theirs, _, _ = sample_answers(model, model, tokenizer, prompts, max_new_tokens, seed + 1)
+    how = {"max_new_tokens": max_new_tokens, "batch_size": len(prompts)}
+    theirs = generate(model, tokenizer, prompts, seed=seed + 1, **how)
     start, end = scores(prompts, theirs), scores(prompts, ours)
     error = 1.96 * (end - start).std(unbiased=False).item() / len(prompts) ** 0.5
     return {
@@ -311,8 +312,8 @@ def one_round(
         earlier=earlier,
         reward_model=reward_model,
     )
-    some = random.Random(seed).sample(list(prompts), min(128, len(prompts)))
-    start, _, _ = sample_answers(model, model, tokenizer, some, longest, seed)
+    some = random.Random(seed).sample(list(prompts), min(128, 2 * settings.labels, len(prompts)))
+    start = generate(model, tokenizer, some, max_new_tokens=longest, seed=seed)
     scores = ppo.normalized_reward(probe, some, start)
     candidate = copy.deepcopy(model)
     _, health = ppo.train(
