@@ -55,6 +55,7 @@ PLANS = {
     },
     "06_inference_and_continuous_feedback": {
         "labels of a round": (128, 24, 16, 6),
+        "answers to each question": (4, 2, 0, 0),
         "updates of a round": (12, 2, 64, 192),
         "answers in an update": (64, 16, 0, 0),
         "rounds": (3, 2, 0, 0),

@@ -213,7 +213,8 @@ def teach(model, tokenizer, prompts, annotator, settings, seed=0, *, labels=None
 
     `labels`: label events; without them `annotator` is asked about answers of `model` to `prompts`.
     """
-    groups = candidates(model, tokenizer, prompts, max(settings.labels, 64), settings.answers, seed)
+    groups = max(settings.labels, 16 * settings.answers)  # by 256 answers the probe finds its scale, by 64 roughly
+    groups = candidates(model, tokenizer, prompts, groups, settings.answers, seed)
     pool = [(prompt, text) for prompt, texts in groups for text in texts]
     if not pool:
         raise WorkbookError("The model gives each prompt one and the same answer, so there is nothing to compare.")
