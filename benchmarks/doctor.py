@@ -260,12 +260,6 @@ NAMED = {  # the words of a cause that names the bug
     "a judge that loves length": "likes long answers",
 }
 
-ELSEWHERE = {  # what does not show in these logs, and the check that shows it
-    "untrained end": "count the gradients of one answer (museum, `trained`)",
-    "early value": "change a token, see what moves (museum, `flipped`)",
-    "late value": "change a token, see what moves (museum, `flipped`)",
-}
-
 
 def bug_runs(lab, seeds, done):
     """{"bug", "seed", "log"} of every bug and seed that is not in `done`, one after the other."""
@@ -381,7 +375,7 @@ def markdown(data):
             named = sum(bool(r[view]["named"]) for r in some)
             cells.append((f"{found} of {len(some)}", f"{named} of {len(some)}"))
         by = [f for r in some for f in (r["own"]["named"] or r["own"]["alarms"])[:1]]
-        most = max(by, key=by.count) if by else f"not in these logs: {ELSEWHERE.get(bug, '?')}"
+        most = max(by, key=by.count) if by else "-"
         lines.append(f"| {bug} | {cells[0][0]} | {cells[0][1]} | {most} | {cells[1][0]} | {cells[1][1]} |")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ gradient steps.  All per-token tensors have the shape (rows, answer tokens); `ma
 answer tokens, the end-of-text token included.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -392,6 +392,80 @@ def health(policy, tokenizer, batch, stats, step, settings):
     return checks
 
 
+# ---------------------------------------------------------------- what no curve shows
+
+
+class Probe(torch.nn.Module):
+    """A stand-in for the policy whose only weights are the log-probabilities and values of one answer, (1, T) each."""
+
+    def __init__(self, one):
+        super().__init__()
+        self.logprobs = torch.nn.Parameter(one["logprobs"].clone())
+        self.values = torch.nn.Parameter(one["values"].clone())
+
+    def read(self, ids, mask, start):
+        return self.logprobs, self.values
+
+
+def loss_mask_off(batch, settings):
+    """How many tokens of one answer the loop's `update` misses, or trains in error: 0 if all is well.
+
+    The answer is the shortest that ended after a token or more, so that its end and the padding behind it count, too;
+    each of its tokens gets an advantage of 1.  None where an edited `update` can't be asked about one answer alone, or
+    asks a policy for more than `read`.
+    """
+    lengths = batch["mask"].sum(-1)
+    i = int(torch.where(batch["ended"] & (lengths > 1), lengths, torch.inf).argmin())
+    one = {k: v[i : i + 1] if torch.is_tensor(v) else v for k, v in batch.items()}
+    one["advantages"] = one["mask"].clone()
+    probe, gradients = Probe(one), []
+    probe.logprobs.register_hook(lambda gradient: gradients.append(gradient.abs()))
+    optimizer = torch.optim.SGD(probe.parameters(), lr=0.0)
+    try:
+        update(probe, optimizer, one, replace(settings, epochs=1, minibatches=1), torch.Generator().manual_seed(0))
+    except Exception:  # this only measures: it stops no run
+        return None
+    trained = sum(gradients, torch.zeros_like(one["mask"])) != 0
+    return (trained != one["mask"].bool()).sum().item()
+
+
+@torch.no_grad()
+def value_shift(policy, batch):
+    """How many tokens after its place the first value stands that moves when a token is changed: 0 if all is well.
+
+    The value of token k is the guess before it is drawn, so that of token k + 1 is the first to know it.  1: each token
+    has the value of the token before; -1: that of the token after, which knows what it is to judge.  Measured on the
+    four longest answers, with a value head that says something; it is then put back bit for bit.
+    """
+    lengths = batch["mask"].sum(-1)
+    rows = lengths.argsort(descending=True)[:4]
+    k = int(lengths[rows].min() - 1) // 2  # in the middle of the shortest of them
+    ids, full_mask, start = batch["ids"][rows], batch["full_mask"][rows], batch["start"]
+    other = ids.clone()
+    other[:, start + k] = (ids[:, start + k] + 1) % vocabulary(policy.model)
+    head = policy.value_head.weight
+    kept = head.clone()
+    head.copy_(torch.linspace(-1, 1, head.numel()).view_as(head))
+    try:
+        before, after = (policy.read(some, full_mask, start)[1] for some in (ids, other))
+    finally:
+        head.copy_(kept)
+    moved = (after - before).abs().amax(0)
+    still = moved.cummax(0).values <= 0.02 * moved.max()  # what rounding moves is far below
+    return still.sum().item() - (k + 1)
+
+
+def alignment(policy, batch, settings):
+    """What no curve shows of a loop, measured on one batch: `loss_mask_off` and `value_shift`, by these names.
+
+    No random number of the run is drawn for it.
+    """
+    device = batch["ids"].device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        found = {"loss_mask_off": loss_mask_off(batch, settings), "value_shift": value_shift(policy, batch)}
+    return {name: float(x) for name, x in found.items() if x is not None}
+
+
 def fingerprint(*models):
     """One number per weight tensor of the models, which changes when the tensor does: (tensors,), on their device."""
     tensors = [p.detach() for m in models for p in m.parameters()]
@@ -534,7 +608,8 @@ def train(
     """Train `model` in place by PPO: `ppo_loop`, with what a long run needs around it; returns (history, health card).
 
     reward(prompts, responses) -> scores (rows,).  `on_update(row, batch)` is called after each update with the row
-    of the history; `report_to="tensorboard"` draws these rows as curves, on this machine (see `engine.curves`).
+    of the history; `report_to="tensorboard"` draws these rows as curves, on this machine (see `engine.curves`).  The
+    first row also has what `alignment` measures.
     `frozen` are further models (the reward model) whose weights must not move.  An interrupt (the stop button) ends
     the run early and keeps what was learned.  `checkpoint`: a file that is written after each update; the same call,
     with `model` as it was at the start, goes on from it, with the very same result on a CPU, and a finished run
@@ -573,11 +648,12 @@ def train(
             with memory_guard(f"update {step + 1} of PPO", "batch_size or max_new_tokens, or raise minibatches"):
                 batch, stats, queue = next(updates)
                 checks = health(policy, tokenizer, batch, stats, step, settings)
+                at_first = {} if step else alignment(policy, batch, settings)
             moved = (before != fingerprint(reference, *frozen)).sum().item()
             checks["reference and reward model did not move"] = (moved == 0, float(moved))
             examine(checks, card, step)
             remember(policy, good)
-            history.append(history_row(step, batch, stats))
+            history.append(history_row(step, batch, stats) | at_first)
             curves.add(writer, history[-1])
             if on_update:
                 on_update(history[-1], batch)

@@ -252,9 +252,13 @@ def test_how_many_tokens_top_p_keeps():
 
 
 def test_what_the_doctor_finds_and_does_not():
-    says("doctor", "sick-say", "*Early value*", "leaves no mark")
+    says("doctor", "sick-say", "*Early value*", "leaves no mark in any curve", "(`value_shift`)")
     found = {row[0]: row[1] for row in table("doctor", "sick-table")[1:]}
-    assert [name for name, words in found.items() if words == "Nothing found."] == ["early value"]
+    assert found["early value"] == "values stand at other tokens than their own"
+    assert not [name for name, words in found.items() if words == "Nothing found."]
+    says("doctor", "sick-blind-say", "Nothing is left to find, and the report says what it could not see")
+    verdict, *unseen = printed("doctor", "sick-blind").splitlines()
+    assert verdict == "Nothing found." and "value of a token too early" in unseen[0] and "end token" in unseen[1]
     says("doctor", "healthy-read", "*Nothing found.*")
 
 

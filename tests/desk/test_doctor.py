@@ -54,6 +54,8 @@ def healthy(n=N):
         "first_ratio_off": np.full(n, 1e-6),
         "first_clip_fraction": np.zeros(n),
         "first_mismatch": np.full(n, 1e-7),
+        "loss_mask_off": np.zeros(n),
+        "value_shift": np.zeros(n),
     }
 
 
@@ -210,6 +212,8 @@ CASES = {  # rule: (columns, {column: values in their place})
     "clipped_at_once": {"first_clip_fraction": np.full(N, 0.1)},
     "sampler_apart": {"first_mismatch": np.full(N, 0.2)},
     "kl_at_start": {"kl": wave(3, 4)},
+    "tokens_untrained": {"loss_mask_off": np.ones(N)},
+    "values_apart": {"value_shift": np.ones(N)},
     "kl_negative": {"kl": np.r_[0, -wave(1, 3)[1:]]},
     "kl_never_moves": {"kl": np.full(N, 1e-7)},
     "kl_runs_away": {"kl": np.r_[1e-7, wave(1, 80)[1:]]},
@@ -302,6 +306,36 @@ def test_a_penalty_is_judged_by_its_sign_in_every_program(tmp_path):
     assert rules.ask(rules.penalty_of, logs.log_of(rows_of(in_the_loss), "a log")) is None
 
 
+def once(**at_first):
+    """The findings in a healthy log that has further columns in its first row only, and what it could not show."""
+    rows = [{k: v for k, v in r.items() if k not in ("loss_mask_off", "value_shift")} for r in rows_of(healthy())]
+    rows[0] |= at_first
+    told = rules.examine(logs.log_of(rows, "a log"))
+    return told.findings, told.unseen
+
+
+@pytest.mark.parametrize(
+    "said, cause",
+    [
+        ({"loss_mask_off": 1.0}, "the end token is not trained"),
+        ({"value_shift": 1.0}, "the value of the token before"),
+        ({"value_shift": -1.0}, "the value is read after its token was drawn"),
+        ({"value_shift": -4.0}, "dropout left on"),
+    ],
+)
+def test_what_no_curve_shows_is_named_from_the_first_row(said, cause):
+    (finding,), _ = once(**said)
+    assert cause in finding.causes[0] and not finding.ask and "museum" in finding.check
+
+
+def test_what_a_log_could_not_show_goes_by_its_columns():
+    hidden = [sum("leaves" in x for x in once(**d)[1]) for d in ({}, {"value_shift": 0}, {"loss_mask_off": 0})]
+    found_, unseen = once(value_shift=0, loss_mask_off=0)
+    assert hidden == [2, 1, 1] and not found_ and not any("leaves" in x for x in unseen)
+    about_judges = rules.examine(logs.log_of(rows_of(RM), "a log")).unseen
+    assert not any("leaves" in x for x in about_judges)
+
+
 def test_the_table_is_what_the_rules_say_of_the_logs():
     """benchmarks/results/doctor.json holds what the rules of today say of the logs that were measured."""
     kept = json.loads(gzip.decompress((ROOT / "benchmarks" / "results" / "doctor_logs.json.gz").read_bytes()))
@@ -314,9 +348,11 @@ def test_the_table_is_what_the_rules_say_of_the_logs():
     bugs = {}
     for r in table["runs"]:
         if r["bug"]:
-            bugs.setdefault(r["bug"], []).append(bool(r["own"]["named"]))
+            bugs.setdefault(r["bug"], []).append((bool(r["own"]["named"]), bool(r["verl"]["named"])))
     assert all(len(named) == 5 for named in bugs.values())
-    assert len(bugs) >= 12 and sum(sum(named) >= 4 for named in bugs.values()) >= 8
+    own, verl = ({bug: sum(n[k] for n in named) for bug, named in bugs.items()} for k in (0, 1))
+    assert len(bugs) == 20 and min(own.values()) >= 4
+    assert [(own[b], verl[b]) for b in ("untrained end", "early value", "late value")] == [(5, 0)] * 3
 
 
 # ---------------------------------------------------------------- preferences and a reward model

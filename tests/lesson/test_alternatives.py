@@ -243,6 +243,7 @@ def test_grpo_runs_in_the_loop_with_its_health_card_and_puts_everything_back(tok
     )
     assert mean_letters(model, tokenizer) > start + 0.5, [round(h["reward"], 2) for h in history]
     assert len(history) == 12 and len(card) == 9 and (ppo.collect, ppo.policy_loss) == before
+    assert history[0]["loss_mask_off"] == history[0]["value_shift"] == 0
     for batch in (seen[0], seen[-1]):
         assert all(len(set(batch["prompts"][k : k + 4])) == 1 for k in range(0, 32, 4))
         first = batch["advantages"][:, 0].view(8, 4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_general import KINDS, language_model
 from test_general import PROMPTS as ASKED
-from test_ppo import PROMPTS, letters, settings, small_tokenizer, tiny
+from test_ppo import PROMPTS, EarlyValue, letters, settings, small_tokenizer, tiny, without_the_end
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_helpers.desk import tasks, workspace
@@ -119,6 +119,15 @@ def test_ppo_moves_the_adapter_alone_and_the_reference_is_the_base(folder, packe
     assert card["reference and reward model did not move"] == 0
     assert max(abs(row["kl"]) for row in history) > 0.05, "against the base"
     assert history[-1]["reward"] > history[0]["reward"]
+    assert history[0]["loss_mask_off"] == history[0]["value_shift"] == 0
+
+
+def test_what_no_curve_shows_is_seen_with_an_adapter_too(folder, monkeypatch):
+    model, tokenizer = models.load_model(folder, lora=4)
+    monkeypatch.setattr(ppo, "PackedPolicy", EarlyValue)
+    monkeypatch.setattr(ppo, "update", without_the_end(ppo.update))
+    (row,), _ = ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=1))
+    assert (row["loss_mask_off"], row["value_shift"]) == (1, 1)
 
 
 def test_a_second_run_is_measured_from_the_adapter_that_it_began_with(folder):

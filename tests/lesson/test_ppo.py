@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from families import language_model
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from rlhf_helpers.engine import checkpoints, models
-from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import ppo, reward
 from rlhf_helpers.lesson.decoding import end_tokens, rollout
 
@@ -683,6 +684,136 @@ def test_the_reference_is_a_model_of_its_own(tokenizer):
     )
     kl = [((b["logprobs"] - b["ref_logprobs"]) * b["mask"]).sum().item() / len(b["mask"]) for b in seen]
     assert [h["kl"] for h in history] == pytest.approx(kl) and kl[-1] > 0.05
+
+
+# ---------------------------------------------------------------- what no curve shows
+
+
+class EarlyValue(ppo.PolicyWithValue):
+    """Each token has the value of the token before."""
+
+    def forward(self, *inputs):
+        logits, values = super().forward(*inputs)
+        return logits, torch.nn.functional.pad(values, (1, -1))
+
+
+class LateValue(ppo.PolicyWithValue):
+    """Each token has the value of the token after, which has read it."""
+
+    def forward(self, *inputs):
+        logits, values = super().forward(*inputs)
+        return logits, torch.nn.functional.pad(values, (-1, 1))
+
+
+def without_the_end(update):
+    def wrong(policy, optimizer, batch, *rest):
+        followed = torch.nn.functional.pad(batch["mask"][:, 1:], (0, 1))
+        return update(policy, optimizer, batch | {"mask": batch["mask"] * followed}, *rest)
+
+    return wrong
+
+
+def with_the_padding(loss):
+    """The loss, and a term that no mask holds back."""
+    return lambda new, *rest: (loss(new, *rest)[0] + new.mean(), *loss(new, *rest)[1:])
+
+
+UNSEEN = [  # what is replaced, by what, and what the log of the first update says then
+    ("", None, {"loss_mask_off": 0, "value_shift": 0}),
+    ("PackedPolicy", lambda _: EarlyValue, {"loss_mask_off": 0, "value_shift": 1}),
+    ("PackedPolicy", lambda _: LateValue, {"loss_mask_off": 0, "value_shift": -1}),
+    ("update", without_the_end, {"loss_mask_off": 1, "value_shift": 0}),
+]
+
+
+def first_row(model, tokenizer, prompts=PROMPTS, packed=True, **changes):
+    """What no curve shows, as the log of the first update says it; a second one has nothing of it."""
+    first, second = ppo.train(model, tokenizer, letters, prompts, settings(**changes), packed=packed)[0]
+    assert set(first) - set(second) == {"loss_mask_off", "value_shift"} and not set(second) - set(first)
+    return {name: first[name] for name in ("loss_mask_off", "value_shift")}
+
+
+@pytest.mark.parametrize("name, broken, said", UNSEEN)
+def test_the_first_row_says_what_no_curve_shows(tokenizer, monkeypatch, name, broken, said):
+    if name:
+        monkeypatch.setattr(ppo, name, broken(getattr(ppo, name)))
+    assert first_row(tiny(tokenizer), tokenizer) == said
+
+
+@pytest.mark.parametrize("name", ["embedded", "llama", "olmoe", "mamba"])
+def test_a_right_loop_has_nothing_of_it_whatever_the_model(name, tmp_path):
+    folder = ROOT / "data" / "models" / "finetuned" if name == "embedded" else language_model(tmp_path, name)
+    model, its = models.load_model(folder)
+    assert first_row(model, its, batch_size=8, minibatches=1) == UNSEEN[0][2]
+
+
+@pytest.mark.parametrize("arithmetic", ["bf16", "fp16"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_16_bits_and_padded_rows_change_nothing_of_it(tokenizer, monkeypatch, arithmetic, packed):
+    monkeypatch.setenv("WORKBOOK_ARITHMETIC", arithmetic)
+    assert first_row(tiny(tokenizer), tokenizer, packed=packed) == UNSEEN[0][2]
+
+
+def test_tokens_that_are_trained_in_error_are_counted(tokenizer, monkeypatch):
+    _, _, batch = collected(tokenizer)
+    lengths = batch["mask"].sum(-1)
+    pads = batch["mask"].shape[1] - lengths[batch["ended"] & (lengths > 1)].min()
+    monkeypatch.setattr(ppo, "policy_loss", with_the_padding(ppo.policy_loss))
+    assert ppo.loss_mask_off(batch, settings()) == pads > 0
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_short_answers_and_those_that_do_not_end_are_measured_too(tokenizer, length):
+    """One of a single token can't show a shift, one of two only a value that comes too early."""
+    said = first_row(tiny(tokenizer, end=0), tokenizer, max_new_tokens=length)
+    assert said == UNSEEN[0][2]
+    for wrong, shift in ((EarlyValue, [0, 1, 1]), (LateValue, [0, -1, -1])):
+        policy, _, batch = collected(tokenizer, end=0, max_new_tokens=length)
+        policy.__class__ = wrong
+        assert ppo.value_shift(policy, batch) == shift[length - 1]
+
+
+def test_measuring_it_draws_nothing_and_leaves_no_trace(tokenizer, monkeypatch):
+    """Also where a policy has dropout, and where an edited update draws from the global generator."""
+    policy, _, batch = collected(tokenizer)
+    before = [p.clone() for p in policy.parameters()]
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    policy.train()
+    monkeypatch.setattr(ppo, "minibatches", lambda b, s, g, plain=ppo.minibatches: plain(b, s, None))
+    state = torch.get_rng_state()
+    said = ppo.alignment(policy, batch, settings())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert said["value_shift"] < -1, "with dropout everything moves"
+    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(policy.parameters(), before, strict=True))
+
+
+def test_a_run_is_the_same_with_and_without_it(tokenizer, monkeypatch):
+    runs = []
+    for _ in range(2):
+        model, texts = tiny(tokenizer), []
+        history, card = ppo.train(
+            model, tokenizer, letters, PROMPTS, settings(), on_update=lambda _, b: texts.extend(b["responses"])
+        )
+        history = [{k: v for k, v in r.items() if k not in ("loss_mask_off", "value_shift")} for r in history]
+        runs.append((history, card, texts, weights(model)))
+        monkeypatch.setattr(ppo, "alignment", lambda *_: {})
+    assert runs[0][:3] == runs[1][:3] and same(runs[0][3], runs[1][3])
+
+
+def test_an_update_that_asks_a_policy_for_more_goes_on_without_being_measured(tokenizer, monkeypatch):
+    plain = ppo.update
+    monkeypatch.setattr(ppo, "update", lambda policy, *rest: policy.model and plain(policy, *rest))
+    history, _ = ppo.train(tiny(tokenizer), tokenizer, letters, PROMPTS, settings())
+    assert history[0]["value_shift"] == 0 and "loss_mask_off" not in history[0]
+
+
+def test_an_answer_whose_advantage_is_0_is_measured_all_the_same(tokenizer, monkeypatch):
+    """As where a group's answers all got the same score; what is praised is not the question."""
+    _, _, batch = collected(tokenizer)
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    assert ppo.loss_mask_off(batch, settings()) == 0
 
 
 def louder(policy):

@@ -33,6 +33,8 @@ NAMES = {
     "ratio_off": ("ratio_off",),
     "first_ratio_off": ("first_ratio_off",),
     "first_clip_fraction": ("first_clip_fraction",),
+    "loss_mask_off": ("loss_mask_off",),
+    "value_shift": ("value_shift",),
     "sampler_gap": (
         *("first_mismatch", "sampling/sampling_logp_difference/mean", "training/rollout_probs_diff_mean"),
         *("rollout_corr/k3_kl", "vllm_kl"),

@@ -136,6 +136,37 @@ def kl_at_start(kl, log, length=None):
         )
 
 
+def tokens_untrained(loss_mask_off):
+    worst = int(np.max(loss_mask_off))
+    if worst:
+        return Finding(
+            "the loss misses tokens of an answer, or takes in others",
+            f"{worst} of them in an answer that ended, by the gradient of one update",
+            (
+                "the end token is not trained: the mask is shorter by one, or made of what is not padding, and the pad "
+                "token is the end token",
+                "padding or the prompt is trained on: a loss without its mask",
+            ),
+            f"print the mask of the loss beside the tokens of one answer; count the gradients ({MUSEUM}, `trained`)",
+        )
+
+
+def values_apart(value_shift):
+    shift = int(value_shift[np.abs(value_shift).argmax()])
+    if not shift:
+        return None
+    before = "the value of the token before: values are shifted once more, as was done for the logits"
+    after = "the value is read after its token was drawn, so that it knows what it is to judge"
+    unsteady = "readings that differ by themselves: dropout left on in the policy, attention to what comes later"
+    return Finding(
+        "values stand at other tokens than their own",
+        f"when a token is changed, the first value to move stands {abs(shift)} "
+        f"place{'s' * (abs(shift) != 1)} too {'late' if shift > 0 else 'early'}",
+        (before,) if shift > 0 else (after, unsteady) if shift == -1 else (unsteady, after),
+        f"change a token and see what moves ({MUSEUM}, `flipped`): the value of the next one must be the first",
+    )
+
+
 # ---------------------------------------------------------------- the distance to the reference
 
 
@@ -617,6 +648,7 @@ def margins_grow(margin):
 
 RULES = (
     *(not_finite, ratio_not_one, ratio_far_from_one, clipped_at_once, sampler_apart, kl_at_start),
+    *(tokens_untrained, values_apart),
     *(kl_negative, kl_never_moves, kl_runs_away, kl_paid_for, penalty_of),
     *(never_clips, ratio_never_moves, clips_much, large_steps),
     *(reward_falls, reward_stays, longer_and_better, entropy_gone, drawn_by_another),
@@ -624,11 +656,15 @@ RULES = (
     *(value_rises, value_stands_at_half, value_too_easy, gradient_gone, gradient_explodes, no_learning_rate),
     *(begins_apart, learns_nothing, order_reversed, overfits, eval_loss_rises, margins_grow),
 )
-HIDDEN = (
-    "A baseline that reads the value of a token too early or too late, and an end token that is not trained leave next "
-    f"to no mark in a log: change a token and see what moves, count the gradients ({MUSEUM} has these checks).",
+HIDDEN = {  # what a log of a policy without one of these columns does not show
+    "value_shift": "A baseline that reads the value of a token too early or too late leaves no mark in a curve: change "
+    f"a token and see what moves ({MUSEUM}, `flipped`).",
+    "loss_mask_off": "An end token that is not trained leaves next to no mark in a curve: count the gradients of one "
+    f"answer ({MUSEUM}, `trained`).",
+}
+WORTH = (
     "Whether the reward is worth following: examine the reward model (--preferences FILE --model FOLDER), and read "
-    "twenty answers.",
+    "twenty answers."
 )
 
 
@@ -675,5 +711,7 @@ def examine(log):
     ]
     if missing:
         report.unseen.append(f"Not in the log: {', '.join(missing)}.")
-    report.unseen += HIDDEN if "accuracy" not in log.columns else HIDDEN[1:]
+    if "accuracy" not in log.columns:
+        report.unseen += [said for name, said in HIDDEN.items() if name not in log.columns]
+    report.unseen.append(WORTH)
     return report
