@@ -85,7 +85,11 @@ _chosen = weakref.WeakKeyDictionary()  # model -> (where and how large it was, A
 
 
 def arithmetic_of(model):
-    """The Arithmetic of a model, on the device where it is; chosen at its first use and remembered."""
+    """The Arithmetic of a model, on the device where it is; chosen at its first use and remembered.
+
+    A module around a language model, such as a policy with a value head, names it as its `computes_as`.
+    """
+    model = getattr(model, "computes_as", model)
     first = next(model.parameters())
     key = first.device, forced()
     if _chosen.get(model, (None,))[0] != key:

@@ -206,11 +206,11 @@ def hidden_at(model, packed, places):
 
 def logits_at(model, packed, places):
     """(logits (places, vocabulary), last hidden states (places, width of the model)) at `places` only."""
-    head = model.get_output_embeddings()
+    head, computing = model.get_output_embeddings(), autocast(model)  # which may try the model, so before the hook
     chosen = lambda module, inputs: (inputs[0].flatten(0, 1)[places],)  # noqa: E731
     hook = head.register_forward_pre_hook(chosen, prepend=True)
     try:
-        with autocast(model):
+        with computing:
             out = call_packed(model, packed, places, output_hidden_states=True)
     finally:
         hook.remove()

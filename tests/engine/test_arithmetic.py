@@ -252,6 +252,22 @@ def test_health_checks_pass_in_16_bits(asked, tokenizer, name, model):
     assert history[0]["kl"] == pytest.approx(0, abs=0.05)
 
 
+def test_where_there_are_two_the_choice_is_made_when_nothing_listens_to_the_model(monkeypatch, tokenizer):
+    """On every newer card, of a large model: the choice is a trial of it, and copies choose anew."""
+    monkeypatch.setattr(arithmetic, "possible", lambda device, parameters: (FP16, BF16))
+    model = tiny(tokenizer)
+    history, card = ppo.train(model, tokenizer, letters, PROMPTS, settings(updates=2, lr=1e-4))
+    assert len(history) == 2 and card["ratio is 1 in the first minibatch"] < FP16.same / 3
+    for kind in (ppo.PolicyWithValue, ppo.PackedPolicy):
+        policy = kind(copy.deepcopy(model))
+        scaler = arithmetic.loss_scaler(torch.optim.Adam(policy.parameters()), policy)
+        assert arithmetic.arithmetic_of(policy) is arithmetic.arithmetic_of(policy.model) is FP16
+        assert scaler.is_enabled()
+    packed, ends = packing.pack_groups([[[1, 2, 3, 4]], [[5, 6, 7]]])
+    first, again = (packing.logits_at(m, packed, ends.flatten())[0] for m in [copy.deepcopy(model)] * 2)
+    assert torch.equal(first, again)
+
+
 def test_in_fp32_nothing_is_computed_twice(tokenizer):
     policy = ppo.PackedPolicy(tiny(tokenizer))
     prompt, mask = models.encode_prompts(tokenizer, PROMPTS)
