@@ -87,15 +87,16 @@ _chosen = weakref.WeakKeyDictionary()  # model -> (where and how large it was, A
 def arithmetic_of(model):
     """The Arithmetic of a model, on the device where it is; chosen at its first use and remembered.
 
-    A module around a language model, such as a policy with a value head, names it as its `computes_as`.
+    That of a module around a language model, its `model`, such as a policy with a value head, is that model's.
     """
-    model = getattr(model, "computes_as", model)
+    if not hasattr(model, "get_output_embeddings"):
+        model = getattr(model, "model", model)
     first = next(model.parameters())
     key = first.device, forced()
     if _chosen.get(model, (None,))[0] != key:
         options = possible(first.device, sum(p.numel() for p in model.parameters()))
-        measurable = len(options) > 1 and model.get_output_embeddings() is not None
-        best = min(options, key=lambda a: rounding(model, a)) if measurable else options[-1]
+        head = len(options) > 1 and getattr(model, "get_output_embeddings", lambda: None)()
+        best = min(options, key=lambda a: rounding(model, a)) if head else options[-1]
         if first.device.type == "cuda" and not best.exact:
             torch.backends.cuda.matmul.allow_tf32 = True  # inputs of the head rounded to 11 bits, its sums in fp32
         _chosen[model] = key, best

@@ -144,12 +144,6 @@ class PolicyWithValue(torch.nn.Module):
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
         self.value_head.to(next(model.parameters()).device)
-        arithmetic_of(model)  # chosen here, where no hook listens to the model
-
-    @property
-    def computes_as(self):
-        """The model whose arithmetic this policy has."""
-        return self.model
 
     def forward(self, ids, mask, start):
         """Logits (rows, T, vocabulary) and values (rows, T) for the answer that begins at column `start`.
