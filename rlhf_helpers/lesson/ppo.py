@@ -395,7 +395,7 @@ def health(policy, tokenizer, batch, stats, step, settings):
 # ---------------------------------------------------------------- what no curve shows
 
 
-class Probe(torch.nn.Module):
+class OneAnswer(torch.nn.Module):
     """A stand-in for the policy whose only weights are the log-probabilities and values of one answer, (1, T) each."""
 
     def __init__(self, one):
@@ -418,7 +418,7 @@ def loss_mask_off(batch, settings):
     i = int(torch.where(batch["ended"] & (lengths > 1), lengths, torch.inf).argmin())
     one = {k: v[i : i + 1] if torch.is_tensor(v) else v for k, v in batch.items()}
     one["advantages"] = one["mask"].clone()
-    probe, gradients = Probe(one), []
+    probe, gradients = OneAnswer(one), []
     probe.logprobs.register_hook(lambda gradient: gradients.append(gradient.abs()))
     optimizer = torch.optim.SGD(probe.parameters(), lr=0.0)
     try:

@@ -251,6 +251,13 @@ def test_how_many_tokens_top_p_keeps():
     assert min(map(int, kept)) == 1 and max(map(int, kept)) > 5
 
 
+def test_the_health_cards_say_of_what_is_trained_on_that_it_asks_no_dev_or_test_question():
+    says("05", "after-head", "the last counts dev and test questions")
+    *_, (what, worst) = table("05", "train-words")
+    assert (what, float(worst)) == ("dev and test questions asked", 0)
+    assert "ok   no row learned from asks a dev or test question" in printed("reward_model_up_close", "health")
+
+
 def test_what_the_doctor_finds_and_does_not():
     says("doctor", "sick-say", "*Early value*", "leaves no mark in any curve", "(`value_shift`)")
     found = {row[0]: row[1] for row in table("doctor", "sick-table")[1:]}
