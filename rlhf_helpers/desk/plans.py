@@ -127,7 +127,7 @@ PLANS = {
         "groups": (80, 8, 8, 0),
         "answers in a run": (640, 32, 3, 9),
         "answers to each question": (16, 4, 32, 0),
-        "test questions": (30, 6, 4, 2),
+        "test questions": (30, 8, 4, 2),
         "the rest": (1, 1, 20, 20),
     },
 }
