@@ -4,65 +4,17 @@ The embedded model, and what the chapters make of it, always do all of it; nothi
 """
 
 import time
+from dataclasses import replace
 
 import torch
 
 from ..engine.models import encode_prompts
 from ..lesson import decoding, lm
 from ..lesson.decoding import rollout
+from .plans import PLANS
 
 MINUTES, FAST_MINUTES = 8, 1  # for what is counted here, of the ten, or two, that a chapter may take
 ASKED, SAID = "Why is the sky blue, and why is it red in the evening?", "Because air scatters short waves more. "
-# chapter -> its part -> (how many in full with a model of one's own, at least, and for each of them: answers that are
-# sampled, answers that are learned from, of which three that are only read count as one); in a FAST run half the least
-PLANS = {
-    "00_rlhf_in_one_sitting": {
-        "questions asked four times": (64, 8, 4, 0),
-        "questions answered four times": (64, 12, 4, 2),
-        "updates": (24, 3, 16, 28),
-        "the rest": (1, 1, 200, 60),
-    },
-    "02_decoding": {
-        "samples of one prompt": (512, 48, 1, 0),
-        "prompts asked twice": (40, 10, 4, 0),
-        "tries": (24, 4, 0, 7),
-        "pairs": (512, 48, 2, 0),
-        "the rest": (1, 1, 30, 100),
-    },
-    "04_reward_model": {
-        "answers to each question": (4, 2, 64, 21),
-        "parts held out in turn": (5, 2, 0, 50),
-        "questions": (120, 6, 0, 13),
-        "usual answers": (200, 32, 1, 1),
-        "pairs to measure on": (600, 24, 2, 5),
-        "rows to learn from": (440, 32, 0, 5),
-        "numbers of labels": (5, 2, 0, 60),
-        "steps with few labels": (24, 4, 0, 64),
-        "the rest": (1, 1, 0, 130),
-    },
-    "05_ppo": {
-        "answers in a batch": (16, 16, 0, 0),
-        "plain updates": (10, 2, 16, 27),
-        "updates with and without a penalty": (30, 2, 32, 64),
-        "steps on one batch": (16, 2, 1, 32),
-        "answers to each question": (4, 2, 64, 21),
-        "updates by few labels": (50, 2, 16, 43),
-        "updates": (40, 3, 32, 96),
-        "epochs of the weak judge": (4, 1, 0, 120),
-        "updates by each of two judges": (24, 1, 32, 96),
-        "answers in each of these": (48, 8, 0, 0),
-        "the rest": (1, 1, 250, 60),
-    },
-    "06_inference_and_continuous_feedback": {
-        "labels of a round": (128, 24, 16, 6),
-        "answers to each question": (4, 2, 0, 0),
-        "updates of a round": (12, 2, 64, 192),
-        "answers in an update": (64, 16, 0, 0),
-        "rounds": (3, 2, 0, 0),
-        "questions for the gate": (40, 16, 16, 5),
-        "the rest": (1, 1, 600, 150),
-    },
-}
 
 
 def limits(ws, chapter, model, tokenizer):
@@ -85,6 +37,25 @@ def limits(ws, chapter, model, tokenizer):
         return fewer
 
     return at_most
+
+
+def spread(items, n):
+    """`n` of the items, from all over the list: prompts of one kind stand together in it."""
+    return list(items) if n >= len(items) else [items[i * len(items) // n] for i in range(n)]
+
+
+def of_answers(settings, n, group=1):
+    """The settings of a run of PPO with `n` answers, or a few less, where it would sample more: of updates and answers
+    in an update alike there are fewer, though two updates.
+
+    group: a batch holds this many answers, or a multiple.
+    """
+    share = n / (settings.updates * settings.batch_size)
+    if share >= 1:
+        return settings
+    size = min(round(settings.batch_size * share**0.5), n // 2)
+    size = max(size // group, 1) * group
+    return replace(settings, batch_size=size, updates=max(n // size, 1))
 
 
 def shortest(plan):

@@ -294,12 +294,40 @@ def own(general=True, fast=False):
     return SimpleNamespace(own_model=general, fast=fast)
 
 
-def test_the_plans_name_what_the_chapters_ask(monkeypatch):
-    for chapter, plan in pace.PLANS.items():
-        nb = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
-        text = "\n".join("".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code")
-        assert {*re.findall(r'at_most\(\s*"([^"]+)"', text), "the rest"} == set(plan), chapter
-        assert f'"{chapter}"' in text and all(least <= full for full, least, *_ in plan.values())
+def code_of(path):
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    return "\n".join("".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code")
+
+
+@pytest.mark.parametrize("chapter", pace.PLANS)
+def test_a_plan_names_what_its_chapter_asks(chapter):
+    (path,) = (ROOT / "notebooks").rglob(f"{chapter}.ipynb")
+    text, plan = code_of(path), pace.PLANS[chapter]
+    assert {*re.findall(r'at_most\(\s*"([^"]+)"', text), "the rest"} == set(plan)
+    assert len(re.findall(rf'pace\.limits\(\s*ws, "{chapter}"', text)) == 1
+    assert all(1 <= least <= full for full, least, *_ in plan.values())
+
+
+def test_every_deeper_chapter_that_takes_a_model_has_a_plan():
+    """No count hangs on whether the model is the reader's own, but for how many rows are held at a time."""
+    deeper = {p.stem: code_of(p) for p in (ROOT / "notebooks" / "deeper").glob("*.ipynb")}
+    assert {stem for stem, text in deeper.items() if "ws.model" in text} == {*deeper} & {*pace.PLANS}
+    for stem, text in deeper.items():
+        assert not re.search(r"LITTLE|\d if ws.own_model else 0\b", text), stem
+
+
+def test_prompts_are_taken_from_all_over_a_list():
+    assert pace.spread("abcdefgh", 3) == ["a", "c", "f"] and pace.spread("abc", 3) == pace.spread("abc", 9) == [*"abc"]
+    assert pace.spread("abc", 1) == ["a"] and pace.spread("", 0) == []
+
+
+@pytest.mark.parametrize("n, group", [(640, 1), (639, 1), (300, 8), (64, 8), (16, 1), (16, 8), (8, 4), (8, 1), (4, 2)])
+def test_a_run_of_fewer_answers_has_fewer_updates_and_fewer_answers_in_each(n, group):
+    whole = ppo.Settings(updates=20, batch_size=32)
+    some = pace.of_answers(whole, n, group)
+    assert (some == whole) == (n == 640)
+    assert 0.6 * n <= some.updates * some.batch_size <= n and some.updates >= 2
+    assert some.batch_size % group == 0 and some.batch_size <= 32 and some.updates <= 21
 
 
 @pytest.mark.parametrize("chapter", pace.PLANS)
