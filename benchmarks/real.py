@@ -17,11 +17,14 @@ import resource
 import shutil
 import statistics
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import torch
 from fetch import BUILD, member
 
@@ -199,10 +202,28 @@ def apart(work, *given):
 SPLITS = {"train": "pairs", "test": "held_out"}  # a split -> the name in COUNTS of how many pairs of its prompts
 
 
-def gib():
-    """The most memory that this process and one that it started, of which there is one at a time, can have held."""
-    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    return sum(resource.getrusage(k).ru_maxrss for k in kinds) / 2**20  # kilobytes on Linux
+@contextmanager
+def memory_watched(result, every=2.0):
+    """Meanwhile result["gib"] grows to the most memory that this process and all that it started held at once.
+
+    Looked at every so many seconds; pages that several hold, such as those of PyTorch's code, count once (PSS).
+    """
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(every):
+            with suppress(psutil.Error):  # one ended meanwhile
+                us = psutil.Process(), *psutil.Process().children(recursive=True)
+                held = sum(p.memory_full_info().pss for p in us) / 2**30
+                result["gib"] = max(result.get("gib", 0.0), held)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def cpu_minutes():
@@ -278,24 +299,27 @@ def main():
     parser.add_argument("--only-chapters", action="store_true", help="measure nothing; nothing is saved")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    began, folder = time.time(), apart(smollm2)
+    began = time.time()
     result = {"versions": versions(), "model": PACKAGE, "split": "test", "threads": torch.get_num_threads()}
     result |= {"cores": os.cpu_count(), "counts": COUNTED[options.counts], "chapters": [], "runs": []}
     if options.chapters is None:
         shutil.rmtree(HOME / "runs", ignore_errors=True)  # what an earlier run made
-    start = {} if options.only_chapters else apart(begin, folder, result["counts"])
     try:
-        for kind in options.kinds:
-            if options.chapters != []:
-                result["chapters"] += run_chapters(folder, kind, options.chapters, HOME / "runs")
-            if not options.only_chapters:
-                result["runs"].append(apart(measure, folder, kind, result["counts"], start))
-            result |= {"minutes": (time.time() - began) / 60, "cpu_minutes": cpu_minutes(), "gib": gib()}
-            if options.counts != "smoke" and not options.only_chapters:
-                write_json(RESULTS, result)  # after each, so that a run cut short has something to show
+        with memory_watched(result):
+            folder = apart(smollm2)
+            start = {} if options.only_chapters else apart(begin, folder, result["counts"])
+            for kind in options.kinds:
+                if options.chapters != []:
+                    result["chapters"] += run_chapters(folder, kind, options.chapters, HOME / "runs")
+                if not options.only_chapters:
+                    result["runs"].append(apart(measure, folder, kind, result["counts"], start))
+                result |= {"minutes": (time.time() - began) / 60, "cpu_minutes": cpu_minutes()}
+                if options.counts != "smoke" and not options.only_chapters:
+                    write_json(RESULTS, result)  # after each, so that a run cut short has something to show
     except WorkbookError as e:  # a failed health check among them
         sys.exit(str(e))
-    print(markdown(result), *failed(result), sep="\n")
+    spent = f"{result['minutes']:.1f} minutes, {result['gib']:.1f} GiB at most"
+    print(markdown(result), spent, *failed(result), sep="\n")
     sys.exit(int(bool(failed(result))))
 
 

@@ -24,8 +24,8 @@ from ..engine.models import (
     load_reward_model,
     new_model,
     new_tokenizer,
-    prompt_ids,
-    response_ids,
+    prompts_ids,
+    responses_ids,
     save_model,
 )
 from ..engine.packing import hidden_at, pack_groups
@@ -135,7 +135,11 @@ def build_finetuned(out, seed):
 
 def remark_batches(tokenizer, rows, batch_size, seed):
     """Batches for `remarks_loss`, of like length: (packed rows, places of the last tokens, remarks as 0 or 1)."""
-    ids = [prompt_ids(tokenizer, r["prompt"]) + response_ids(tokenizer, r["response"]) for r in rows]
+    asked, said = (
+        prompts_ids(tokenizer, [r["prompt"] for r in rows]),
+        responses_ids(tokenizer, [r["response"] for r in rows]),
+    )
+    ids = [a + b for a, b in zip(asked, said)]
     remarks = torch.tensor([[float(r["remarks"][name]) for name in world.REMARKS] for r in rows])
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     for batch in reward.like_lengths(order, lambda i: len(ids[i]), batch_size, torch.Generator().manual_seed(seed)):
