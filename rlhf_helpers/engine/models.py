@@ -12,7 +12,7 @@ import os
 import warnings
 import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -365,17 +365,21 @@ def check_room(model, columns, new):
 class Manner:
     """How a tokenizer frames a conversation; see `manner_of`."""
 
-    of: tuple  # the template and the end token that it was read from
+    of: tuple  # what it was read from: the template, the end token, and what is set on the tokenizer
     opening: list  # ids that the tokenizer puts before any text, such as a BOS
     ending: list  # ids that end an answer; the last of them is the end of the turn
+    asked: dict = field(default_factory=dict)  # prompt -> its ids: a training asks the same thousands of times
 
 
+REMEMBERED = 10_000  # prompts, of a tokenizer
 _manners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # tokenizer -> Manner
 
 
 def manner_of(tokenizer):
     """The Manner of a tokenizer, read from what it makes of a question and an answer."""
-    of, found = (tokenizer.chat_template, tokenizer.eos_token), _manners.get(tokenizer)
+    own = (getattr(tokenizer, name, None) for name in ("frame", "unread"))
+    of = tokenizer.chat_template, tokenizer.eos_token, *own
+    found = _manners.get(tokenizer)
     if found is None or found.of != of:
         found = Manner(of, _opening(tokenizer), _ending(tokenizer) or [tokenizer.eos_token_id])
         _manners[tokenizer] = found
@@ -481,7 +485,13 @@ def prompts_ids(tokenizer, prompts):
 
 def prompt_ids(tokenizer, prompt):
     """Token ids of one formatted prompt; see `prompts_ids`."""
-    return prompts_ids(tokenizer, [prompt])[0]
+    known = manner_of(tokenizer).asked
+    if not isinstance(prompt, str) or prompt not in known:
+        ids = prompts_ids(tokenizer, [prompt])[0]
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known[prompt] = ids
+    return list(known[prompt])
 
 
 def responses_ids(tokenizer, responses):

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf_helpers.engine import memory, models, packing, trials
-from rlhf_helpers.engine.files import WorkbookError
+from rlhf_helpers.engine.files import ROOT, WorkbookError
 from rlhf_helpers.lesson import decoding, ppo, reward
 
 LOWEST = os.environ.get("WORKBOOK_VERSIONS") == "lowest"
@@ -479,3 +479,15 @@ def test_what_is_no_model_folder_is_recognised(tmp_path, what):
     if len(names) == 1 and what != "weights alone":
         for load in loads:
             refused(load, tmp_path / names[0], "cannot be loaded", word)
+
+
+def test_a_prompt_is_read_anew_when_its_tokenizer_has_changed():
+    tokenizer = models.load_model(ROOT / "data" / "models" / "finetuned")[1]
+    first = models.prompt_ids(tokenizer, "Why?")
+    first.append(-1)  # the caller's own list
+    assert models.prompt_ids(tokenizer, "Why?") == first[:-1] == models.prompts_ids(tokenizer, ["Why?"])[0]
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>", "")
+    assert models.prompt_ids(tokenizer, "Why?") == models.prompts_ids(tokenizer, ["Why?"])[0] != first[:-1]
+    for empty in ("", " ", None, ["Why?"]):
+        with pytest.raises(WorkbookError, match="empty prompt"):
+            models.prompt_ids(tokenizer, empty)
