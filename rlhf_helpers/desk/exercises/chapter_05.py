@@ -50,7 +50,7 @@ def check_reward(answer):
     if got is None:
         return not_done(2)
     trouble = reward_trouble(got, len(texts))
-    return tell(2, trouble or "right. Now read what the policy makes of it.", not trouble)
+    return tell(2, trouble or "right. Fifty updates follow; then read what the policy makes of it.", not trouble)
 
 
 def reward_trouble(got, n):
