@@ -81,7 +81,7 @@ def test_01_greedy_and_the_copy_of_the_crowd():
     right = {(split, how): float(share) for split, how, share, *_ in table("01", "greedy-sampled")[1:]}
     assert min(right[s, "greedy"] - right[s, "sampled"] for s in ("reworded", "test")) > 0.3
     assert right["test", "greedy"] > 0.8
-    says("01", "crowd-read", "Longer training brings the model *to the writers* and not beyond")
+    says("01", "crowd-read", "Longer training brings the model, *sampled*, to the writers and not beyond")
     (panel,) = panels("01", "crowd-draw")
     writers, yours, shipped = (heights(panel, n) for n in ("the writers", "yours, sampled", "shipped, sampled"))
     assert max(abs(shipped[k] - writers[k]) for k in writers) < 0.05 < writers["right"] - yours["right"]
