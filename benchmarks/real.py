@@ -10,7 +10,6 @@ What must be so is in `CHECKS`; the exit status says whether it is.  Everything 
 """
 
 import argparse
-import gc
 import math
 import os
 import re
@@ -19,6 +18,8 @@ import shutil
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -186,17 +187,22 @@ def measure(folder, kind, counts, start):
         "ppo_seconds": seconds,
         "answers": [[*x] for x in zip(asked, before, after)][:: counts["each"]][:: max(1, len(train) // 10)],
         "minutes": (time.time() - began) / 60,
-        "gib": gib(),
     }
+
+
+def apart(work, *given):
+    """What `work` returns, from a process of its own, whose memory is free again when the next chapter begins."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
 
 
 SPLITS = {"train": "pairs", "test": "held_out"}  # a split -> the name in COUNTS of how many pairs of its prompts
 
 
 def gib():
-    """The most memory that this process, or one that it started and waited for, held at once."""
+    """The most memory that this process and one that it started, of which there is one at a time, can have held."""
     kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    return max(resource.getrusage(k).ru_maxrss for k in kinds) / 2**20  # kilobytes on Linux
+    return sum(resource.getrusage(k).ru_maxrss for k in kinds) / 2**20  # kilobytes on Linux
 
 
 def cpu_minutes():
@@ -272,19 +278,18 @@ def main():
     parser.add_argument("--only-chapters", action="store_true", help="measure nothing; nothing is saved")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    began, folder = time.time(), smollm2()
+    began, folder = time.time(), apart(smollm2)
     result = {"versions": versions(), "model": PACKAGE, "split": "test", "threads": torch.get_num_threads()}
     result |= {"cores": os.cpu_count(), "counts": COUNTED[options.counts], "chapters": [], "runs": []}
     if options.chapters is None:
         shutil.rmtree(HOME / "runs", ignore_errors=True)  # what an earlier run made
-    start = {} if options.only_chapters else begin(folder, result["counts"])
+    start = {} if options.only_chapters else apart(begin, folder, result["counts"])
     try:
         for kind in options.kinds:
             if options.chapters != []:
                 result["chapters"] += run_chapters(folder, kind, options.chapters, HOME / "runs")
             if not options.only_chapters:
-                result["runs"].append(measure(folder, kind, result["counts"], start))
-                gc.collect()
+                result["runs"].append(apart(measure, folder, kind, result["counts"], start))
             result |= {"minutes": (time.time() - began) / 60, "cpu_minutes": cpu_minutes(), "gib": gib()}
             if options.counts != "smoke" and not options.only_chapters:
                 write_json(RESULTS, result)  # after each, so that a run cut short has something to show

@@ -306,6 +306,8 @@ def main(arguments=None):
     parser.add_argument("--refresh", action="store_true", help="put the outputs into notebooks/ too (for authors)")
     options = parser.parse_args(arguments)
     runs = (options.runs_dir or ROOT / "runs").expanduser().resolve()
+    if options.refresh and runs.name != "runs":  # outputs name this folder, and a reader's has this name
+        runs = runs / "runs"
     model = str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model
     parameters = {
         "MODEL": model,

@@ -99,6 +99,12 @@ def test_the_outputs_are_those_of_one_run_from_top_to_bottom(path):
 
 
 @every_notebook
+def test_outputs_name_the_folders_that_a_reader_has(path):
+    said = "".join("".join(o.get("text", "")) for c in code_cells(path) for o in c.outputs)
+    assert set(re.findall(r"^(?:Using|Saved) ([\w.-]+)/", said, re.M)) <= {"data", "runs"}
+
+
+@every_notebook
 def test_parameters(path):
     cells = [c for c in code_cells(path) if "parameters" in tags(c)]
     assert len(cells) == 1
