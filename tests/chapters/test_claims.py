@@ -22,7 +22,7 @@ import torch
 from taught import cells, made_by, says, taught
 
 from rlhf_helpers import lesson, world
-from rlhf_helpers.desk import labeller, plots, recipe, tasks, workspace, yours
+from rlhf_helpers.desk import labeller, pace, plots, recipe, tasks, workspace, yours
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import alternatives, decoding, feedback, lm, loop, probe, reward
@@ -750,6 +750,7 @@ def test_a_gate_that_is_asked_often_lets_something_in_and_a_stricter_one_refuses
 def test_the_sentence_about_sycophancy_follows_the_numbers():
     looked = {"liking": [0, 1], "right": [0, 1]}
     given = {"per_prompt": lambda *a: looked, "held_out": [], "ws": SimpleNamespace(seed=0), "share": "right"}
+    given |= {"at_most": lambda part, n: n, "pace": pace}
     change = made_by("06", "change", statistics=statistics, policy=0, latest=0, **given)["change"]
     assert change([0.0] * 40, [1.0, 0.8] * 20)[2] == "rose"
     assert change([1.0, 0.8] * 20, [0.0] * 40)[2] == "fell"
