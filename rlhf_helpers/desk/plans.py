@@ -55,8 +55,8 @@ PLANS = {
     # deeper
     "ai_feedback": {
         "pairs to learn from": (600, 10, 2, 22),
-        "pairs to judge": (300, 10, 4, 25),
-        "labels to judge": (64, 10, 0, 5),
+        "pairs to judge": (300, 12, 4, 25),
+        "labels to judge": (64, 12, 0, 5),
         "answers to choose among": (16, 4, 16, 43),
         "questions": (30, 8, 14, 7),
         "answers in a run of PPO": (640, 16, 3, 9),
