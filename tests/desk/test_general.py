@@ -355,7 +355,8 @@ def test_a_slow_model_does_less_and_says_what(chapter, fast, minutes, monkeypatc
         assert took <= 60 * minutes or all(done[part] == least for part, (_, least, *_) in plan.items())
         said = capsys.readouterr().out
         for part, (full, *_) in plan.items():
-            assert (f"{done[part]} instead of {full}" in said) == (done[part] < full), part
+            told = f"Fewer {part}, since the model is slow here: {done[part]} instead of {full}."
+            assert (told in said) == (done[part] < full), part
         shares.append(sum(done.values()))
         assert at_most(next(iter(plan)), 1) == 1  # a short run may ask for less than the least
     assert shares == sorted(shares, reverse=True) and shares[0] == sum(full for full, *_ in plan.values())
