@@ -82,10 +82,19 @@ def both_orders(model, tokenizer, pairs, constitution=""):
 
 
 def that_fit(model, tokenizer, pairs, constitution=""):
-    """The pairs about which the model can be asked: with both answers they fit into what it reads at once."""
+    """The pairs about which the model can be asked: with both answers they fit into what it reads at once.
+
+    Raises WorkbookError where none does.
+    """
     limit = models.context_length(model)
     texts = [question(p["prompt"], p["response_a"], p["response_b"], constitution) for p in pairs]
-    return [p for p, ids in zip(pairs, models.prompts_ids(tokenizer, texts)) if len(ids) < limit]
+    fit = [p for p, ids in zip(pairs, models.prompts_ids(tokenizer, texts)) if len(ids) < limit]
+    if not fit:
+        raise WorkbookError(
+            f"No question with its two answers fits into the {limit} tokens that this model reads at once, so it can't "
+            "be asked which is better. Choose a MODEL that reads more."
+        )
+    return fit
 
 
 # ---------------------------------------------------------------- verdicts

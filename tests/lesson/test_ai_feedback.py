@@ -289,3 +289,14 @@ def test_the_functions_of_a_chapter_are_those_that_its_cells_define():
     kl = bench.chapter("kl_and_mismatch", bench.scene(0))
     assert kl.k1(torch.tensor(-1.0), torch.tensor(-3.0)) == 2 and not hasattr(kl, "kl_loss")
     assert callable(bench.chapter("dpo", bench.scene(0)).gold_of)
+
+
+def test_a_model_that_can_read_no_question_is_told_so():
+    model, tokenizer = models.load_model(ROOT / "data" / "models" / "finetuned")
+    pair = {"prompt": "Why?", "response_a": "So. " * 200, "response_b": "No."}
+    short = pair | {"response_a": "So."}
+    assert ai_feedback.that_fit(model, tokenizer, [pair, short]) == [short]
+    with pytest.raises(WorkbookError, match="128 tokens that this model reads"):
+        ai_feedback.that_fit(model, tokenizer, [pair])
+    with pytest.raises(WorkbookError, match="Choose a MODEL"):
+        ai_feedback.that_fit(model, tokenizer, [short], "Be kind. " * 200)
