@@ -413,3 +413,10 @@ def test_chapters_02_to_06_run_on_any_model(tmp_path, warm_kernels, name):
             *models.load_reward_model(runs / "models" / "reward-fast"), PROMPTS[:4], ["One.", "Two.", "", "Three."]
         )
     )
+
+
+@pytest.mark.slow
+def test_deeper_chapters_go_through_with_a_slow_model_of_the_readers_own(tmp_path):
+    taken = [name for name in pace.PLANS if not name[0].isdigit() and name != "scaling_up"]  # that one needs TRL
+    said = through(language_model(tmp_path, "qwen3"), tmp_path / "runs", ["02", "03", "04", "05", *taken])
+    assert said == dict.fromkeys(said, "") and len(said) == 4 + len(taken)
