@@ -13,7 +13,6 @@ from collections import Counter
 from statistics import NormalDist
 from types import SimpleNamespace
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,7 +21,8 @@ import torch
 from taught import cells, made_by, says, taught
 
 from rlhf_helpers import lesson, world
-from rlhf_helpers.desk import labeller, pace, plots, recipe, tasks, workspace, yours
+from rlhf_helpers.desk import pace, plots, recipe, tasks, workspace, yours
+from rlhf_helpers.desk.figures import chapter_03
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import alternatives, decoding, feedback, lm, loop, probe, reward
@@ -234,23 +234,23 @@ def test_from_how_many_choices_on_they_are_learned_from_and_what_the_stand_in_do
     assert Annotator().noise == 0.05
 
 
-def test_the_clock_of_chapter_03_times_writing_and_choosing_and_says_one_second():
+def test_the_clock_of_chapter_03_times_writing_and_choosing_and_says_one_second(monkeypatch):
     pairs = [{"prompt": f"Why {i}?", "response_a": "So.", "response_b": "No."} for i in range(3)]
     now = iter([0.0, 10.0, 10.0, 12.0, 40.0, 40.0, 41.2, 41.2])
-    clock = SimpleNamespace(monotonic=lambda: next(now))
-    made = made_by("03", "write-one", W=ipywidgets, time=clock, labeller=labeller, pairs=pairs)
-    go, box, (_, b), seen = made["go"], made["box"], made["two"].children, made["seen"]
+    monkeypatch.setattr(chapter_03, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    made = made_by("03", "write-one", figures=chapter_03, pairs=pairs)
+    go, box, two, seen = (getattr(made["clock"], name) for name in ("go", "box", "two", "seen"))
     go.click()  # show the question
-    assert "Why 2?" in seen.value and box.layout.display == "" and made["two"].layout.display == "none"
+    assert "Why 2?" in seen.value and box.layout.display == "" and two.layout.display == "none"
     go.click()  # nothing is written yet
     assert made["timed"] == {}
     box.value = "Because."
     go.click()
-    assert "Why 1?" in seen.value and "A: So." in seen.value and made["two"].layout.display == ""
-    b.click()
+    assert "Why 1?" in seen.value and "A: So." in seen.value and two.layout.display == ""
+    two.children[1].click()
     assert seen.value == "<p>Writing took you 30 seconds, choosing 1 second.</p>"
     assert made["timed"] == pytest.approx({"write": 30, "choose": 1.2})
-    said = [made["in_words"](x) for x in (0.2, 1.4, 1.6)]
+    said = [chapter_03.in_words(x) for x in (0.2, 1.4, 1.6)]
     assert said == ["1 second", "1 second", "2 seconds"]
 
 
@@ -289,8 +289,10 @@ def test_the_table_of_chapter_03_says_where_a_simulated_annotator_slipped_and_ne
     pair = {"pair_id": "p", "prompt": "What does a monkey eat?", "response_a": "So.", "response_b": "No, no, no."}
     given = [("simulated:brief", "b"), ("simulated:brief", "a"), ("simulated:brief", "tie"), ("you", "b")]
     labels = [feedback.label_event(pair, "a", choice, who) for who, choice in given]
-    names = {"labels": labels, "decided": [], "task": tasks.embedded(), "labeller": labeller, "yours": yours}
-    rows = made_by("03", "choice-of", "data-show", HTML=str, **names)["table"].split("<tr>")[1:]
+    names = {"labels": labels, "decided": [], "task": tasks.embedded(), "figures": chapter_03}
+    made = made_by("03", "choice-of", "data-show", **names)
+    table = chapter_03.labels_table(made["shown"], map(made["slipped"], made["shown"])).data
+    rows = table.split("<tr>")[2:]
     assert ["(a slip)" in row for row in rows] == [True, False, False, False]
     assert ["✓" in row for row in rows] == [True, True, False, True]
 
@@ -529,7 +531,7 @@ def test_the_sentence_about_practice_follows_the_curves(bare, words, monkeypatch
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     curves = {"after practice": {0: [0.7], 400: [0.8]}, "without practice": {0: [bare], 400: [bare]}}
     given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "model": None, "tokenizer": None}
-    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "plots": plots, "plt": plt, "np": np}
+    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "np": np}
     given |= {"reward": SimpleNamespace(evaluate=lambda *_: {"accuracy": 0.77}), "Markdown": str}
     told = made_by("04", "learn-plot", **given)["told"]
     assert words in told
@@ -594,7 +596,7 @@ def drawn_away(monkeypatch):
 def test_the_two_tokens_without_a_gradient(drawn_away):
     says("05", "clip-head", "advantage +1 or −1, ratio 0.6 or 1.4, ε = 0.2", "exactly zero")
     says("05", "clip-after", "crosses have no gradient", "become *rarer*", "is still pulled back")
-    made = made_by("05", "policy-loss", "cases", torch=torch, plt=plt, plots=plots)
+    made = made_by("05", "policy-loss", "cases", torch=torch)
     still = {case for case, g in zip(made["four"], made["lp"].grad[0].tolist()) if g != 0}
     assert still == {(1.0, 0.6), (-1.0, 1.4)}, "the good token that became rarer, the bad one that became likelier"
 
@@ -603,7 +605,7 @@ def test_who_is_blamed_for_the_duckling(drawn_away):
     says("05", "gae-head", "The judge gives −1 at the end", "its guess drops from 0.5 to −0.8")
     says("05", "gae-after", "λ = 0 blames* duckling *most", "λ = 1 blames the words before it just as much")
     says("05", "gae-after", "the blame fades towards the front")
-    made = made_by("05", "gae", "gae-by-hand", torch=torch, plt=plt, plots=plots)
+    made = made_by("05", "gae", "gae-by-hand", torch=torch)
     word, blame = made["spoken"].index("duckling"), made["blame"]
     assert blame[0.0].argmin() == word and (blame[0.0][:word] == 0).all()
     assert blame[0.0][word] < 0.5 * blame[0.0].sum(), "more than half of all"
