@@ -399,7 +399,7 @@ def test_what_the_tastes_want():
     greet = {t: f(prompt, f"Good day! {right}") - f(prompt, right) for t, f in TASTES.items()}
     assert greet["warm"] > greet["helpful"] > 0 > greet["terse"] and worth["warm"] < worth["helpful"]
     assert worth["brief"] == 0 and worth["terse"] > 0
-    says("06", "loop-head", "four words more outweigh a right answer")
+    says("06", "loop-head", "four extra words outweigh a right answer")
     users = tasks.embedded().users
     assert users(prompt, "Nobody can really know. Have a lovely day!") > users(prompt, right) > users(prompt, wrong)
     assert users(prompt, "A hen has two legs. " + right) > users(prompt, right)
@@ -409,14 +409,14 @@ def test_what_the_tastes_want():
 
 
 def test_the_loss_is_what_chapter_04_reads_from_its_curve():
-    says("04", "loss-read", "its size plus at most 0.69", "stays close to −1", "between 0 and 0.69", "is 1 − *p*")
+    says("04", "loss-read", "its size plus at most 0.69", "never steeper than −1", "between 0 and 0.69", "is 1 − *p*")
     gaps = torch.linspace(-20, 20, 401, dtype=torch.float64, requires_grad=True)
     losses = -torch.nn.functional.logsigmoid(gaps)
     losses.sum().backward()
     over = losses.detach() - (-gaps.detach()).clamp(min=0)
     assert over.min() > 0 and over.max() <= math.log(2) + 1e-9 and round(math.log(2), 2) == 0.69
     assert torch.allclose(gaps.grad, gaps.detach().sigmoid() - 1)
-    assert (gaps.grad[gaps.detach() < -3] < -0.95).all()
+    assert (gaps.grad >= -1).all() and gaps.grad.min() < -0.95
     says("04", "yours-head", "add 100 to every score, and the loss is the same")
     one, other = torch.tensor([1.0, 0.5]), torch.tensor([-0.5, 0.7])
     shifted = reward.preference_loss(one + 100, other + 100)
@@ -462,7 +462,7 @@ def test_whose_labels_chapter_04_learns_from(tmp_path, monkeypatch):
 
 
 def test_the_crowd_that_ships_agrees_with_itself_as_chapter_04_says():
-    says("04", "crowd-head", "The 16,000 that ship", "on about three of four pairs", "five times each")
+    says("04", "crowd-head", "The 16,000 that ship", "on about three pairs in four", "five times each")
     says("04", "crowd", "own = 5 * [")
     labels = feedback.replay(feedback.read_events(ROOT / "data" / "feedback.jsonl")[0])
     crowd = labellers("helpful")
@@ -471,7 +471,7 @@ def test_the_crowd_that_ships_agrees_with_itself_as_chapter_04_says():
 
 
 def test_the_exercises_before_the_first_label_are_what_chapter_04_says():
-    says("04", "practice-head", "The exercises ask no dev or test question, though proofreading states all facts")
+    says("04", "practice-head", "The exercises ask no held-out question, though proofreading states all facts")
     assert world.leaks(world.lessons(400, 3)) == []
     told = " ".join(r["chosen"] for r in world.proofreading(20_000, 0, dressed=False))
     facts = [world.statement(q.family, q.entity, q.value, q.other) for q in world.questions() if q.family == "capital"]
@@ -839,14 +839,14 @@ def test_how_much_the_model_of_chapter_06_knows():
 
 
 def test_ppo_added_no_knowledge(tuned):
-    says("06", "chat-unknown", "RLHF changed how it speaks and added no knowledge")
+    says("06", "chat-unknown", "RLHF made right answers likelier and added no knowledge")
     prompts = tasks.embedded().prompts("test")[::2]
     policy = models.load_model(ROOT / "data" / "models" / "policy", torch.device("cpu"))
-    before, after = (
-        measures.quality(prompts, decoding.generate(*model, prompts, temperature=0))["right"]
+    (drawn_before, before), (drawn, after) = (
+        [measures.quality(prompts, decoding.generate(*model, prompts, temperature=t))["right"] for t in (1, 0)]
         for model in (tuned, policy)
     )
-    assert after <= before + 0.03
+    assert after <= before + 0.03 and drawn > drawn_before + 0.1, "not what it can know, only how often it says it"
 
 
 # ---------------------------------------------------------------- Scaling up
@@ -1194,8 +1194,11 @@ def test_fourteen_exercises_or_more_have_a_worked_example():
 
 
 def test_the_real_model_learned_what_make_test_real_asks_of_it():
-    """The published run; its minutes are those of a busy machine, and are asked of `make test-real` only."""
+    """The published run, with all weights and with LoRA, and the chapters that went through."""
     result, real = stamp.read(ROOT / "benchmarks" / "results" / "real.json"), stamp.script("real")
-    assert result["runs"] and result["gib"] <= real.GIB
+    assert real.failed(result) == [] and {run["kind"] for run in result["runs"]} == set(real.KINDS)
+    assert [(c["kind"], c["chapter"][:2]) for c in result["chapters"]] == [
+        (kind, chapter) for kind, chapters in real.CHAPTERS.items() for chapter in chapters
+    ]
     for run in result["runs"]:
         assert {name: so(run) for name, so in real.CHECKS.items()} == dict.fromkeys(real.CHECKS, True), run["kind"]

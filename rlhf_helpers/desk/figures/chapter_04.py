@@ -104,7 +104,7 @@ def effects_of_changes(effects):
         ax.barh(y - height * (i + 0.5), moved, height, color=colours[judge], label=judge)
     ax.set_yticks(y - 0.4, changes)
     ax.axvline(0, color=plots.INK, lw=1)
-    ax.set_xlabel("change of the score (SDs of its scores of usual answers)")
+    ax.set_xlabel("change of the score (in standard deviations of its usual scores)")
     ax.set_title("What one change to a right answer does to its score")
     ax.legend(ncol=3, loc="lower right", bbox_to_anchor=(1, 1.08))
     ax.grid(axis="y", visible=False)

@@ -12,7 +12,7 @@ def one_rate_by_size(tests):
     """
     figure, ax = plt.subplots(figsize=(7, 1.9))
     plots.intervals(ax, tests)
-    ax.set(xlabel="win rate", title="The same win rate, three times as sure")
+    ax.set(xlabel="win rate", title="One win rate, three sizes of test")
     plt.show()
 
 
