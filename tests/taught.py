@@ -4,6 +4,7 @@ import ast
 import html
 import re
 from functools import cache
+from importlib import import_module
 
 import nbformat
 
@@ -30,8 +31,10 @@ def undriven(source):
 
 
 def made_by(chapter, *ids, **given):
-    """The names that these cells of a chapter make, run one after the other with `given`."""
+    """The names that these cells of a chapter make, run one after the other with `given` and the chapter's figures."""
     scope = dict(given)
+    if path_of(chapter) in CORE:
+        scope["figures"] = import_module(f"rlhf_helpers.desk.figures.chapter_{chapter}")
     for name in ids:
         exec(compile(undriven(cells(chapter)[name]), f"{chapter}:{name}", "exec"), scope)
     return scope

@@ -128,13 +128,14 @@ def live_figure(figure):
     return lambda: handle.update(figure)
 
 
-def live_losses(title, names=("loss",), ruler=None):
+def live_losses(title, steps, names=("loss",), ruler=None):
     """Show an empty plot of losses; returns a function `grow(step, loss, line=0, last=False)` that adds a point to it.
 
-    names: of the lines; with one of them there is no legend for it.  ruler: (height, label) of a dashed line.
+    steps: how many there will be.  names: of the lines; with one of them there is no legend for it.  ruler: (height,
+    label) of a dashed line.
     """
     figure, ax = plt.subplots()
-    ax.set(xlabel="training step", ylabel="loss (nats per token)", title=title)
+    ax.set(xlabel="training step", ylabel="loss (nats per token)", title=title, xlim=(0, steps + 1))
     lines = [ax.plot([], [], color=colour, label=name)[0] for name, colour in zip(names, (BLUE, GREY))]
     shown = lines if len(names) > 1 else []
     if ruler:
@@ -148,7 +149,7 @@ def live_losses(title, names=("loss",), ruler=None):
             for drawn, seen in zip(lines, points):
                 drawn.set_data([x for x, _ in seen], [y for _, y in seen])
             highest = max(1, ruler[0] if ruler else 0, *(y for seen in points for _, y in seen))
-            ax.set(xlim=(0, step + 2), ylim=(0, 1.1 * highest))
+            ax.set_ylim(0, 1.1 * highest)
             redraw()
 
     return grow

@@ -449,7 +449,7 @@ def wilson(k, n, z=1.96):
         return 0.0, 1.0
     middle = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)  # at 0 and n rounding would leave the range
 
 
 def cohen_kappa(a, b):

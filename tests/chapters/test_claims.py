@@ -13,7 +13,6 @@ from collections import Counter
 from statistics import NormalDist
 from types import SimpleNamespace
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,7 +21,8 @@ import torch
 from taught import cells, made_by, says, taught
 
 from rlhf_helpers import lesson, world
-from rlhf_helpers.desk import labeller, pace, plots, recipe, tasks, workspace, yours
+from rlhf_helpers.desk import pace, plots, recipe, tasks, workspace, yours
+from rlhf_helpers.desk.figures import chapter_03
 from rlhf_helpers.engine import files, models
 from rlhf_helpers.engine.files import ROOT
 from rlhf_helpers.lesson import alternatives, decoding, feedback, lm, loop, probe, reward
@@ -234,23 +234,23 @@ def test_from_how_many_choices_on_they_are_learned_from_and_what_the_stand_in_do
     assert Annotator().noise == 0.05
 
 
-def test_the_clock_of_chapter_03_times_writing_and_choosing_and_says_one_second():
+def test_the_clock_of_chapter_03_times_writing_and_choosing_and_says_one_second(monkeypatch):
     pairs = [{"prompt": f"Why {i}?", "response_a": "So.", "response_b": "No."} for i in range(3)]
     now = iter([0.0, 10.0, 10.0, 12.0, 40.0, 40.0, 41.2, 41.2])
-    clock = SimpleNamespace(monotonic=lambda: next(now))
-    made = made_by("03", "write-one", W=ipywidgets, time=clock, labeller=labeller, pairs=pairs)
-    go, box, (_, b), seen = made["go"], made["box"], made["two"].children, made["seen"]
+    monkeypatch.setattr(chapter_03, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    made = made_by("03", "write-one", figures=chapter_03, pairs=pairs)
+    go, box, two, seen = (getattr(made["clock"], name) for name in ("go", "box", "two", "seen"))
     go.click()  # show the question
-    assert "Why 2?" in seen.value and box.layout.display == "" and made["two"].layout.display == "none"
+    assert "Why 2?" in seen.value and box.layout.display == "" and two.layout.display == "none"
     go.click()  # nothing is written yet
     assert made["timed"] == {}
     box.value = "Because."
     go.click()
-    assert "Why 1?" in seen.value and "A: So." in seen.value and made["two"].layout.display == ""
-    b.click()
+    assert "Why 1?" in seen.value and "A: So." in seen.value and two.layout.display == ""
+    two.children[1].click()
     assert seen.value == "<p>Writing took you 30 seconds, choosing 1 second.</p>"
     assert made["timed"] == pytest.approx({"write": 30, "choose": 1.2})
-    said = [made["in_words"](x) for x in (0.2, 1.4, 1.6)]
+    said = [chapter_03.in_words(x) for x in (0.2, 1.4, 1.6)]
     assert said == ["1 second", "1 second", "2 seconds"]
 
 
@@ -289,8 +289,10 @@ def test_the_table_of_chapter_03_says_where_a_simulated_annotator_slipped_and_ne
     pair = {"pair_id": "p", "prompt": "What does a monkey eat?", "response_a": "So.", "response_b": "No, no, no."}
     given = [("simulated:brief", "b"), ("simulated:brief", "a"), ("simulated:brief", "tie"), ("you", "b")]
     labels = [feedback.label_event(pair, "a", choice, who) for who, choice in given]
-    names = {"labels": labels, "decided": [], "task": tasks.embedded(), "labeller": labeller, "yours": yours}
-    rows = made_by("03", "choice-of", "data-show", HTML=str, **names)["table"].split("<tr>")[1:]
+    names = {"labels": labels, "decided": [], "task": tasks.embedded(), "figures": chapter_03}
+    made = made_by("03", "choice-of", "data-show", **names)
+    table = chapter_03.labels_table(made["shown"], map(made["slipped"], made["shown"])).data
+    rows = table.split("<tr>")[2:]
     assert ["(a slip)" in row for row in rows] == [True, False, False, False]
     assert ["✓" in row for row in rows] == [True, True, False, True]
 
@@ -397,7 +399,7 @@ def test_what_the_tastes_want():
     greet = {t: f(prompt, f"Good day! {right}") - f(prompt, right) for t, f in TASTES.items()}
     assert greet["warm"] > greet["helpful"] > 0 > greet["terse"] and worth["warm"] < worth["helpful"]
     assert worth["brief"] == 0 and worth["terse"] > 0
-    says("06", "loop-head", "four words more outweigh a right answer")
+    says("06", "loop-head", "four extra words outweigh a right answer")
     users = tasks.embedded().users
     assert users(prompt, "Nobody can really know. Have a lovely day!") > users(prompt, right) > users(prompt, wrong)
     assert users(prompt, "A hen has two legs. " + right) > users(prompt, right)
@@ -407,14 +409,14 @@ def test_what_the_tastes_want():
 
 
 def test_the_loss_is_what_chapter_04_reads_from_its_curve():
-    says("04", "loss-read", "its size plus at most 0.69", "stays close to −1", "between 0 and 0.69", "is 1 − *p*")
+    says("04", "loss-read", "its size plus at most 0.69", "never steeper than −1", "between 0 and 0.69", "is 1 − *p*")
     gaps = torch.linspace(-20, 20, 401, dtype=torch.float64, requires_grad=True)
     losses = -torch.nn.functional.logsigmoid(gaps)
     losses.sum().backward()
     over = losses.detach() - (-gaps.detach()).clamp(min=0)
     assert over.min() > 0 and over.max() <= math.log(2) + 1e-9 and round(math.log(2), 2) == 0.69
     assert torch.allclose(gaps.grad, gaps.detach().sigmoid() - 1)
-    assert (gaps.grad[gaps.detach() < -3] < -0.95).all()
+    assert (gaps.grad >= -1).all() and gaps.grad.min() < -0.95
     says("04", "yours-head", "add 100 to every score, and the loss is the same")
     one, other = torch.tensor([1.0, 0.5]), torch.tensor([-0.5, 0.7])
     shifted = reward.preference_loss(one + 100, other + 100)
@@ -460,7 +462,7 @@ def test_whose_labels_chapter_04_learns_from(tmp_path, monkeypatch):
 
 
 def test_the_crowd_that_ships_agrees_with_itself_as_chapter_04_says():
-    says("04", "crowd-head", "The 16,000 that ship", "on about three of four pairs", "five times each")
+    says("04", "crowd-head", "The 16,000 that ship", "on about three pairs in four", "five times each")
     says("04", "crowd", "own = 5 * [")
     labels = feedback.replay(feedback.read_events(ROOT / "data" / "feedback.jsonl")[0])
     crowd = labellers("helpful")
@@ -469,7 +471,7 @@ def test_the_crowd_that_ships_agrees_with_itself_as_chapter_04_says():
 
 
 def test_the_exercises_before_the_first_label_are_what_chapter_04_says():
-    says("04", "practice-head", "The exercises ask no dev or test question, though proofreading states all facts")
+    says("04", "practice-head", "The exercises ask no held-out question, though proofreading states all facts")
     assert world.leaks(world.lessons(400, 3)) == []
     told = " ".join(r["chosen"] for r in world.proofreading(20_000, 0, dressed=False))
     facts = [world.statement(q.family, q.entity, q.value, q.other) for q in world.questions() if q.family == "capital"]
@@ -529,7 +531,7 @@ def test_the_sentence_about_practice_follows_the_curves(bare, words, monkeypatch
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     curves = {"after practice": {0: [0.7], 400: [0.8]}, "without practice": {0: [bare], 400: [bare]}}
     given = {"curves": curves, "sizes": (0, 400), "pool": [0] * 999, "model": None, "tokenizer": None}
-    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "plots": plots, "plt": plt, "np": np}
+    given |= {"ceiling_of": lambda rows: 0.8, "judge_on": [0] * 400, "np": np}
     given |= {"reward": SimpleNamespace(evaluate=lambda *_: {"accuracy": 0.77}), "Markdown": str}
     told = made_by("04", "learn-plot", **given)["told"]
     assert words in told
@@ -594,7 +596,7 @@ def drawn_away(monkeypatch):
 def test_the_two_tokens_without_a_gradient(drawn_away):
     says("05", "clip-head", "advantage +1 or −1, ratio 0.6 or 1.4, ε = 0.2", "exactly zero")
     says("05", "clip-after", "crosses have no gradient", "become *rarer*", "is still pulled back")
-    made = made_by("05", "policy-loss", "cases", torch=torch, plt=plt, plots=plots)
+    made = made_by("05", "policy-loss", "cases", torch=torch)
     still = {case for case, g in zip(made["four"], made["lp"].grad[0].tolist()) if g != 0}
     assert still == {(1.0, 0.6), (-1.0, 1.4)}, "the good token that became rarer, the bad one that became likelier"
 
@@ -603,7 +605,7 @@ def test_who_is_blamed_for_the_duckling(drawn_away):
     says("05", "gae-head", "The judge gives −1 at the end", "its guess drops from 0.5 to −0.8")
     says("05", "gae-after", "λ = 0 blames* duckling *most", "λ = 1 blames the words before it just as much")
     says("05", "gae-after", "the blame fades towards the front")
-    made = made_by("05", "gae", "gae-by-hand", torch=torch, plt=plt, plots=plots)
+    made = made_by("05", "gae", "gae-by-hand", torch=torch)
     word, blame = made["spoken"].index("duckling"), made["blame"]
     assert blame[0.0].argmin() == word and (blame[0.0][:word] == 0).all()
     assert blame[0.0][word] < 0.5 * blame[0.0].sum(), "more than half of all"
@@ -837,14 +839,14 @@ def test_how_much_the_model_of_chapter_06_knows():
 
 
 def test_ppo_added_no_knowledge(tuned):
-    says("06", "chat-unknown", "RLHF changed how it speaks and added no knowledge")
+    says("06", "chat-unknown", "RLHF made right answers likelier and added no knowledge")
     prompts = tasks.embedded().prompts("test")[::2]
     policy = models.load_model(ROOT / "data" / "models" / "policy", torch.device("cpu"))
-    before, after = (
-        measures.quality(prompts, decoding.generate(*model, prompts, temperature=0))["right"]
+    (drawn_before, before), (drawn, after) = (
+        [measures.quality(prompts, decoding.generate(*model, prompts, temperature=t))["right"] for t in (1, 0)]
         for model in (tuned, policy)
     )
-    assert after <= before + 0.03
+    assert after <= before + 0.03 and drawn > drawn_before + 0.1, "not what it can know, only how often it says it"
 
 
 # ---------------------------------------------------------------- Scaling up
@@ -1192,8 +1194,11 @@ def test_fourteen_exercises_or_more_have_a_worked_example():
 
 
 def test_the_real_model_learned_what_make_test_real_asks_of_it():
-    """The published run; its minutes are those of a busy machine, and are asked of `make test-real` only."""
+    """The published run, with all weights and with LoRA, and the chapters that went through."""
     result, real = stamp.read(ROOT / "benchmarks" / "results" / "real.json"), stamp.script("real")
-    assert result["runs"] and result["gib"] <= real.GIB
+    assert real.failed(result) == [] and {run["kind"] for run in result["runs"]} == set(real.KINDS)
+    assert [(c["kind"], c["chapter"][:2]) for c in result["chapters"]] == [
+        (kind, chapter) for kind, chapters in real.CHAPTERS.items() for chapter in chapters
+    ]
     for run in result["runs"]:
         assert {name: so(run) for name, so in real.CHECKS.items()} == dict.fromkeys(real.CHECKS, True), run["kind"]

@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -234,6 +235,20 @@ def test_every_folded_cell_says_what_it_is_and_folds_in_jupyterlab_and_colab(pat
     for cell in code_cells(path):
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         assert (cell.metadata.get("cellView") == "form") == hidden == cell.source.startswith("# @title "), cell.id
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_code_that_only_draws_is_in_the_package(path):
+    """VS Code shows a folded cell open; so a cell computes, and one call draws.  No function draws for nobody."""
+    sources = "\n".join(c.source for c in code_cells(path))
+    assert not re.search(r"\bplt\b|matplotlib|\bax\w*\.\w+\(|\bfig(ure)?, |widgets\.\w+\(", sources)
+    name = f"chapter_{path.stem[:2]}"
+    figures = import_module(f"rlhf_helpers.desk.figures.{name}")
+    source = Path(figures.__file__).read_text(encoding="utf-8")
+    assert f"from rlhf_helpers.desk.figures import {name} as figures\n" in sources
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            assert f"figures.{node.name}(" in sources or source.count(f"{node.name}(") > 1, node.name
 
 
 ASKED_OF_THE_READER = {"write-head", "verdict-examples-text"}  # whose answer is what the reader does

@@ -107,7 +107,7 @@ def test_04_what_practice_is_worth():
 
 
 def test_05_with_and_without_penalty_and_clip():
-    says("05", "gae-head", "without the clip, the same batch keeps pushing its tokens farther")
+    says("05", "gae-head", "without the clip, the same batch pushes its tokens farther")
     (panel,) = panels("05", "steps")
     assert ends(panel, "no clip")[1] > 1.2 * ends(panel, "clip")[1] > 0
 

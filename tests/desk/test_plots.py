@@ -44,6 +44,18 @@ def test_a_run_that_goes_on_keeps_its_curves_and_an_earlier_run_stays_behind(sho
     assert list(earlier.get_ydata()) == [5.0] * 3 and earlier.get_linestyle() == ":"
 
 
+def test_losses_have_room_for_all_steps_from_the_start(shown):
+    grow = plots.live_losses("Pre-training", 80, ruler=(7.0, "knowing nothing"))
+    ((figure, _),) = shown.items()
+    (ax,) = figure.axes
+    limits = [ax.get_xlim()]
+    for step in range(80):
+        grow(step, 7.0 - step / 20, last=step == 79)
+        limits.append(ax.get_xlim())
+    assert set(limits) == {(0, 81)}
+    assert list(ax.get_lines()[0].get_xdata()) == list(range(1, 81))
+
+
 def test_a_table_names_an_answer_of_no_words_and_leaves_empty_headings():
     page = plots.text_table(["", "after"], [["Why?", ""], ["How?", "(empty)"]]).data
     assert page.count("<i>(empty)</i>") == 1 and ">(empty)</td>" in page and "></th>" in page

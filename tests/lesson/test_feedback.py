@@ -351,6 +351,8 @@ def test_wilson_solves_its_equation():
         for end in fb.wilson(k, n):  # where the score test is just at its limit
             assert abs(k / n - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n), abs=1e-9)
     assert fb.wilson(0, 0) == (0, 1)
+    ends = [(fb.wilson(0, n)[0], fb.wilson(n, n)[1]) for n in range(1, 300)]  # by rounding the first was below 0
+    assert all(0 <= low < 1e-9 and 1 - 1e-9 < high <= 1 for low, high in ends)
 
 
 def test_the_strengths_that_labels_up_close_names_are_its_margins():
