@@ -158,7 +158,27 @@ def one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator
     return answers
 
 
-@memory_guard("sampling answers", "batch_size or max_new_tokens")
+def answer_batches(
+    model, tokenizer, prompts, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=None, seed=0, batch_size=128
+):
+    """The answers of `generate`, a list for each batch: whoever has enough stops, and no more are sampled."""
+    device, max_new_tokens = next(model.parameters()).device, max_new_tokens or LONGEST
+    generator = torch.Generator(device).manual_seed(seed)
+    encode_prompts(tokenizer, prompts[:1])  # an empty list gets its sentence
+    plain = (temperature, top_k, top_p) in ((0, 0, 1), (1, 0, 1))
+    if plain and edited(__name__, "sample" if temperature else "greedy"):
+        yield one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator)
+        return
+    for i in range(0, len(prompts), batch_size):
+        with memory_guard("sampling answers", "batch_size or max_new_tokens"):
+            ids, mask = encode_prompts(tokenizer, prompts[i : i + batch_size], device)
+            out, out_mask, _ = rollout(
+                model, ids, mask, max_new_tokens, end_tokens(model, tokenizer), generator, temperature, top_k, top_p
+            )
+            answers = decode_responses(tokenizer, out, out_mask, ids.shape[1])
+        yield answers
+
+
 def generate(
     model, tokenizer, prompts, *, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=None, seed=0, batch_size=128
 ):
@@ -166,16 +186,5 @@ def generate(
 
     Where `greedy` or `sample` was edited in chapter 02, it is what answers, at temperature 0 or 1.
     """
-    device, max_new_tokens = next(model.parameters()).device, max_new_tokens or LONGEST
-    generator, answers = torch.Generator(device).manual_seed(seed), []
-    encode_prompts(tokenizer, prompts[:1])  # an empty list gets its sentence
-    plain = (temperature, top_k, top_p) in ((0, 0, 1), (1, 0, 1))
-    if plain and edited(__name__, "sample" if temperature else "greedy"):
-        return one_by_one(model, tokenizer, prompts, temperature, max_new_tokens, generator)
-    for i in range(0, len(prompts), batch_size):
-        ids, mask = encode_prompts(tokenizer, prompts[i : i + batch_size], device)
-        out, out_mask, _ = rollout(
-            model, ids, mask, max_new_tokens, end_tokens(model, tokenizer), generator, temperature, top_k, top_p
-        )
-        answers += decode_responses(tokenizer, out, out_mask, ids.shape[1])
-    return answers
+    how = temperature, top_k, top_p, max_new_tokens, seed, batch_size
+    return [answer for some in answer_batches(model, tokenizer, prompts, *how) for answer in some]

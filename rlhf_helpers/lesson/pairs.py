@@ -1,9 +1,11 @@
 """Pairs of sampled answers to compare, and their labels by an annotator who is a program."""
 
+from itertools import chain
+
 import torch
 
 from ..engine.files import WorkbookError, shown
-from .decoding import generate
+from .decoding import answer_batches
 from .feedback import label_event
 
 
@@ -21,14 +23,15 @@ def make_pairs(model, tokenizer, prompts, n, seed, families=None):
     asked = (order * (n // len(order) + 1))[:n]
     rows, seen, last = [], set(), {}
     for turn in range(20):
-        for prompt, new in zip(asked, generate(model, tokenizer, asked, seed=seed + 1000 * turn)):
+        batches = answer_batches(model, tokenizer, asked, seed=seed + 1000 * turn)
+        for prompt, new in zip(asked, chain.from_iterable(batches)):
             old = last.get(prompt, new)
             last[prompt], key = new, (prompt, *sorted((old, new)))
-            if old != new and key not in seen and len(rows) < n:
+            if old != new and key not in seen:
                 seen.add(key)
                 rows.append({"pair_id": f"p{len(rows):05d}", "prompt": prompt, "response_a": old, "response_b": new})
-        if len(rows) == n:
-            break
+            if len(rows) == n:
+                return rows
     return rows
 
 

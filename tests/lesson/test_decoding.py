@@ -12,7 +12,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from rlhf_helpers import world
 from rlhf_helpers.engine import models
 from rlhf_helpers.engine.files import ROOT, WorkbookError
-from rlhf_helpers.lesson import decoding
+from rlhf_helpers.lesson import decoding, pairs
 from rlhf_helpers.lesson.decoding import adjust, draw, end_tokens, greedy, rollout, sample
 
 PAD, EOS, VOCABULARY = 0, 1, 7
@@ -503,3 +503,18 @@ def test_generate_greedily_does_not_depend_on_the_batch(talker):
 def test_generate_says_what_is_wrong_with_no_prompt(talker):
     with pytest.raises(WorkbookError, match="empty"):
         decoding.generate(*talker, [])
+
+
+def test_pairs_sample_no_more_answers_than_they_need(monkeypatch):
+    """The first turn asks as often as there are pairs to make, the next one only for those that are missing."""
+    pulled = []
+
+    def batches(model, tokenizer, prompts, seed):
+        for i in range(0, len(prompts), 4):
+            pulled.append(seed)
+            yield [f"answer {seed} {k}" for k in range(i, min(i + 4, len(prompts)))]
+
+    monkeypatch.setattr(pairs, "answer_batches", batches)
+    made = pairs.make_pairs(None, None, [f"prompt {i}" for i in range(6)], 24, seed=0)
+    assert len(made) == 24 and len({p["pair_id"] for p in made}) == 24
+    assert pulled == [0] * 6 + [1000] * 2, "of each of six prompts the first answer has no other before it"
