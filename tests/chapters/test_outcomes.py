@@ -89,8 +89,12 @@ def test_01_greedy_and_the_copy_of_the_crowd():
 
 
 def test_03_the_slip_in_the_last_row_and_the_annotator_of_the_very_taste():
-    says("03", "data-head", "here in the last row, unless the labels are yours")
-    assert ["(a slip)" in row[-1] for row in table("03", "data-show")[1:]] == [False] * 5 + [True]
+    says("03", "data-head", "here the last row, whose second sentence is false (unless the labels are yours)")
+    rows = table("03", "data-show")[1:]
+    assert ["(a slip)" in row[-1] for row in rows] == [False] * 5 + [True]
+    facts = {world.statement(q.family, q.entity, q.value, q.other) for q in world.questions()}
+    (chosen,) = (text for text in rows[-1] if text.startswith("✓ "))
+    assert [s in facts for s in re.split(r"(?<=\.) ", chosen.removeprefix("✓ "))] == [True, False]
     says("03", "agree-read", "seldom reaches 100%")
     agreed = heights(panels("03", "agree-plot")[0])
     assert max(agreed, key=agreed.get) == "helpful" and agreed["helpful"] < 1
