@@ -24,12 +24,7 @@ from ..engine import files, memory
 from ..engine.files import ROOT, WorkbookError
 
 MARK = re.compile(r"(<!-- stamp(\s.*?)-->)(.*?)(<!-- /stamp -->)", re.S)
-SPLIT_NAMES = {
-    "heldout": "reworded questions, an earlier build of `data/`",
-    "reworded": "reworded questions",
-    "dev": "dev questions",
-    "test": "test questions",
-}
+SPLIT_NAMES = {"reworded": "reworded questions", "dev": "dev questions", "test": "test questions"}
 PARAGRAPH = textwrap.TextWrapper(120, break_long_words=False, break_on_hyphens=False)
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t for 1, 2, ... degrees of freedom
 

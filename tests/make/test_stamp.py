@@ -12,7 +12,7 @@ from rlhf_helpers.engine.files import ROOT, WorkbookError, parse, write_json
 from rlhf_helpers.make import stamp
 
 RUNS = {
-    "split": "heldout",
+    "split": "dev",
     "runs": [
         {"seed": 0, "taste": "warm", "side": "ours", "score": 0.7, "test_right": 0.5, "reworded_right": 0.6, "cpu": 2},
         {"seed": 1, "taste": "warm", "side": "ours", "score": 0.8, "test_right": 0.6, "reworded_right": 0.8, "cpu": 2},
@@ -57,7 +57,7 @@ def test_outcomes_are_computed(values, spec, word):
 @pytest.mark.parametrize(
     "template, text",
     [
-        ("{toy[split]} {toy.n}", "heldout 2"),
+        ("{toy[split]} {toy.n}", "dev 2"),
         ("{toy.score:.2f}", "0.85 (0.64 to 1.06)"),
         ("{toy.right:.1f}", "reworded 0.8 (0.5 to 1.0), test 0.6 (0.5 to 0.7)"),
         ("{toy.where}", "reworded questions and test questions"),
