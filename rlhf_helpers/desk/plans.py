@@ -1,7 +1,7 @@
 """What a chapter does with a MODEL of the reader's own, and what that costs: `pace` scales it."""
 
 # chapter -> its part -> (how many in full with a model of one's own, at least, and for each of them: answers that are
-# sampled, answers that are learned from, of which three that are only read count as one); in a FAST run half the least
+# sampled, answers that are learned from, of which three that are only read count as one); see `pace.shortest`
 PLANS = {
     "00_rlhf_in_one_sitting": {
         "questions asked four times": (64, 8, 4, 0),

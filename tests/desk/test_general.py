@@ -343,11 +343,14 @@ def test_the_embedded_model_does_all_of_it_and_nothing_is_measured(chapter, monk
 @pytest.mark.parametrize("fast, minutes", [(False, pace.MINUTES), (True, pace.FAST_MINUTES)])
 @pytest.mark.parametrize("chapter", pace.PLANS)
 def test_a_slow_model_does_less_and_says_what(chapter, fast, minutes, monkeypatch, capsys):
-    """A chapter stays within its minutes where the least does, and leaves nothing out that fits."""
-    plan, shares = pace.shortest(pace.PLANS[chapter]) if fast else pace.PLANS[chapter], []
-    whole = pace.seconds(plan, (1.0, 2.0), 1.0)
+    """A chapter stays within its minutes where the least does, or half of it, and leaves nothing out that fits."""
+    usual, shares = pace.PLANS[chapter], []
+    whole = pace.seconds(usual, (1.0, 2.0), 1.0)
     for target in (50, 1800, 7200, 1e9):
-        monkeypatch.setattr(pace, "speed", lambda *a: (target / whole, 2 * target / whole))
+        slow = target / whole, 2 * target / whole
+        monkeypatch.setattr(pace, "speed", lambda *a: slow)
+        halved = fast or pace.seconds(usual, slow, 0.0) > 60 * minutes
+        plan = pace.shortest(usual) if halved else usual
         at_most = pace.limits(own(fast=fast), chapter, None, None)
         done = {part: at_most(part, full) for part, (full, *_) in plan.items()}
         took = sum(n * (plan[p][2] * target + plan[p][3] * 2 * target) / whole for p, n in done.items())
