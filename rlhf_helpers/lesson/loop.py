@@ -43,7 +43,7 @@ class Limits:
     """What a candidate must keep to be promoted; all are measured on held-out prompts."""
 
     win_low: float = 0.5  # the interval of the win rate must lie above it
-    kl: float = 10.0  # nats per answer away from the anchor: honest rounds stay below 5, hacked ones go beyond 25
+    kl: float = 10.0  # nats per answer away from the anchor: honest rounds stay below 6, hacked ones go beyond 25
     ended: float = 0.95  # share of answers that end by themselves, at least
     empty: float = 0.02  # share of empty answers, at most
     longer: float = 2.5  # mean number of words, as a multiple of the current model's, at most

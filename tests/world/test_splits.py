@@ -215,8 +215,8 @@ class Recorder:
         monkeypatch.setattr(reward, "train_reward_model", self.rows("reward model"))
         monkeypatch.setattr(build, "learn_remarks", self.rows("remarks"))
         monkeypatch.setattr(ppo, "train", self.ppo)
-        for module in (build, pairs):
-            monkeypatch.setattr(module, "generate", self.generate)
+        monkeypatch.setattr(build, "generate", self.generate)
+        monkeypatch.setattr(pairs, "answer_batches", lambda *given, **options: [self.generate(*given, **options)])
         monkeypatch.setattr(reward, "score", lambda model, tokenizer, prompts, answers: torch.zeros(len(prompts)))
         monkeypatch.setattr(reward, "evaluate", lambda model, tokenizer, rows: {"accuracy": 0.5})
 
