@@ -31,17 +31,13 @@ def first_fit(lengths, width):
 
     A start is row * width + column.
     """
-    starts, free, shortest = [0] * len(lengths), [], min(lengths)
-    usable = []  # rows with room for the shortest
+    starts, free = [0] * len(lengths), []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r in usable if free[r] >= lengths[i]), len(free))
+        row = next((r for r, left in enumerate(free) if left >= lengths[i]), len(free))
         if row == len(free):
             free.append(width)
-            usable.append(row)
         starts[i] = (row + 1) * width - free[row]
         free[row] -= lengths[i]
-        if free[row] < shortest:
-            usable.remove(row)
     return starts, len(free)
 
 
