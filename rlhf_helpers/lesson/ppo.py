@@ -467,9 +467,11 @@ def alignment(policy, batch, settings):
 
 
 def fingerprint(*models):
-    """One number per weight tensor of the models, which changes when the tensor does: (tensors,), on their device."""
+    """One number per weight tensor of the models, the sum of its bits as whole numbers, which changes when a weight
+    does: (tensors,), on their device."""
     tensors = [p.detach() for m in models for p in m.parameters()]
-    sums = [(t.cpu() if t.device.type == "mps" else t).sum(dtype=torch.float64) for t in tensors]
+    kinds = [{1: torch.int8, 2: torch.int16}.get(t.element_size(), torch.int32) for t in tensors]
+    sums = [t.view(kind).sum(dtype=torch.int32) for t, kind in zip(tensors, kinds)]
     return torch.stack(sums) if sums else torch.zeros(0)
 
 
