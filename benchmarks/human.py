@@ -1,4 +1,4 @@
-"""Choices that people made, and questions with known answers: `python benchmarks/human.py`.
+"""Choices that people made, and questions with known answers: `make test-human`.
 
 *Names*: 192 people in Germany chose between six first names, two at a time (`FirstNames` of the R package psychotools,
 GPL-2, which Debian ships; Wickelmaier and Strobl).  One score for each name, taught by the loss of the reward model,
