@@ -21,7 +21,7 @@ from .tables import name_of
 
 PROMPTS = (
     "prompt question instruction query input context history post text title conversation conversations messages user "
-    "user_prompt request task info problem"
+    "user_prompt request task info problem x"
 ).split()
 BETTER_WORSE = (
     ("chosen", "rejected"),
@@ -30,6 +30,11 @@ BETTER_WORSE = (
     ("better", "worse"),
     ("accepted", "rejected"),
     ("winner", "loser"),
+    ("winning", "losing"),
+    ("win", "lose"),
+    ("y_w", "y_l"),
+    ("preferred", "non_preferred"),
+    ("preferred", "unpreferred"),
     ("good", "bad"),
     ("positive", "negative"),
     ("best", "worst"),
@@ -52,12 +57,16 @@ CHOICES = (
     "vote best human_preference preferred_response better_response comparison verdict judgement judgment decision "
     "result ranking annotation human_choice"
 ).split()
+CHOICE = re.compile(  # how other names of a choice end, such as which_is_better and preferred_answer
+    r"(?:^|_)(?:choice|choose|chosen|prefer|preferred|preference|better|best|winner|vote)"
+    r"(?:_(?:answer|response|completion|output|option|summary|candidate|one|index|id))?$"
+)
 TIES = "tie ties tied equal same both draw both_good tie_bothbad tie_both_bad".split()
 NEITHER = "neither both_bad bothbad none none_of_them".split()
 UNSAID = ("", *"skip skipped ignore unsure null nan n_a na".split())
 LISTS = "completions responses answers candidates outputs generations summaries replies".split()
-SCORES = "score rating overall_score reward pm_score fine_grained_score quality votes upvotes".split()
-LABELS = "label desirable is_good good liked thumbs_up thumb feedback kto_tag is_chosen".split()
+SCORES = "score rating overall_score reward pm_score fine_grained_score quality votes upvotes helpfulness".split()
+LABELS = "label desirable is_good good liked thumbs_up thumb feedback kto_tag is_chosen if_chosen".split()
 TRUE = "true 1 yes good up thumbs_up 👍 +1 like desirable positive accept chosen".split()
 FALSE = "false 0 no bad down thumbs_down 👎 -1 dislike undesirable negative reject rejected".split()
 PEOPLE = (
@@ -269,12 +278,27 @@ def truth(value):
     return True if said in TRUE else False if said in FALSE else None
 
 
+def named_side(said, suffixes):
+    """0 or 1 where words such as "answer_b_is_better" name one of two answers and not the other; else None."""
+    pairs = [suffixes, ("left", "right"), ("first", "second"), *([("a", "b")] if suffixes[0].isdigit() else [])]
+    before = set(said.split("_than_")[0].split("_"))
+    for pair in () if UNSURE.search(said) else pairs:
+        forms = (r"(?:[a-z]+_){{0,2}}{}" + BETTER, r"[a-z_]*{}")
+        for form in forms[: 1 + pair[0].isdigit()]:
+            named = [i for i, s in enumerate(pair) if re.fullmatch(form.format(s), said)]
+            if len(named) == 1 and not before & {p[1 - named[0]] for p in pairs}:
+                return named[0]
+    return None
+
+
 def side_of(value, suffixes, row, keys):
     """Which of two answers a choice names: 0 or 1, "tie" or "neither".  Raises Unusable where it can't be told.
 
     suffixes: those of the two fields, such as ("a", "b").  A plain number names an answer only where they are numbers.
     """
-    value = literal(value)
+    value = value if isinstance(value, str) and COMPARED.fullmatch(value) else literal(value)
+    if isinstance(value, str) and (signs := COMPARED.fullmatch(value)):
+        return by_sign(signs, suffixes, row, keys)
     if isinstance(value, dict):  # {"selected": "left"}, {"choices": ["A"]}, {"value": "response_a"}
         value = next(iter(value.values()), None)
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -284,13 +308,8 @@ def side_of(value, suffixes, row, keys):
         raise Unusable("no choice")
     if said in TIES or said in NEITHER:
         return "tie" if said in TIES else "neither"
-    by_place = [("left", "right"), ("first", "second")] + ([("a", "b")] if suffixes[0].isdigit() else [])
-    for pair in () if WORSE.search(said) else (suffixes, *by_place):
-        forms = (r"(?:[a-z]+_){{0,2}}{}" + BETTER, r"[a-z_]*{}")
-        for form in forms[: 1 + pair[0].isdigit()]:
-            named = [i for i, s in enumerate(pair) if re.fullmatch(form.format(s), said)]
-            if len(named) == 1:
-                return named[0]
+    if (side := named_side(said, suffixes)) is not None:
+        return side
     words = text(value)
     same = [i for i, key in enumerate(keys) if words and text(row.get(key)) == words]
     if len(same) != 1:
@@ -298,8 +317,18 @@ def side_of(value, suffixes, row, keys):
     return same[0] % 2
 
 
+def by_sign(signs, suffixes, row, keys):
+    """`side_of` a choice such as "A>B", "[[B>>A]]" or "response_a = response_b"."""
+    one, sign, other = signs.groups()
+    sides = [side_of(x, suffixes, row, keys) for x in (one, other)]
+    if sorted(map(str, sides)) != ["0", "1"]:
+        raise Unusable(NAMES_NEITHER, shown(signs[0], 40))
+    return "tie" if sign[0] in "=~≈" else sides[sign[0] in "<≺"]
+
+
+COMPARED = re.compile(r"[\s\[(]*([\w ]+?)\s*(>+|<+|=+|[~≈≻≺])\s*([\w ]+?)[\s\])]*")
 NAMES_NEITHER = "a choice that names neither answer"
-WORSE = re.compile(r"(?:^|_)(?:not|worse|worst|bad|rejected|loses|lost|loser)(?:_|$)")
+UNSURE = re.compile(r"(?:^|_)(?:not|worse|worst|bad|rejected|loses|lost|loser)(?:_|$)|^a_(?:bit|lot|little)_")
 BETTER = r"(?:_(?:is_)?(?:[a-z]+_)?(?:better|best|wins|won|chosen|preferred)(?:_than_.*)?)?"
 
 
@@ -324,7 +353,8 @@ def chosen_side(row, base, suffixes, keys):
         return "tie" if scores[0] == scores[1] else int(scores[1] > scores[0])  # type: ignore[operator]
     if any(name.startswith(("score_", "rating_", "rank_")) for name in row):
         raise Unusable("no score")
-    return None
+    asked = next((name for name in row if CHOICE.search(name) and name not in keys), None)  # "Which is better?"
+    return side_of(row[asked], suffixes, row, keys) if asked else None
 
 
 def pairs_of(answers):
@@ -440,12 +470,15 @@ def listed(row):
     named = next(((literal(row[k]), sign) for k, sign in beside if isinstance(literal(row.get(k)), list)), None)
     if named and len(named[0]) == len(items):
         worths = [None if (w := number(v)) is None else named[1] * w for v in named[0]]
-    elif (best := number(row.get("choice", row.get("best")))) is not None:
-        if best not in range(len(items)):
-            raise Unusable("a choice that names no answer", f"{best:g} of {len(items)}")
-        worths = [float(i == best) for i in range(len(items))]
+    elif isinstance(order := literal(row.get("ranking")), list):
+        worths = by_order(order, len(items))
     else:
         worths = [worth({name_of(k): v for k, v in x.items()}) if isinstance(x, dict) else None for x in items]
+        if set(worths) == {None} and any(n[0] in row and n[1] in row for n in BETTER_WORSE):
+            return None
+        best = next((n for n in row if n in CHOICES or CHOICE.search(n)), None)
+        if best and (None in worths or best in ("choice", "best")):
+            worths = by_best(literal(row[best]), items)
     out, prompt = [], prompt_in(row)
     if None in worths and (len(items) > 2 or any(w is not None for w in worths)):
         raise Unusable("no score")
@@ -456,10 +489,39 @@ def listed(row):
     return "a list of answers with scores (as UltraFeedback)", out
 
 
+def by_best(best, items):
+    """Worths of the answers in a list, of which one is named by its index, counted from 0, or by its text."""
+    if best in (None, ""):
+        raise Unusable("no choice")
+    words, place = text(best), number(best)
+    named = [i for i, x in enumerate(items) if i == place or (words and place is None and text(x) == words)]
+    if len(named) != 1:
+        raise Unusable("a choice that names no answer", f"{shown(best, 40)} of {len(items)}")
+    return [float(i == named[0]) for i in range(len(items))]
+
+
+def by_order(order, n):
+    """Worths of n answers by a list of numbers: the rank of each, or their indices, the best first.
+
+    Raises Unusable where these two say different things.
+    """
+    ranks = [number(x) for x in order]
+    if len(ranks) != n or None in ranks:
+        raise Unusable("a choice that names no answer", shown(order, 40))
+    low = min(ranks)  # type: ignore[type-var]
+    places = {x - low: float(-i) for i, x in enumerate(ranks)}  # type: ignore[operator]
+    worths = [-x for x in ranks]  # type: ignore[operator]
+    if low in (0, 1) and set(places) == set(range(n)):
+        if [places[i] - low for i in range(n)] != worths:
+            raise Unusable("a ranking that can be read in two ways", shown(order, 40))
+    return worths
+
+
 def one_answer(row):
     """One answer with a label, good or bad (TRL, unpaired), or with a score."""
     prompt, keys = prompt_in(row, ("text", "title")), ("completion", "response", "answer", "output", "generation")
-    name = next((k for k in (*keys, "text", "reply") if row.get(k) is not None), None)
+    ending = [k for k in row if k.rsplit("_", 1)[-1] in keys]  # such as model_response
+    name = next((k for k in (*keys, "text", "reply", *ending) if row.get(k) is not None), None)
     if prompt is None or name is None:
         return None
     label = next((k for k in LABELS if k in row), None)

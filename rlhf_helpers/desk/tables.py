@@ -56,7 +56,7 @@ def name_of(field):
 @lru_cache(maxsize=1000)
 def one_form(name):
     """`name_of` of a text; the rows of a file mostly have the same names."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip().rstrip("?!:"))
     return re.sub(r"[\s.-]+", "_", words).lower()
 
 

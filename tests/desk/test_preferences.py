@@ -356,6 +356,14 @@ def test_answers_without_a_counterpart_are_counted(tmp_path):
         ("response_a is worse", "a choice that names neither answer"),
         ("c", "a choice that names neither answer"),
         ("ab", "a choice that names neither answer"),
+        ("a over b", "a choice that names neither answer"),
+        ("a bit better", "a choice that names neither answer"),
+        ("A beats B", "a choice that names neither answer"),
+        ("A, B", "a choice that names neither answer"),
+        ("A>C", "a choice that names neither answer"),
+        ("A>A", "a choice that names neither answer"),
+        ("A=B", "ties"),
+        ("[[B ≈ A]]", "ties"),
         ({}, "no choice"),
     ],
 )
@@ -380,7 +388,8 @@ def test_what_a_number_means_is_never_guessed(tmp_path, names):
 @pytest.mark.parametrize(
     "choice",
     ["a", "A", "response_a", "Response A", "[[A]]", "A is better", "Response A is slightly better", "model_a", GOOD]
-    + ["left", "first", "A is much better than B", {"value": "response_a"}, ["a"]],
+    + ["left", "first", "A is much better than B", {"value": "response_a"}, ["a"]]
+    + ["A>B", "B < A", "[[A>>B]]", "response_a > response_b", "Response B << Response A"],
 )
 def test_an_answer_can_be_named_in_many_words(tmp_path, choice):
     path = jsonl(tmp_path / "x.jsonl", [{"prompt": Q, "response_a": GOOD, "response_b": BAD, "choice": choice}])
@@ -412,6 +421,52 @@ def test_a_row_that_says_nothing_sure_is_left_out_and_counted(tmp_path, row):
     data = preferences.read(jsonl(tmp_path / "x.jsonl", rows))
     assert len(data.rows) + len(data.pairs) + sum(data.left_out.values()) == 2
     assert len(data.rows) == 1
+
+
+@pytest.mark.parametrize("choice", ["the second one is better", "first one", "one over two", "right one"])
+def test_words_that_name_both_answers_name_neither(tmp_path, choice):
+    rows = [FORMATS["TRL, explicit prompt"]["as documented"][0] | {"prompt": "Another?"}]
+    rows += [{"prompt": Q, "response_one": GOOD, "response_two": BAD, "choice": choice}]
+    data = preferences.read(jsonl(tmp_path / "x.jsonl", rows))
+    told = {"first one": GOOD}.get(choice)  # here both words say the same
+    assert [r["chosen"] for r in data.rows[1:]] == ([told] if told else [])
+    assert sum(data.left_out.values()) == (told is None)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Prompt": Q, "Response A": GOOD, "Response B": BAD, "Which is better?": "A"},
+        {"prompt": Q, "response_a": BAD, "response_b": GOOD, "your_choice": "Response B"},
+        {"prompt": Q, "answer_1": BAD, "answer_2": GOOD, "which answer do you prefer?": "2"},
+        {"prompt": Q, "win": GOOD, "lose": BAD},
+        {"x": Q, "y_w": GOOD, "y_l": BAD},
+        {"prompt": Q, "responses": [BAD, GOOD], "chosen": 1},
+        {"prompt": Q, "responses": [BAD, GOOD], "winner": GOOD},
+        {"prompt": Q, "responses": [BAD, GOOD], "ranking": [2, 1]},
+        {"prompt": Q, "responses": [BAD, GOOD], "ranking": [1, 0]},
+        {"prompt": Q, "responses": [GOOD, BAD], "chosen": GOOD, "rejected": BAD},
+    ],
+)
+def test_a_choice_has_many_names(tmp_path, row):
+    assert taken(jsonl(tmp_path / "x.jsonl", [row])) == [(Q, GOOD, BAD)]
+
+
+@pytest.mark.parametrize(
+    "name, value", [("ranking", [2, 0, 1]), ("ranking", ["C", "A", "B"]), ("chosen", 3), ("winner", "C"), ("best", "")]
+)
+def test_which_answer_of_a_list_is_best_is_never_guessed(tmp_path, name, value):
+    rows = [FORMATS["TRL, explicit prompt"]["as documented"][0] | {"prompt": "Another?"}]
+    rows += [{"prompt": Q, "responses": [GOOD, BAD, "Other."], name: value}]
+    data = preferences.read(jsonl(tmp_path / "x.jsonl", rows))
+    assert len(data.rows) == 1 and sum(data.left_out.values()) == 1 and data.pairs == []
+
+
+def test_scores_of_other_names_and_answers_of_other_names(tmp_path):
+    rows = [{"prompt": Q, "response": a, "helpfulness": n, "verbosity": 2} for a, n in ((GOOD, 4), (BAD, 0))]
+    assert taken(jsonl(tmp_path / "x.jsonl", rows)) == [(Q, GOOD, BAD)]
+    rows = [{"user_prompt": Q, "model_response": a, "score": n} for a, n in ((GOOD, 90), (BAD, 9))]
+    assert taken(jsonl(tmp_path / "y.jsonl", rows)) == [(Q, GOOD, BAD)]
 
 
 MODULES = ("formats", "preferences", "tables")
