@@ -12,6 +12,7 @@ from .tables import SPLITS, Row, Unread, name_of
 
 ENOUGH = 10  # with fewer prompts there is nothing to learn from, or nothing to measure on
 FAMILIES = ("family", "category", "topic", "kind", "type", "domain", "subject")
+LINES = (".txt", ".text", ".md")  # what files are called that hold a prompt on each line
 FORMAT = '{"prompt": "Why is the sky blue?", "family": "explain", "split": "train"}'
 
 
@@ -59,10 +60,10 @@ def asked(value):
 def rows_of(path, parameter):
     """(rows {"prompt", "family", "split"}, a Counter of what was left out, where each reason was met first, notes)."""
     file = tables.home(path)
-    if os.path.isfile(file) and tables.kind_of(file) in (".txt", ".md", ".text"):
+    if os.path.isfile(file) and tables.kind_of(file) in LINES:
         found, notes = lines_of(file), []
     else:
-        found, notes = tables.read(path, parameter)
+        found, notes = tables.read(path, parameter, LINES)
     rows, left_out, where, seen = [], Counter(), {}, set()
     for row in header_too(found) if tables.kind_of(file) in (".csv", ".tsv") else found:
         try:

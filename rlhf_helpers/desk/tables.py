@@ -21,7 +21,8 @@ SPLITS = {  # how files call their splits -> how the chapters do
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
     **dict.fromkeys(("heldout", "held_out", "reworded"), "heldout"),
 }
-HOLDERS = ("data", "rows", "examples", "items", "records", "instances")  # a list under one of these is the rows
+# a list under one of these is the rows
+HOLDERS = ("data", "rows", "examples", "items", "records", "instances", "prompts", "questions")
 NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 KINDS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 
@@ -139,20 +140,25 @@ def unpacked(whole):
     held = whole
     if isinstance(whole, dict) and whole:
         values = list(whole.values())
-        if all(is_rows(v) for v in values) and set(map(name_of, whole)) <= {*SPLITS, *HOLDERS}:
+        if all(is_rows(v) or is_texts(v) for v in values) and set(map(name_of, whole)) <= {*SPLITS, *HOLDERS}:
             return [
                 (f"{key} {n}", SPLITS.get(name_of(key), ""), unwrapped(v))
                 for key, rows in whole.items()
                 for n, v in enumerate(rows, 1)
             ]
         named = [v for k, v in whole.items() if name_of(k) in HOLDERS and is_rows(v)]
-        held = named[0] if named else columns(whole) or [whole]
+        alone = values[0] if len(values) == 1 and is_texts(values[0]) else None
+        held = named[0] if named else alone or columns(whole) or [whole]
     rows = held if isinstance(held, list) else [held]
     return [(f"row {n}", "", unwrapped(v)) for n, v in enumerate(rows, 1)]
 
 
 def is_rows(value):
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def is_texts(value):
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(v, str) for v in value)
 
 
 def unwrapped(value):
@@ -216,8 +222,11 @@ def arrow_rows(data, path):
     return [(f"row {n}", "", row) for n, row in enumerate(rows, 1)]
 
 
-def rows_of_file(path):
-    """[(place, split, value)] of one file, by how it is named, or, where that says nothing, by how it begins."""
+def rows_of_file(path, others=()):
+    """[(place, split, value)] of one file, by how it is named, or, where that says nothing, by how it begins.
+
+    others: what else could have been read, which the message about a file of no known kind names too.
+    """
     data, kind = content(path), kind_of(path)
     if not data.strip(b"\xef\xbb\xbf\xff\xfe \r\n\t\0"):
         raise WorkbookError(f"{path} is empty.")
@@ -227,8 +236,9 @@ def rows_of_file(path):
         return csv_rows(data, path)
     if kind in KINDS or utf8(data, path).lstrip()[:1] in (b"{", b"["):
         return json_rows(data, path)
+    kinds = ", ".join((*others, *KINDS))
     raise WorkbookError(
-        f"{path} is of no kind that can be read here; save it as one of {', '.join(KINDS)} (or one of these as .gz)."
+        f"{path} is of no kind that can be read here; save it as one of {kinds} (or one of these as .gz)."
     )
 
 
@@ -257,8 +267,8 @@ def home(path):
         return Path(path)
 
 
-def read(path, parameter):
-    """(rows, notes): every `Row` of a file or folder, and what else is to be said.
+def read(path, parameter, others=()):
+    """(rows, notes): every `Row` of a file or folder, and what else is to be said.  others: see `rows_of_file`.
 
     Raises WorkbookError, naming the `parameter`, where there is nothing to read.
     """
@@ -268,7 +278,7 @@ def read(path, parameter):
             f"The parameter {parameter} names {shown(str(path), 300)}, which does not exist (seen from {Path.cwd()})."
         )
     if path.is_file():
-        return [Row(*row) for row in rows_of_file(path)], []
+        return [Row(*row) for row in rows_of_file(path, others)], []
     usable, others = files_in(path)
     if not usable:
         raise WorkbookError(

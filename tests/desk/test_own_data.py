@@ -40,6 +40,7 @@ PROMPT_FILES = {
     "notes.md": lambda: "\r\n".join(ASKED).encode(),
     "x.jsonl": lambda: b"\n".join(as_line({"prompt": p}) for p in ASKED),
     "strings.json": lambda: as_line(ASKED),
+    "held.json": lambda: as_line({"prompts": ASKED}),
     "messages.jsonl": lambda: b"\n".join(as_line({"messages": [{"role": "user", "content": p}]}) for p in ASKED),
     "answered.jsonl": lambda: b"\n".join(
         as_line({"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "So."}]}) for p in ASKED
@@ -62,6 +63,18 @@ def test_prompts_come_in_many_forms_and_ten_are_enough(tmp_path, name):
     splits = tasks.general_splits(rows)
     assert [len(splits[s]) for s in ("train", "dev", "test")] == [6, 2, 2] and "10 prompts" in said and "drawn" in said
     assert not {*splits["train"]} & {*splits["dev"], *splits["test"]}
+
+
+def test_lists_of_texts_by_split_keep_it(tmp_path):
+    (tmp_path / "x.json").write_bytes(as_line({"train": ASKED[:-3], "test": ASKED[-3:]}))
+    rows, _ = prompts.read(tmp_path / "x.json")
+    assert [r["split"] for r in rows] == ["train"] * 7 + ["test"] * 3 and [r["prompt"] for r in rows] == ASKED
+
+
+def test_a_file_of_no_known_kind_is_told_what_prompts_may_come_in(tmp_path):
+    (tmp_path / "asked").write_text("\n".join(ASKED))
+    with pytest.raises(WorkbookError, match="save it as one of .txt, "):
+        prompts.read(tmp_path / "asked")
 
 
 def test_the_page_says_how_many_prompts_are_enough():
