@@ -78,6 +78,18 @@ FAMILIES = {
     "smolvlm": {"nested": "text_config", "vision_config": VISION, "model_type": "llama"} | PLAIN,
     "bloom": {"n_head": 2, "n_layer": 2},
     "mpt": {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 512},
+    "mixtral": PLAIN | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": GROUPED | EXPERTS,
+    "deepseek_v3": GROUPED
+    | {"num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+    | {"v_head_dim": 16, "head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    | {"moe_intermediate_size": 16, "first_k_dense_replace": 1},
+    "xglm": {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 2},
+    "falcon": {"ffn_hidden_size": 64},
+    "glm4": GROUPED,
+    "smollm3": PLAIN,
+    "starcoder2": PLAIN,
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "n_inner": 64},
     "ctrl": {"n_embd": 32, "dff": 64, "n_layer": 2, "n_head": 2, "n_positions": 512},
 }
 PICTURES = {"qwen3_5", "mistral3", "smolvlm"}  # written as models for pictures and text
