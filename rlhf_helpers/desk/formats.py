@@ -279,15 +279,18 @@ def truth(value):
 
 
 def named_side(said, suffixes):
-    """0 or 1 where words such as "answer_b_is_better" name one of two answers and not the other; else None."""
+    """0 or 1 where words such as "answer_b_is_better" name one of two answers and not the other; else None.
+
+    Only words of `NAMING` may stand before the name: others, such as "over" and "not", turn around what is said.
+    """
     pairs = [suffixes, ("left", "right"), ("first", "second"), *([("a", "b")] if suffixes[0].isdigit() else [])]
-    before = set(said.split("_than_")[0].split("_"))
-    for pair in () if UNSURE.search(said) else pairs:
-        forms = (r"(?:[a-z]+_){{0,2}}{}" + BETTER, r"[a-z_]*{}")
-        for form in forms[: 1 + pair[0].isdigit()]:
-            named = [i for i, s in enumerate(pair) if re.fullmatch(form.format(s), said)]
-            if len(named) == 1 and not before & {p[1 - named[0]] for p in pairs}:
-                return named[0]
+    for pair in pairs:
+        glued = "_?" if pair[0].isdigit() else "_"  # response1
+        for i, name in enumerate(pair):
+            found = re.fullmatch(rf"(?:([a-z_]*[a-z]){glued})?{name}{BETTER}", said)
+            before = set(found[1].split("_")) if found and found[1] else set()
+            if found and before <= NAMING and not before & {p[1 - i] for p in pairs}:
+                return i
     return None
 
 
@@ -328,8 +331,21 @@ def by_sign(signs, suffixes, row, keys):
 
 COMPARED = re.compile(r"[\s\[(]*([\w ]+?)\s*(>+|<+|=+|[~≈≻≺])\s*([\w ]+?)[\s\])]*")
 NAMES_NEITHER = "a choice that names neither answer"
-UNSURE = re.compile(r"(?:^|_)(?:not|worse|worst|bad|rejected|loses|lost|loser)(?:_|$)|^a_(?:bit|lot|little)_")
-BETTER = r"(?:_(?:is_)?(?:[a-z]+_)?(?:better|best|wins|won|chosen|preferred)(?:_than_.*)?)?"
+NAMING = {
+    *ANSWERS,
+    *"the i prefer preferred choose chose chosen pick choice better best winner is strongly".split(),
+} - {""}
+NAMING |= {*"chatbot bot llm option version side left right first second human ref preference".split()}
+BETTER = (
+    r"(?:_(?:is_)?(?:(?:the|much|far|slightly|somewhat|clearly|significantly|strongly|definitely|overall)_)?"
+    r"(?:better|best|wins|won|chosen|preferred)(?:_than_.*)?)?"
+)
+
+
+def choices_in(row, besides=()):
+    """The names of the fields of a row that say which answer is better: those of `CHOICES`, then what is like them."""
+    usual = [n for n in CHOICES if n in row and n not in besides]
+    return usual + [n for n in row if CHOICE.search(n) and n not in usual and n not in besides]
 
 
 def chosen_side(row, base, suffixes, keys):
@@ -344,8 +360,7 @@ def chosen_side(row, base, suffixes, keys):
         if sum(flags) != 1:  # type: ignore[arg-type]
             raise Unusable("no choice")
         return (0, 1, "tie")[flags.index(True)]
-    said = [name for name in CHOICES if name in row and name not in keys]
-    if said:
+    if said := choices_in(row, keys):
         given = next((row[name] for name in said if row[name] not in (None, "")), None)
         return side_of(given, suffixes, row, (*keys, *(f"model_{s}" for s in suffixes)))
     scores = [worth(row, s) for s in suffixes]
@@ -353,8 +368,7 @@ def chosen_side(row, base, suffixes, keys):
         return "tie" if scores[0] == scores[1] else int(scores[1] > scores[0])  # type: ignore[operator]
     if any(name.startswith(("score_", "rating_", "rank_")) for name in row):
         raise Unusable("no score")
-    asked = next((name for name in row if CHOICE.search(name) and name not in keys), None)  # "Which is better?"
-    return side_of(row[asked], suffixes, row, keys) if asked else None
+    return None
 
 
 def pairs_of(answers):
@@ -452,7 +466,7 @@ def two_answers(row):
     side = chosen_side(row, base, suffixes, keys)
     if side is None:
         return "pairs that nobody has judged", [Said(asked, one, other, open=True)]
-    scored = not any(name in row for name in CHOICES if name not in keys) and worth(row, suffixes[0]) is not None
+    scored = not choices_in(row, keys) and worth(row, suffixes[0]) is not None
     kind = "two answers with scores" if scored else "two answers with a choice"
     if side == "neither":
         raise Unusable("both bad")
@@ -476,7 +490,7 @@ def listed(row):
         worths = [worth({name_of(k): v for k, v in x.items()}) if isinstance(x, dict) else None for x in items]
         if set(worths) == {None} and any(n[0] in row and n[1] in row for n in BETTER_WORSE):
             return None
-        best = next((n for n in row if n in CHOICES or CHOICE.search(n)), None)
+        best = next(iter(choices_in(row)), None)
         if best and (None in worths or best in ("choice", "best")):
             worths = by_best(literal(row[best]), items)
     out, prompt = [], prompt_in(row)
@@ -506,15 +520,13 @@ def by_order(order, n):
     Raises Unusable where these two say different things.
     """
     ranks = [number(x) for x in order]
-    if len(ranks) != n or None in ranks:
+    low = min((r for r in ranks if r is not None), default=None)
+    if len(ranks) != n or low not in (0, 1) or not all(r is not None and r.is_integer() for r in ranks):
         raise Unusable("a choice that names no answer", shown(order, 40))
-    low = min(ranks)  # type: ignore[type-var]
-    places = {x - low: float(-i) for i, x in enumerate(ranks)}  # type: ignore[operator]
-    worths = [-x for x in ranks]  # type: ignore[operator]
-    if low in (0, 1) and set(places) == set(range(n)):
-        if [places[i] - low for i in range(n)] != worths:
-            raise Unusable("a ranking that can be read in two ways", shown(order, 40))
-    return worths
+    places = {r - low: i + low for i, r in enumerate(ranks)}  # type: ignore[operator]
+    if set(places) == set(range(n)) and [places[i] for i in range(n)] != ranks:
+        raise Unusable("a ranking that can be read in two ways", shown(order, 40))
+    return [-r for r in ranks]  # type: ignore[operator]
 
 
 def one_answer(row):

@@ -147,8 +147,8 @@ def unpacked(whole):
                 for n, v in enumerate(rows, 1)
             ]
         named = [v for k, v in whole.items() if name_of(k) in HOLDERS and is_rows(v)]
-        alone = values[0] if len(values) == 1 and is_texts(values[0]) else None
-        held = named[0] if named else alone or columns(whole) or [whole]
+        texts = [v for k, v in whole.items() if is_texts(v) and (len(whole) == 1 or name_of(k) in HOLDERS)]
+        held = next(filter(None, (*named, columns(whole), *texts)), [whole])
     rows = held if isinstance(held, list) else [held]
     return [(f"row {n}", "", unwrapped(v)) for n, v in enumerate(rows, 1)]
 
@@ -279,7 +279,7 @@ def read(path, parameter, others=()):
         )
     if path.is_file():
         return [Row(*row) for row in rows_of_file(path, others)], []
-    usable, others = files_in(path)
+    usable, unread = files_in(path)
     if not usable:
         raise WorkbookError(
             f"The folder {shown(str(path), 300)} holds no file that can be read here, of which the names end in "
@@ -289,4 +289,4 @@ def read(path, parameter, others=()):
     for file in usable:
         name = file.relative_to(path)
         rows += [Row(f"{name}, {place}", split or split_in(name), value) for place, split, value in rows_of_file(file)]
-    return rows, [f"Other files in the folder were not read: {', '.join(others[:5])}."] if others else []
+    return rows, [f"Other files in the folder were not read: {', '.join(unread[:5])}."] if unread else []

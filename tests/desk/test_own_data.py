@@ -41,6 +41,7 @@ PROMPT_FILES = {
     "x.jsonl": lambda: b"\n".join(as_line({"prompt": p}) for p in ASKED),
     "strings.json": lambda: as_line(ASKED),
     "held.json": lambda: as_line({"prompts": ASKED}),
+    "held_and_named.json": lambda: as_line({"name": "mine", "questions": ASKED}),
     "messages.jsonl": lambda: b"\n".join(as_line({"messages": [{"role": "user", "content": p}]}) for p in ASKED),
     "answered.jsonl": lambda: b"\n".join(
         as_line({"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "So."}]}) for p in ASKED

@@ -358,6 +358,11 @@ def test_answers_without_a_counterpart_are_counted(tmp_path):
         ("ab", "a choice that names neither answer"),
         ("a over b", "a choice that names neither answer"),
         ("a bit better", "a choice that names neither answer"),
+        ("over B", "a choice that names neither answer"),
+        ("better than B", "a choice that names neither answer"),
+        ("never A", "a choice that names neither answer"),
+        ("A is hardly better", "a choice that names neither answer"),
+        ("A is less preferred", "a choice that names neither answer"),
         ("A beats B", "a choice that names neither answer"),
         ("A, B", "a choice that names neither answer"),
         ("A>C", "a choice that names neither answer"),
@@ -389,6 +394,7 @@ def test_what_a_number_means_is_never_guessed(tmp_path, names):
     "choice",
     ["a", "A", "response_a", "Response A", "[[A]]", "A is better", "Response A is slightly better", "model_a", GOOD]
     + ["left", "first", "A is much better than B", {"value": "response_a"}, ["a"]]
+    + ["I strongly prefer A", "Chatbot A", "The response A is better", "A is clearly better than B"]
     + ["A>B", "B < A", "[[A>>B]]", "response_a > response_b", "Response B << Response A"],
 )
 def test_an_answer_can_be_named_in_many_words(tmp_path, choice):
@@ -453,7 +459,15 @@ def test_a_choice_has_many_names(tmp_path, row):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("ranking", [2, 0, 1]), ("ranking", ["C", "A", "B"]), ("chosen", 3), ("winner", "C"), ("best", "")]
+    "name, value",
+    [
+        ("ranking", [2, 0, 1]),
+        ("ranking", [0.3, 0.9, 0.1]),
+        ("ranking", ["C", "A", "B"]),
+        ("chosen", 3),
+        ("winner", "C"),
+        ("best", ""),
+    ],
 )
 def test_which_answer_of_a_list_is_best_is_never_guessed(tmp_path, name, value):
     rows = [FORMATS["TRL, explicit prompt"]["as documented"][0] | {"prompt": "Another?"}]
